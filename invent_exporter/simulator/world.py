@@ -1,0 +1,434 @@
+"""The simulated orgs and their runs. No HTTP.
+
+A world moves only in `advance`: what happens, and when, depends on the seed alone and not on how
+often it is advanced. Tests can stop its own traffic (`automatic`) and make runs by hand. Every
+public method holds one lock, so that a test and a server's thread can share a world.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from random import Random
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from invent_exporter.simulator.listing import Shelf
+from invent_exporter.simulator.runs import (
+    FINAL,
+    Origin,
+    Run,
+    Shape,
+    Status,
+    Usage,
+    make_shape,
+)
+from invent_exporter.simulator.truth import Truth, tell_truth
+from invent_exporter.simulator.workflows import Habit, Plan, Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from invent_exporter.simulator.listing import Order, Query
+    from invent_exporter.simulator.spoil import SpoilKind
+
+
+class Org(msgspec.Struct, frozen=True, kw_only=True):
+    """An org; amounts are credits. Without a cap, `spending_cap` is None."""
+
+    id: str
+    name: str
+    key: str
+    parent: str | None = None
+    plan: str = "pro"
+    balance: float = 1000.0
+    promo_balance: float = 0.0
+    spending_cap_used: float = 0.0
+    spending_cap: float | None = None
+    use_parent_balance: bool = False
+
+
+class _Event(msgspec.Struct, frozen=True, order=True):
+    at: float
+    sequence: int
+    kind: Literal["arrive", "start", "end", "usage"]
+    key: str
+    """The id of the run, or the place of the habit."""
+
+
+class World:
+    """Orgs, workflows and runs that come, start and end."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        clock: Callable[[], float] = time.time,
+        *,
+        history_seconds: float = 0.0,
+        pace: float = 1.0,
+    ) -> None:
+        """Begin `history_seconds` before now; `pace` multiplies how often runs arrive."""
+        self.seed = seed
+        self.clock = clock
+        self.pace = pace
+        self.lock = threading.RLock()
+        self.opened_at = clock()
+        self._begun_at = self.opened_at - history_seconds
+        self._random = Random(f"{seed}:by hand")
+        self._orgs: dict[str, Org] = {}
+        self._shelves: dict[str, Shelf] = {}
+        self._shapes: dict[tuple[str | None, int], Shape] = {}
+        self._habits: list[Habit] = []
+        self._plans: dict[str, Plan] = {}
+        self._runs: dict[str, Run] = {}
+        self._events: list[_Event] = []
+        self._sequence = 0
+        self._paused_at: float | None = None
+        self._shift_seconds = 0.0
+
+    # Orgs and workflows
+
+    def add_org(self, org: Org) -> None:
+        """Add an org; a parent is added before its sub-orgs."""
+        with self.lock:
+            self._orgs[org.id] = org
+            self._shelves[org.id] = Shelf()
+
+    @property
+    def orgs(self) -> tuple[Org, ...]:
+        """All orgs, in the order in which they were added."""
+        with self.lock:
+            return tuple(self._orgs.values())
+
+    def org_of_key(self, key: str) -> Org | None:
+        """Find the org that a key was made in."""
+        return next((org for org in self.orgs if org.key == key), None)
+
+    def add_workflow(self, workflow: Workflow) -> None:
+        """Add a workflow whose runs the world makes by itself."""
+        with self.lock:
+            self._shapes[workflow.id, 1] = make_shape(
+                workflow.id, steps=workflow.steps, output_bytes=workflow.output_bytes, version=1
+            )
+            random = Random(f"{self.seed}:{workflow.org_id}:{workflow.id}")
+            habit = Habit(workflow, random)
+            self._habits.append(habit)
+            place = str(len(self._habits) - 1)
+            if workflow.appears_after_seconds:
+                first = self.opened_at + workflow.appears_after_seconds
+            else:
+                first = habit.next_arrival(self._begun_at, self.pace)
+            self._plan_event(first, "arrive", place)
+
+    # The world's own traffic
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the world makes traffic by itself; while it does not, its plans stand still."""
+        return self._paused_at is None
+
+    @automatic.setter
+    def automatic(self, wanted: bool) -> None:
+        with self.lock:
+            now = self.clock()
+            if not wanted and self._paused_at is None:
+                self.advance(now)
+                self._paused_at = now
+            elif wanted and self._paused_at is not None:
+                self._shift_seconds += now - self._paused_at
+                self._paused_at = None
+
+    def advance(self, now: float | None = None) -> None:
+        """Let everything happen that is planned up to `now` (seconds since the epoch)."""
+        with self.lock:
+            if self._paused_at is not None:
+                return
+            until = (self.clock() if now is None else now) - self._shift_seconds
+            while self._events and self._events[0].at <= until:
+                self._happen(heapq.heappop(self._events))
+
+    def _happen(self, event: _Event) -> None:
+        now = event.at + self._shift_seconds
+        if event.kind == "arrive":
+            self._arrive(event, now)
+            return
+        run, plan = self._runs[event.key], self._plans[event.key]
+        if run.removed_at is not None:
+            return
+        if event.kind == "start" and run.status == "PENDING":
+            self.start_run(run.id, at=now)
+            if plan.end_after is not None:
+                self._plan_event(event.at + plan.end_after, "end", run.id)
+        elif event.kind == "end" and not run.is_final:
+            usage = plan.usage if plan.usage_after == 0 else None
+            self.finish_run(run.id, plan.status, usage=usage, error=plan.error, at=now)
+            if plan.usage is not None and usage is None:
+                self._plan_event(event.at + plan.usage_after, "usage", run.id)
+        elif event.kind == "usage" and plan.usage is not None:
+            self.revise_usage(run.id, plan.usage, at=now)
+
+    def _arrive(self, event: _Event, now: float) -> None:
+        habit = self._habits[int(event.key)]
+        workflow, plan = habit.workflow, habit.next_plan()
+        run_id = self.add_run(
+            run_id=plan.run_id,
+            org_id=workflow.org_id,
+            workflow_id=workflow.id,
+            origin=plan.origin,
+            created_at=now,
+        )
+        self._plans[run_id] = plan
+        if plan.start_after is not None:
+            self._plan_event(event.at + plan.start_after, "start", run_id)
+        elif plan.end_after is not None:
+            self._plan_event(event.at + plan.end_after, "end", run_id)
+        self._plan_event(habit.next_arrival(event.at, self.pace), "arrive", event.key)
+
+    def _plan_event(
+        self, at: float, kind: Literal["arrive", "start", "end", "usage"], key: str
+    ) -> None:
+        self._sequence += 1
+        heapq.heappush(self._events, _Event(at, self._sequence, kind, key))
+
+    # Runs by hand
+
+    def add_run(  # noqa: PLR0913 - each is a field of the API that a test may want to choose
+        self,
+        *,
+        org_id: str | None = None,
+        workflow_id: str | None = "wf-manual",
+        origin: Origin = "WORKFLOW",
+        status: Status = "PENDING",
+        created_at: float | None = None,
+        started_at: float | None = None,
+        ended_at: float | None = None,
+        updated_at: float | None = None,
+        usage: Usage | None = None,
+        error: str | None = None,
+        version: int = 1,
+        also_in: Sequence[str] = (),
+        hidden: bool = False,
+        fields: dict[str, object] | None = None,
+        spoiled: SpoilKind | None = None,
+        run_id: str | None = None,
+    ) -> str:
+        """Make a run in any state and return its id; the first org unless another is named.
+
+        Times default to what fits the status, around now. `fields` overrides what the listing
+        says of any field, null and nonsense included; the truth keeps the sane values.
+        """
+        with self.lock:
+            now = self.clock()
+            created = _whole_ms(now if created_at is None else created_at)
+            is_final = status in FINAL
+            if started_at is None and status not in ("PENDING", "SKIPPED"):
+                started_at = created
+            if ended_at is None and is_final:
+                ended_at = max(now, started_at or created)
+            latest = max(t for t in (created, started_at, ended_at) if t is not None)
+            self._sequence += 1
+            org = next(iter(self._orgs)) if org_id is None else org_id
+            run = Run(
+                id=f"run_{self._random.getrandbits(96):024x}" if run_id is None else run_id,
+                status=status,
+                origin=origin,
+                created_at=created,
+                started_at=None if started_at is None else _whole_ms(started_at),
+                ended_at=None if ended_at is None else _whole_ms(ended_at),
+                updated_at=_whole_ms(latest if updated_at is None else updated_at),
+                org_id=org,
+                workflow_id=workflow_id,
+                version=version,
+                error=error,
+                usages=() if usage is None else (usage,),
+                listed_in=(org, *also_in),
+                hidden=hidden,
+                fields=fields or {},
+                spoiled=spoiled,
+                shape=self._shape(workflow_id, version),
+                sequence=self._sequence,
+                first_final=status if is_final else None,
+                final_at=max(created, now) if is_final else None,
+            )
+            if run.id in self._runs:
+                message = f"there is a run with the id {run.id!r} already"
+                raise ValueError(message)
+            self._runs[run.id] = run
+            self._list(run)
+            return run.id
+
+    def add_many(
+        self,
+        count: int,
+        *,
+        org_id: str | None = None,
+        workflows: int = 8,
+        seconds: float = 3600.0,
+        output_bytes: int = 300,
+        steps: int = 4,
+    ) -> None:
+        """Make many finished runs quickly, spread evenly over the last `seconds`; for benchmarks.
+
+        All are COMPLETED but every tenth, which FAILED; `output_bytes` sets their size.
+        """
+        with self.lock:
+            now = self.clock()
+            org = next(iter(self._orgs)) if org_id is None else org_id
+            usage = Usage(2.0, 0.5, {"step_1": 1.5, "step_2": 0.5})
+            shapes = [
+                make_shape(f"wf-{n}", steps=steps, output_bytes=output_bytes, version=1)
+                for n in range(workflows)
+            ]
+            runs = []
+            for number in range(count):
+                self._sequence += 1
+                created = _whole_ms(now - seconds + seconds * number / count)
+                ended = created + 1.5
+                status: Status = "FAILED" if number % 10 == 9 else "COMPLETED"
+                run = Run(
+                    id=f"run_{self._sequence:012x}",
+                    status=status,
+                    origin="TRIGGER",
+                    created_at=created,
+                    started_at=created + 0.25,
+                    ended_at=ended,
+                    updated_at=ended,
+                    org_id=org,
+                    workflow_id=f"wf-{number % workflows}",
+                    error="Error: simulated" if status == "FAILED" else None,
+                    usages=(usage,),
+                    listed_in=(org,),
+                    shape=shapes[number % workflows],
+                    sequence=self._sequence,
+                    first_final=status,
+                    final_at=max(now, created),
+                )
+                self._runs[run.id] = run
+                runs.append(run)
+            self._shelves[org].put_many(runs)
+
+    def start_run(self, run_id: str, *, at: float | None = None) -> None:
+        """Let a run go from PENDING to RUNNING."""
+        with self.lock:
+            moment = self._moment(at)
+            self._change(run_id, status="RUNNING", started_at=moment, updated_at=moment)
+
+    def finish_run(
+        self,
+        run_id: str,
+        status: Status = "COMPLETED",
+        *,
+        usage: Usage | None = None,
+        error: str | None = None,
+        at: float | None = None,
+    ) -> None:
+        """Give a run a final status; on a finished run this revises its status."""
+        if status not in FINAL:
+            message = f"{status} is not a final status"
+            raise ValueError(message)
+        with self.lock:
+            run, moment = self._find(run_id), self._moment(at)
+            if run.first_final is None:
+                # By the world's clock, not by `at`: this is when the listing began to say so.
+                self._change(
+                    run_id,
+                    first_final=status,
+                    final_at=moment if run_id in self._plans else self.clock(),
+                    ended_at=moment,
+                )
+            if usage is not None:
+                self._change(run_id, usages=(*run.usages, usage))
+            self._change(run_id, status=status, error=error, updated_at=moment)
+
+    def revise_usage(self, run_id: str, usage: Usage, *, at: float | None = None) -> None:
+        """Let a run's usage appear or change."""
+        with self.lock:
+            usages = (*self._find(run_id).usages, usage)
+            self._change(run_id, usages=usages, updated_at=self._moment(at))
+
+    def remove_run(self, run_id: str) -> None:
+        """Let a run vanish from the listing for good; the truth remembers it."""
+        with self.lock:
+            self._change(run_id, removed_at=self.clock())
+
+    def hide_run(self, run_id: str) -> None:
+        """Leave a run out of the listing for now."""
+        with self.lock:
+            self._change(run_id, hidden=True)
+
+    def show_run(self, run_id: str) -> None:
+        """List a hidden run, with the times it always had."""
+        with self.lock:
+            self._change(run_id, hidden=False)
+
+    def spoil_run(
+        self, run_id: str, kind: SpoilKind | None, *, mebibytes: float = 32.0
+    ) -> None:
+        """Make a run's JSON unreadable, or readable again with None."""
+        with self.lock:
+            self._change(run_id, spoiled=kind, spoiled_mebibytes=mebibytes)
+
+    def set_fields(self, run_id: str, fields: dict[str, object]) -> None:
+        """Replace what the listing says instead of the run's own fields."""
+        with self.lock:
+            self._change(run_id, fields=fields)
+
+    def get_run(self, run_id: str) -> Run:
+        """Return a run to look at; change it only by the methods of the world.
+
+        Raises:
+            KeyError: there never was such a run.
+
+        """
+        with self.lock:
+            return self._find(run_id)
+
+    # What can be seen
+
+    def page(self, org_id: str, query: Query, order: Order) -> tuple[list[Run], int]:
+        """Return the runs of one page, and how many the filters leave in all."""
+        with self.lock:
+            return self._shelves[org_id].select(query, order)
+
+    def truth(self, since: float | None = None) -> Truth:
+        """Tell what happened; with `since`, only of runs created after it or open at it."""
+        with self.lock:
+            return tell_truth(self._runs.values(), at=self.clock(), since=since)
+
+    # Inside
+
+    def _find(self, run_id: str) -> Run:
+        return self._runs[run_id]
+
+    def _moment(self, at: float | None) -> float:
+        return _whole_ms(self.clock() if at is None else at)
+
+    def _change(self, run_id: str, **changes: object) -> None:
+        run = self._find(run_id)
+        self._unlist(run)
+        for name, value in changes.items():
+            setattr(run, name, value)
+        run.encoded = None
+        self._list(run)
+
+    def _list(self, run: Run) -> None:
+        if not run.hidden and run.removed_at is None:
+            for org_id in run.listed_in:
+                self._shelves[org_id].put(run)
+
+    def _unlist(self, run: Run) -> None:
+        if not run.hidden and run.removed_at is None:
+            for org_id in run.listed_in:
+                self._shelves[org_id].take_out(run)
+
+    def _shape(self, workflow_id: str | None, version: int) -> Shape:
+        key = (workflow_id, version)
+        if key not in self._shapes:
+            self._shapes[key] = make_shape(workflow_id, steps=2, output_bytes=50, version=version)
+        return self._shapes[key]
+
+
+def _whole_ms(seconds: float) -> float:
+    return round(seconds, 3)
