@@ -1,5 +1,6 @@
 # What a fresh machine needs: Python 3.11 or newer with venv, and make.
 PYTHON ?= python3
+ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
@@ -8,13 +9,13 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 .PHONY: help demo test check format clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## a simulated Invent API and the exporter on it, no account needed
 	$(BIN)/python exporter.py demo
 
-test: $(VENV)/.dev ## all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## all tests, or some: make test ARGS="-k ledger"
+	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev ## ruff, mypy and the import order
 	$(BIN)/ruff check .
@@ -34,7 +35,9 @@ clean: ## remove what make made
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11: name a newer one, make PYTHON=python3.13" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@rm -rf $(VENV)
+	@# Without ensurepip (Debian: python3-venv) a half-made one is left, which must not pass for whole.
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: requirements.lock | $(VENV)/bin/python
 	$(PIP_INSTALL) -r requirements.lock
@@ -42,7 +45,8 @@ $(VENV)/.runtime: requirements.lock | $(VENV)/bin/python
 
 $(VENV)/.dev: requirements-dev.lock | $(VENV)/bin/python
 	$(PIP_INSTALL) -r requirements-dev.lock
-	@touch $@
+	@# It holds all of requirements.lock too; a test sees to that.
+	@touch $@ $(VENV)/.runtime
 
 # Both lock files, from pyproject.toml: with the oldest Python that is supported, hashes of every
 # wheel, and no index named. `make lock UPGRADE=--upgrade` takes the newest versions.
