@@ -34,18 +34,22 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         # What is known of runs.
         "numbers": "model",
         "scan": "model",
-        "ledger": "database model numbers",
+        # What the scan learned is stored with what was counted, in the scan's own types.
+        "ledger": "database model numbers scan",
         # From the API to the ledger.
         "transport": "config",
-        "api": "config model transport",
+        "decoding": "model transport",
+        "api": "config decoding model transport",
         "collector": "api config ledger model numbers scan",
         # From the ledger to the answer.
         "metrics": "config model numbers",
         "exposition": "metrics model numbers",
-        "server": "config exposition model numbers",
+        "http_protocol": "",
+        "listen": "http_protocol",
+        "server": "config exposition http_protocol listen model numbers",
         # What puts them together.
-        "app": "api collector config database exposition ledger log metrics model scan server"
-        " transport",
+        "app": "api collector config database exposition ledger listen log metrics model scan"
+        " server transport",
         "cli": "app config log simulator",
         # The fake API knows nothing of the product that it tests.
         "simulator": "",
