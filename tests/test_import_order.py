@@ -46,7 +46,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "exposition": "metrics model numbers",
         "http_protocol": "",
         "listen": "http_protocol",
-        "server": "config exposition http_protocol listen model numbers",
+        "page": "model",
+        "server": "config exposition http_protocol listen model numbers page",
         # What puts them together.
         "app": "api collector config database exposition ledger listen log metrics model scan"
         " server transport",
