@@ -1,0 +1,256 @@
+"""The listing of runs, read by offset; page sizes and bad rows are this module's business."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from invent_exporter.decoding import (
+    DecodedPage,
+    InvalidRun,
+    SpoiledPageError,
+    decode_page,
+    digest_of,
+)
+from invent_exporter.model import Run
+from invent_exporter.pacing import Heartbeat
+from invent_exporter.transport import Answer, ApiError, TooLargeError, Transport
+
+DECODE_IN_THREAD_BYTES = 64 * 1024
+TIMEOUTS_IN_A_READ = 3
+GOOD_ANSWERS_TO_GROW = 3
+SAME_SPOILED_ROWS = 5
+LONGEST_NUMBER = 18
+
+
+Fetch = Callable[[int, int], Awaitable[Answer]]
+"""Asks for page number `page` (from 1) of `take` rows."""
+
+
+class PageSize:
+    """How many rows to ask an org for at once; shared by its walks, across polls."""
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self._good = 0
+        self.current = maximum
+
+    def halve(self, asked: int) -> None:
+        """After an answer for so many rows was too slow or too large: ask for half of them."""
+        self.current = max(1, min(self.current, asked) // 2)
+        self._good = 0
+
+    def good(self, asked: int) -> None:
+        """Count a good answer; three in a row at the full current size double it."""
+        if asked < self.current:
+            return
+        self._good += 1
+        if self._good >= GOOD_ANSWERS_TO_GROW:
+            self._good = 0
+            self.current = min(self._maximum, self.current * 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows `start` to `end` (exclusive) of a listing, readable or not.
+
+    `count` is what the API says the listing has in all; `at_end` when nothing follows.
+    """
+
+    start: int
+    end: int
+    runs: list[Run]
+    invalid: list[InvalidRun]
+    count: int | None
+    at_end: bool
+
+
+class _SpoiledAnswerError(Exception):
+    """An answer that one of its rows makes unreadable as a whole."""
+
+    def __init__(self, reason: str, content: bytes | bytearray, count: int | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.digest = digest_of(content)
+        self.count = count
+
+
+class Listing:
+    """One walk through the runs of one org with one status filter."""
+
+    def __init__(self, fetch: Fetch, page_size: PageSize) -> None:
+        """Start a walk; `fetch(page, take)` asks for one page."""
+        self._fetch = fetch
+        self._page_size = page_size
+        self._server_take: int | None = None
+        self._bad_rows: list[int] = []
+        self._suspect = range(0)  # rows among which one spoils its page
+        self._cap: int | None = None  # largest page while one is searched, and shortly after
+        self._last_spoiled: tuple[int, str, int] | None = None
+
+    async def read(self, offset: int) -> Chunk:
+        """Read the page that holds row `offset`; earlier rows may come with it.
+
+        Unless `at_end`, `chunk.start <= offset < chunk.end`.
+
+        Raises:
+            ApiError: the page can't be read, smaller either.
+
+        """
+        timeouts = 0
+        while True:
+            take = self._take_for(offset)
+            start = offset // take * take
+            try:
+                answer, page = await self._ask(start, take)
+            except _SpoiledAnswerError as error:
+                if take == 1:
+                    return self._isolated(offset, error)
+                self._search(
+                    offset, range(start, start + take), too_large=error.reason == "too_large"
+                )
+            except ApiError as error:
+                if error.reason != "timeout":
+                    raise
+                self._page_size.halve(take)
+                timeouts += 1
+                if timeouts == TIMEOUTS_IN_A_READ:
+                    raise
+            else:
+                chunk = self._chunk_of(answer, page, start, take, offset)
+                if chunk is not None:
+                    self._went_well(offset, take)
+                    return chunk
+
+    async def _ask(self, start: int, take: int) -> tuple[Answer, DecodedPage]:
+        try:
+            answer = await self._fetch(start // take + 1, take)
+        except TooLargeError as error:
+            raise _SpoiledAnswerError("too_large", error.prefix, None) from error
+        try:
+            if len(answer.body) <= DECODE_IN_THREAD_BYTES:
+                return answer, decode_page(answer.body)
+            return answer, await asyncio.to_thread(decode_page, answer.body)
+        except SpoiledPageError as error:
+            count = _count_of(answer.headers)
+            raise _SpoiledAnswerError("undecodable", answer.body, count) from error
+
+    def _take_for(self, offset: int) -> int:
+        """Choose the largest page that holds the row and none that is known to be bad."""
+        limits = [self._page_size.current, self._server_take, self._cap]
+        largest = min(limit for limit in limits if limit is not None)
+        for take in range(largest, 1, -1):
+            start = offset // take * take
+            index = bisect_left(self._bad_rows, start)
+            if index == len(self._bad_rows) or self._bad_rows[index] >= start + take:
+                return take
+        return 1
+
+    def _search(self, offset: int, rows: range, *, too_large: bool) -> None:
+        """Remember that one of these rows spoils its page, and look with smaller pages."""
+        if offset not in self._suspect:
+            self._suspect = rows
+            if too_large:  # perhaps all pages are; smaller ones from here on, to waste less
+                self._page_size.halve(len(rows))
+        self._cap = len(rows) // 2
+
+    def _isolated(self, row: int, error: _SpoiledAnswerError) -> Chunk:
+        """Report the one row that can't be read, and let the walk go on behind it."""
+        self._refuse_endless(row, error.digest)
+        if row not in self._bad_rows:
+            insort(self._bad_rows, row)
+        self._suspect = range(0)
+        # Bad rows often come together (one workflow makes them): don't start with a large page.
+        self._cap = 1
+        invalid = InvalidRun(None, error.reason, error.digest)
+        return Chunk(row, row + 1, [], [invalid], error.count, at_end=False)
+
+    def _refuse_endless(self, row: int, digest: str) -> None:
+        """Stop at a server that gives the same spoiled answer for each page."""
+        last_row, last_digest, times = self._last_spoiled or (row, "", 0)
+        times = times + 1 if digest == last_digest and row != last_row else 1
+        self._last_spoiled = (row, digest, times)
+        if times >= SAME_SPOILED_ROWS:
+            raise ApiError("invalid_response", f"{times} pages have the same undecodable body")
+
+    def _went_well(self, offset: int, take: int) -> None:
+        self._page_size.good(take)
+        if self._cap is not None and offset not in self._suspect:
+            self._cap *= 4
+            if self._cap >= self._page_size.current:
+                self._cap = None
+
+    def _chunk_of(
+        self, answer: Answer, page: DecodedPage, start: int, take: int, offset: int
+    ) -> Chunk | None:
+        """Place the rows in the listing; None when another page size must be asked for."""
+        count = _count_of(answer.headers)
+        said_take = _whole_number(answer.headers.get("pagination-take"))
+        if page.rows > take:
+            raise ApiError(
+                "invalid_response", f"asked for {take} rows, got {page.rows}: `take` is ignored"
+            )
+        if said_take is not None and 0 < said_take < take and page.rows <= said_take:
+            self._server_take = said_take  # the server cut `take` down, so pages lie elsewhere
+            return None
+        end = start + page.rows
+        at_end = page.rows == 0 or (page.rows < take and (count is None or end >= count))
+        if not at_end and page.rows < take:
+            # More rows are said to follow a short page: the server may give fewer than asked
+            # without saying so. Of the first page the place is certain all the same.
+            self._server_take = page.rows
+            if end <= offset or start > 0:
+                return None
+        return Chunk(start, end, page.runs, page.invalid, count, at_end)
+
+
+class RunsApi:
+    """The endpoint that lists runs."""
+
+    def __init__(self, transport: Transport, page_size: int = 100) -> None:
+        self._transport = transport
+        self._maximum_page_size = page_size
+        self._page_sizes: dict[str, PageSize] = {}
+
+    def listing(
+        self,
+        org_id: str,
+        key: Callable[[], str],
+        status: str = "ALL",
+        *,
+        label: str | None = None,
+        heartbeat: Heartbeat = lambda _seconds: None,
+    ) -> Listing:
+        """Start a walk through an org's runs with a status; ALL for any.
+
+        `org_id` is what the API is asked for (it may be `c`), `label` the `org_id` of the request's
+        metrics where that differs.
+        """
+        path = f"/orgs/{quote(org_id, safe='')}/workflows/runs"
+
+        async def fetch(page: int, take: int) -> Answer:
+            params = {
+                "expand": "false",
+                "origin": "ALL",
+                "status": status,
+                "page": str(page),
+                "take": str(take),
+            }
+            return await self._transport.get(path, params, key, label or org_id, heartbeat)
+
+        page_size = self._page_sizes.setdefault(org_id, PageSize(self._maximum_page_size))
+        return Listing(fetch, page_size)
+
+
+def _count_of(headers: Mapping[str, str]) -> int | None:
+    return _whole_number(headers.get("pagination-count"))
+
+
+def _whole_number(text: str | None) -> int | None:
+    """Read a header as a whole number that is not negative; None for anything else."""
+    if text is None or len(text) > LONGEST_NUMBER or not text.isascii() or not text.isdigit():
+        return None
+    return int(text)

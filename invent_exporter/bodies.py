@@ -1,0 +1,81 @@
+"""Bodies of answers: decompressed within bounds, and made fit to be shown where they are errors."""
+
+from __future__ import annotations
+
+import html
+import re
+import zlib
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+
+CHUNK_BYTES = 64 * 1024
+LINE_LENGTH = 200
+
+
+class BadBodyError(Exception):
+    """A body that is not encoded as its headers say."""
+
+
+async def decoded(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the body decompressed, in pieces that stay small whatever a small input expands to.
+
+    Raises:
+        BadBodyError: it is not compressed as its header says.
+
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        async for piece in response.aiter_raw(CHUNK_BYTES):
+            yield piece
+        return
+    if encoding not in ("gzip", "x-gzip"):
+        raise BadBodyError(f"content-encoding {one_line(encoding)!r} was not asked for")
+    gunzip = _Gunzip()
+    try:
+        async for compressed in response.aiter_raw():
+            for piece in gunzip.feed(compressed):
+                yield piece
+    except zlib.error as error:
+        raise BadBodyError(f"gzip: {error}") from error
+    if not gunzip.complete:
+        raise BadBodyError("gzip: cut off")
+
+
+class _Gunzip:
+    """Decompress gzip members one after the other, a bounded piece at a time."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)
+        self._fed = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last member has come to its end."""
+        return self._member.eof
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            if self._member.eof and data:
+                self._member = zlib.decompressobj(wbits=31)
+            piece = self._member.decompress(data, CHUNK_BYTES)
+            if piece:
+                yield piece
+            data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            if not data and len(piece) < CHUNK_BYTES:
+                return
+
+
+def without_tags(text: str) -> str:
+    """Keep what a person would read of HTML; other text stays as it is."""
+    text = re.sub(r"<(script|style)\b.*?(</\1\s*>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
+    return html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text))
+
+
+def one_line(text: str, secret: str = "") -> str:
+    """Make text fit for a log line: no control characters, no key, a bounded length."""
+    text = " ".join(re.sub(r"[^\S ]+", " ", text).split())
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    if secret:
+        text = text.replace(secret, "***")
+    return text if len(text) <= LINE_LENGTH else text[: LINE_LENGTH - 1] + "…"

@@ -1,0 +1,114 @@
+"""When a request may go out: the own rate limit, and what the API asks for with Retry-After."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+MAX_WAIT_SECONDS = 30.0
+"""The longest that one request waits for the API's sake; a longer `Retry-After` is the caller's."""
+MAX_RETRY_AFTER_SECONDS = 3600.0
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[None]]
+Heartbeat = Callable[[float], None]
+"""Told, before each request and each wait, how many seconds it may take."""
+
+
+class PausedError(Exception):
+    """The API asked for a pause that is not over for `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the API asked to wait {seconds:.0f} s more")
+        self.seconds = seconds
+
+
+class RateLimiter:
+    """The pace of all requests of this process, first come first served.
+
+    A token bucket whose capacity and refill together never let more than `requests_per_minute` out
+    in any 60 seconds. One `pause` holds everybody: the API's limit is by IP address.
+    """
+
+    def __init__(self, requests_per_minute: int, clock: Clock, sleep: Sleep) -> None:
+        self._capacity = max(1.0, requests_per_minute / 10)
+        # At 1 a minute nothing would be left to refill with: then one goes out every two minutes.
+        refill_per_minute = max(requests_per_minute - self._capacity, requests_per_minute / 2)
+        self._refill_per_second = refill_per_minute / 60
+        self._clock = clock
+        self._sleep = sleep
+        self._tokens = self._capacity
+        self._refilled_at = clock()
+        self._paused_until = float("-inf")
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    @property
+    def pause_seconds(self) -> float:
+        """What is left of a pause that the API asked for."""
+        return max(0.0, self._paused_until - self._clock())
+
+    def pause(self, seconds: float) -> None:
+        """Let no request out for so long; the longer of two pauses holds."""
+        self._paused_until = max(self._paused_until, self._clock() + seconds)
+
+    async def acquire(self, heartbeat: Heartbeat) -> None:
+        """Wait for a turn.
+
+        Raises:
+            PausedError: a pause holds for longer than a request waits.
+
+        """
+        self._waiting += 1
+        try:
+            if self._waiting > 1:  # the lock is held: this is how long those before may need
+                heartbeat(self._waiting / self._refill_per_second + MAX_WAIT_SECONDS)
+            async with self._turn:
+                while (wait_seconds := self._wait_seconds()) > 0:
+                    heartbeat(wait_seconds)
+                    await self._sleep(wait_seconds)
+                self._tokens -= 1
+        finally:
+            self._waiting -= 1
+
+    def _wait_seconds(self) -> float:
+        now = self._clock()
+        grown = self._tokens + (now - self._refilled_at) * self._refill_per_second
+        self._tokens = min(self._capacity, grown)
+        self._refilled_at = now
+        if self.pause_seconds > MAX_WAIT_SECONDS:
+            raise PausedError(self.pause_seconds)
+        # A rounding error short of a whole token would ask for a wait that no clock can measure.
+        missing = 1 - self._tokens if self._tokens < 1 - 1e-9 else 0.0
+        return max(self.pause_seconds, missing / self._refill_per_second)
+
+
+def parse_retry_after(value: str | None, date: str | None, now: float) -> float | None:
+    """Read a Retry-After header (RFC 9110, 10.2.3) as seconds to wait, at most an hour.
+
+    A date counts from the answer's own Date, so that clock skew does not matter, else from `now`.
+    What is not positive or can't be read is ignored.
+    """
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", value):
+        seconds = float(value)
+    else:
+        until = _http_date(value)
+        if until is None:
+            return None
+        sent = _http_date(date or "")
+        seconds = until - (now if sent is None else sent)
+    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
+
+
+def _http_date(value: str) -> float | None:
+    try:
+        parsed = parsedate_to_datetime(value)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None

@@ -1,0 +1,194 @@
+"""The exporter's own numbers: polls, API requests, waiting (contract, section 5).
+
+They are the process's own, start with it, and use prometheus-client's direct instrumentation. What
+is read from the API goes another way, through the ledger.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+POLL_ERROR_REASONS = (
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "rate_limited",
+    "bad_request",
+    "server_error",
+    "timeout",
+    "network",
+    "invalid_response",
+    "storage",
+)
+"""Why a poll failed: what the API or the way to it did, or the ledger (`storage`)."""
+
+REQUEST_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+_OF_A_POLL = "Set by a poll, not by the scrape."
+
+
+class Telemetry:
+    """Own metric families on one registry, moved through methods with the meaning's name."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register every family. Turns off prometheus-client's `_created` series, process-wide."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._poll_errors = Counter(
+            "invent_poll_errors",
+            "Polls that failed, by reason. Counted by polls, not by the scrape.",
+            ["org_id", "reason"],
+            registry=registry,
+        )
+        self._requests = Counter(
+            "invent_api_requests",
+            "Tries of API requests, by HTTP status; `error` when there was none. "
+            "Counted by polls, not by the scrape.",
+            ["org_id", "code"],
+            registry=registry,
+        )
+        self._request_duration = Histogram(
+            "invent_api_request_duration_seconds",
+            "Seconds that one try of an API request took, body included. "
+            "Observed by polls, not by the scrape.",
+            buckets=REQUEST_BUCKETS_SECONDS,
+            registry=registry,
+        )
+        self._throttled = Counter(
+            "invent_api_throttled_seconds",
+            "Seconds that requests waited for the own rate limit or for Retry-After. "
+            "Counted by polls, not by the scrape.",
+            registry=registry,
+        )
+        self._up = _org_gauge(
+            "invent_up",
+            f"1 when the last poll of the org was complete, else 0. {_OF_A_POLL}",
+            registry,
+        )
+        self._poll_last_success = _org_gauge(
+            "invent_poll_last_success_timestamp_seconds",
+            f"Unix time in seconds at which the last complete poll ended. {_OF_A_POLL}",
+            registry,
+        )
+        self._poll_duration = _org_gauge(
+            "invent_poll_duration_seconds",
+            f"Seconds that the last poll took. {_OF_A_POLL}",
+            registry,
+        )
+        self._poll_interval = _org_gauge(
+            "invent_poll_interval_seconds",
+            f"Seconds between polls as they are now, stretched or not. {_OF_A_POLL}",
+            registry,
+        )
+        self._api_runs = _org_gauge(
+            "invent_api_runs",
+            "Runs that the API said it has (pagination-count of the last listing of all runs); "
+            f"absent when it did not say. {_OF_A_POLL}",
+            registry,
+        )
+        self._reconcile_last_success = _org_gauge(
+            "invent_reconcile_last_success_timestamp_seconds",
+            f"Unix time in seconds at which the last reconciliation ended. {_OF_A_POLL}",
+            registry,
+        )
+        self._ledger_size = Gauge(
+            "invent_ledger_size_bytes",
+            f"Bytes of the state file, its write-ahead log included. {_OF_A_POLL}",
+            registry=registry,
+        )
+        self._build = Info("invent_exporter_build", "The version that runs.", registry=registry)
+        self._org_gauges = (
+            self._up,
+            self._poll_last_success,
+            self._poll_duration,
+            self._poll_interval,
+            self._api_runs,
+            self._reconcile_last_success,
+        )
+
+    def declare_org(self, org_id: str) -> None:
+        """Make the org's error series exist at 0, so that `increase()` sees the first error."""
+        for reason in POLL_ERROR_REASONS:
+            self._poll_errors.labels(org_id=org_id, reason=reason)
+
+    def rename_org(self, old: str, new: str) -> None:
+        """Move an org's series to its real id. A counter goes on from the old label's value."""
+        if old == new:
+            return
+        for counter, label in ((self._poll_errors, "reason"), (self._requests, "code")):
+            for value_label, value in _values_by(counter, label, old).items():
+                counter.labels(**{"org_id": new, label: value_label}).inc(value)
+                counter.remove_by_labels({"org_id": old, label: value_label})
+        for gauge in self._org_gauges:
+            for value in _values_by(gauge, "org_id", old).values():
+                gauge.labels(org_id=new).set(value)
+                gauge.remove_by_labels({"org_id": old})
+
+    def forget_org(self, org_id: str) -> None:
+        """Remove every series of an org that is not polled any more."""
+        for family in (self._poll_errors, self._requests, *self._org_gauges):
+            family.remove_by_labels({"org_id": org_id})
+
+    def poll_failed(self, org_id: str, reason: str, duration_seconds: float) -> None:
+        """Record a poll that broke off; `reason` is one of `POLL_ERROR_REASONS`."""
+        self._poll_errors.labels(org_id=org_id, reason=reason).inc()
+        self._poll_duration.labels(org_id=org_id).set(duration_seconds)
+        self._up.labels(org_id=org_id).set(0)
+
+    def poll_succeeded(self, org_id: str, duration_seconds: float, ended: float) -> None:
+        """Record a complete poll that ended at the unix time `ended`."""
+        self._poll_duration.labels(org_id=org_id).set(duration_seconds)
+        self._poll_last_success.labels(org_id=org_id).set(ended)
+        self._up.labels(org_id=org_id).set(1)
+
+    def set_poll_interval(self, org_id: str, seconds: float) -> None:
+        """Show the interval as it is now."""
+        self._poll_interval.labels(org_id=org_id).set(seconds)
+
+    def set_api_runs(self, org_id: str, count: int | None) -> None:
+        """Show how many runs the API said it has; None removes the series."""
+        if count is None:
+            self._api_runs.remove_by_labels({"org_id": org_id})
+        else:
+            self._api_runs.labels(org_id=org_id).set(count)
+
+    def reconciled(self, org_id: str, ended: float) -> None:
+        """Record a complete reconciliation that ended at the unix time `ended`."""
+        self._reconcile_last_success.labels(org_id=org_id).set(ended)
+
+    def request_done(self, org_id: str, code: str, duration_seconds: float) -> None:
+        """Record one try; `code` is the HTTP status, or `error` when none came."""
+        self._requests.labels(org_id=org_id, code=code).inc()
+        self._request_duration.observe(duration_seconds)
+
+    def throttled(self, seconds: float) -> None:
+        """Record a wait for the own rate limit or for Retry-After."""
+        self._throttled.inc(max(0.0, seconds))
+
+    def set_ledger_size(self, size_bytes: int) -> None:
+        """Show the size of the state."""
+        self._ledger_size.set(size_bytes)
+
+    def set_build(self, version: str, revision: str, python_version: str) -> None:
+        """Show which program runs."""
+        self._build.info(
+            {"version": version, "revision": revision, "python_version": python_version}
+        )
+
+
+def _org_gauge(name: str, documentation: str, registry: CollectorRegistry) -> Gauge:
+    return Gauge(name, documentation, ["org_id"], registry=registry)
+
+
+def _values_by(family: Counter | Gauge, label: str, org_id: str) -> dict[str, float]:
+    """Read the values of one org's series, by another label."""
+    return {
+        sample.labels[label]: sample.value
+        for metric in family.collect()
+        for sample in metric.samples
+        if sample.labels.get("org_id") == org_id
+    }
