@@ -63,13 +63,14 @@ class Key:
     the same text or the same path.
     """
 
-    __slots__ = ("_cached", "_path", "_secret", "_where")
+    __slots__ = ("_cached", "_is_path", "_path", "_secret", "_where")
 
     def __init__(self, secret: str | None, path: Path | None, where: str) -> None:
         """Use `literal` or `from_file` instead."""
         self._secret = secret
         self._path = path
         self._where = where
+        self._is_path = False
         self._cached: tuple[tuple[int, ...], str] | None = None
 
     @classmethod
@@ -81,9 +82,14 @@ class Key:
         return cls(_checked_key(secret, where), None, where)
 
     @classmethod
-    def from_file(cls, path: Path, where: str = "key_file") -> Key:
-        """Make a key that is read from a file; nothing is read yet."""
-        return cls(None, path, where)
+    def from_file(cls, path: Path, where: str = "key_file", base: Path | None = None) -> Key:
+        """Make a key that is read from a file, relative to `base`; nothing is read yet.
+
+        Errors show the path only when it leads somewhere: else it may be a key given by mistake.
+        """
+        key = cls(None, path if base is None else base / path, where)
+        key._is_path = len(path.parts) > 1
+        return key
 
     def read(self) -> str:
         """Return the key as it is now.
@@ -99,15 +105,21 @@ class Key:
                 return self._cached[1]
             version, raw = _read_key_file(self._path)
         except (OSError, ValueError) as error:
-            message = f"{self._where}: {_shown_path(self._path)}: {_reason(error)}"
+            message = f"{self._where}: {self._shown_path()}: {_reason(error)}"
             raise ConfigError(f"{message}: expected a file that holds the API key") from None
         if len(raw) > MAX_KEY_FILE_BYTES:
-            message = f"{self._where}: {_shown_path(self._path)}: the file is too large for a key"
+            message = f"{self._where}: {self._shown_path()}: the file is too large for a key"
             raise ConfigError(message)
         text = raw.decode("utf-8", "replace")
-        secret = _checked_key(text, f"{self._where}: {_shown_path(self._path)}")
+        secret = _checked_key(text, f"{self._where}: {self._shown_path()}")
         self._cached = (version, secret)
         return secret
+
+    def _shown_path(self) -> str:
+        path = self._path
+        if path is None or not (os.path.lexists(path) or (self._is_path and path.parent.is_dir())):
+            return "the path (not shown, it may be a key)"
+        return _escaped(str(path))
 
     def __repr__(self) -> str:
         """Say where the key comes from, not what it is: a path may be a key given by mistake."""
@@ -283,17 +295,16 @@ def _read_orgs(
     orgs = []
     for item in items:
         section = _Section(item, _KEYS["orgs[]"])
-        org_id = section.read("id", lambda value: _org_id(value.text()), "")
-        if not org_id:
+        id_value, sub_orgs = section.get("id"), section.get("sub_orgs")
+        if id_value is None:
             raise item.error("`id` is missing: expected the id of an org, or c for the key's own")
+        org_id = _org_id(id_value.text())
         if org_id in first_seen:
             message = f"the same org as {first_seen[org_id]}: expected each org once"
-            raise item.child("id", section.get("id")).error(message)
-        first_seen[org_id] = f"{item.key}.id"
-        if section.read("sub_orgs", _switch, default=False):
-            raise item.child("sub_orgs", section.get("sub_orgs")).error(
-                "true is not supported yet: expected false"
-            )
+            raise id_value.error(message)
+        first_seen[org_id] = id_value.key
+        if sub_orgs is not None and _switch(sub_orgs):
+            raise sub_orgs.error("true is not supported yet: expected false")
         name = section.read("name", lambda value: value.text().value, None)
         key = _read_key(section) or api_key
         if key is None:
@@ -317,7 +328,7 @@ def _read_key(section: _Section) -> Key | None:
         text = file.text(is_secret=True)
         if not text.value.strip():
             raise text.error("the path is empty: expected the path of a file that holds the key")
-        return Key.from_file(file.file.parent / text.value, text.where)
+        return Key.from_file(Path(text.value), text.where, file.file.parent)
     return None
 
 
@@ -334,7 +345,7 @@ def _environment_key(environ: Mapping[str, str]) -> Key | None:
 def _read_names(value: _Value | None) -> dict[str, str]:
     if value is None or value.is_null:
         return {}
-    return {key: item.text().value for key, item in value.members().items()}
+    return {key: item.text().value for key, item in value.members(is_free=True).items()}
 
 
 # --- The rules of single values -------------------------------------------------------------------
@@ -411,7 +422,7 @@ def _whole(value: _Value, most: int | None = None) -> int:
     number = _number(value)
     text = value.text(is_any=True).value
     if _WHOLE.fullmatch(text) is None or number < 1 or (most is not None and number > most):
-        raise value.error(f"{_shown(text)} is out of range: expected a whole number, {expected}")
+        raise value.error(f"{_shown(text)} does not fit: expected a whole number, {expected}")
     return int(text)
 
 
@@ -439,12 +450,18 @@ def _buckets(value: _Value) -> tuple[float, ...]:
 
 
 def _org_id(text: _Text) -> str:
+    _check_printable(text)
     if not text.value:
         raise text.error("the id is empty: expected the id of an org, or c for the key's own")
     if text.value in (".", "..") or re.search(r"[/?#%\\\s]", text.value):
         message = "not an id: expected no white space and none of / ? # % \\"
         raise text.error(message)
     return text.value
+
+
+def _check_printable(text: _Text) -> None:
+    if not text.value.isprintable():
+        raise text.error("line breaks or control characters: expected one line of plain text")
 
 
 def _split_url(text: _Text) -> SplitResult:
@@ -490,6 +507,7 @@ def _api_url(text: _Text) -> str:
 
 
 def _state_url(text: _Text) -> str:
+    _check_printable(text)
     scheme, separator, rest = text.value.partition("://")
     expected = "expected sqlite:///FILE, or sqlite:// to keep nothing"
     if re.match(r"postgres", scheme) and separator:
@@ -575,10 +593,7 @@ class _Value:
         place = f"{_escaped(str(self.file))}:{self.node.start_mark.line + 1}"
         return f"{place}: {self.key}" if self.key else place
 
-    def child(self, name: str, value: _Value | None = None) -> _Value:
-        """Name a member: by its own value where there is one, so that its line is told."""
-        if value is not None:
-            return value
+    def child(self, name: str) -> _Value:
         return _Value(self.node, f"{self.key}.{name}" if self.key else name, self.file)
 
     def items(self) -> list[_Value]:
@@ -587,8 +602,12 @@ class _Value:
         items = enumerate(self.node.value)
         return [_Value(node, f"{self.key}[{index}]", self.file) for index, node in items]
 
-    def members(self) -> dict[str, _Value]:
-        """Return the members of a mapping, each name once and each of it text."""
+    def members(self, *, is_free: bool = False) -> dict[str, _Value]:
+        """Return the members of a mapping, each name once and each of it text.
+
+        Unless the names are free, one that does not look like the name of a key is not shown: it
+        may be an API key, as in `{key:SECRET}`, where a space is missing.
+        """
         if not isinstance(self.node, yaml.MappingNode):
             raise self.error(f"{self._kind}: expected a mapping (`key: value` lines)")
         members: dict[str, _Value] = {}
@@ -596,8 +615,11 @@ class _Value:
             at = _Value(key_node, self.key, self.file)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise at.error("a list or mapping stands where a key is due: expected text")
-            at = _Value(key_node, self.child(_escaped(key_node.value)).key, self.file)
-            name = at.text(is_any=key_node.value == "<<").value
+            name: str = key_node.value
+            is_shown = is_free or _NAME.fullmatch(name) is not None
+            at = at.child(_shown(name) if is_shown else "(name not shown)")
+            if is_free:
+                at.text()
             if name in members:
                 first = members[name].node.start_mark.line + 1
                 raise at.error(f"given twice, first in line {first}: expected once")
@@ -612,24 +634,28 @@ class _Value:
         if not isinstance(self.node, yaml.ScalarNode):
             raise self.error(f"{self._kind}: expected a single value")
         if self.is_null:
-            raise self.error("no value: expected one, or no such key at all")
+            raise self.error("no value: expected one, or leave it out")
         text: str = self.node.value
         kind = _NOT_TEXT.get(self.node.tag)
         if kind is not None and not is_any:
-            message = "expected text" if is_secret else f'expected text: write "{_escaped(text)}"'
-            raise self.error(f"YAML reads this as {kind}: {message}, in quotes")
-        if not is_secret and not text.isprintable():
-            raise self.error("line breaks or control characters: expected one line of plain text")
-        return _Text(text, self._where)
+            example = "" if is_secret else f', "{_shown(text)}"'
+            raise self.error(f"YAML reads this as {kind}: expected text, put it in quotes{example}")
+        found = _Text(text, self._where)
+        if not is_secret:
+            _check_printable(found)
+        return found
 
     @property
     def _kind(self) -> str:
         if isinstance(self.node, yaml.SequenceNode):
             return "this is a list"
-        return "this is a mapping" if isinstance(self.node, yaml.MappingNode) else "a single value"
+        if isinstance(self.node, yaml.MappingNode):
+            return "this is a mapping"
+        return "no value" if self.is_null else "this is a single value"
 
 
 _TAG = "tag:yaml.org,2002:"
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z_.-]{0,31}|[A-Za-z0-9_.-]{1,12}")
 _NOT_TEXT: Final = {
     f"{_TAG}int": "a number",
     f"{_TAG}float": "a number",
@@ -649,7 +675,7 @@ class _Section:
         self._members = {} if value is None or value.is_null else value.members()
         for name, member in self._members.items():
             if name not in known:
-                raise ConfigError(f"{member._where}: unknown key: {_suggestion(name, known)}")  # noqa: SLF001
+                raise member.error(f"unknown key: {_suggestion(name, known)}")
 
     def get(self, key: str) -> _Value | None:
         return self._members.get(key)
@@ -678,14 +704,14 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
-            raise _refused("aliases (*) are not allowed", event)
+            raise _refused("aliases (*) are not allowed: expected the value itself", event)
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise _refused("nested too deep", event)
+            raise _refused(f"nested too deep: expected at most {MAX_DEPTH} levels", event)
         node = super().compose_node(parent, index)
         self.depth -= 1
         if node is not None and node.tag not in _KNOWN_TAGS:
-            raise _refused("tags (!) are not allowed", event)
+            raise _refused("tags (!) are not allowed: expected plain values", event)
         return node
 
 
@@ -716,8 +742,11 @@ def _parse(path: Path) -> _Value | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = name if mark is None else f"{name}:{mark.line + 1}"
-        # Quoted pieces of the file can be pieces of a key; single characters and token names can't.
-        problem = re.sub(r"'[^'<]{2,}'", "...", error.problem or error.context or "not readable")
+        problem = error.problem or error.context or "not readable"
+        if error.problem and (error.context or "").startswith("expected"):
+            problem = f"{error.context}, {error.problem}"
+        # These alone quote more than one character of the file, which can be a piece of a key.
+        problem = re.sub(r"(tag handle|anchor|alias) .*", r"\1", problem)
         raise ConfigError(f"{place}: invalid YAML: {_escaped(problem)}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -756,12 +785,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "not readable for this user"
     return (isinstance(error, OSError) and error.strerror) or "not readable"
-
-
-def _shown_path(path: Path) -> str:
-    """Show a path that leads somewhere; else it may be a key that was given as a path."""
-    known = os.path.lexists(path) or (len(path.parts) > 1 and path.parent.is_dir())
-    return _escaped(str(path)) if known else "the path (not shown, it may be a key)"
 
 
 def _escaped(text: str) -> str:
