@@ -37,7 +37,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         # What the scan learned is stored with what was counted, in the scan's own types.
         "ledger": "database model numbers scan",
         # From the API to the ledger.
-        "transport": "config",
+        "bodies": "",
+        "pacing": "",
+        "transport": "bodies config pacing",
         "decoding": "model transport",
         "api": "config decoding model transport",
         "collector": "api config ledger model numbers scan",
