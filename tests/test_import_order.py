@@ -41,7 +41,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "pacing": "",
         "transport": "bodies config pacing",
         "decoding": "model transport",
-        "api": "config decoding model transport",
+        "api": "config decoding model pacing transport",
         "collector": "api config ledger model numbers scan",
         # From the ledger to the answer.
         "metrics": "config model numbers",
