@@ -4,6 +4,7 @@ It imports nothing of the rest of the package and shares no parser with it, so t
 reading the API can't hide behind the same mistake in writing it.
 """
 
+from invent_exporter.simulator.bulk import add_many
 from invent_exporter.simulator.catalogue import DEMO_KEY, demo_world, quiet_world
 from invent_exporter.simulator.faults import Answer, Fault, Faults
 from invent_exporter.simulator.listing import Order
@@ -26,11 +27,12 @@ __all__ = [
     "Service",
     "Settings",
     "SimulatorServer",
-    "Truth",
     "StepTotal",
+    "Truth",
     "Usage",
     "Workflow",
     "World",
+    "add_many",
     "demo_world",
     "quiet_world",
     "run_simulator",

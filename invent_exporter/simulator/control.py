@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +14,7 @@ from invent_exporter.simulator.spoil import SpoilKind
 
 if TYPE_CHECKING:
     from invent_exporter.simulator.service import Request, Service
+    from invent_exporter.simulator.world import World
 
 PREFIX = "/_sim/"
 
@@ -62,8 +64,8 @@ class _Spoil(_Body):
 
 
 class _Traffic(_Body):
-    automatic: bool | msgspec.UnsetType = msgspec.UNSET
-    pace: float | msgspec.UnsetType = msgspec.UNSET
+    automatic: bool | None = None
+    pace: float | None = None
 
 
 def control(service: Service, request: Request, body: bytes) -> Answer:
@@ -78,87 +80,106 @@ def control(service: Service, request: Request, body: bytes) -> Answer:
         return error_answer(404, f"there is no {error}")
 
 
-def _route(service: Service, request: Request, body: bytes) -> Answer:  # noqa: PLR0911 - routes
-    world = service.world
-    match request.method, request.path.removeprefix(PREFIX).split("/"):
-        case "GET", ["truth"]:
-            since = request.query.get("since")
-            return _json(world.truth(None if since is None else float(since)))
-        case "GET", ["orgs"]:
-            return _json(world.orgs)
-        case "GET", ["requests"]:
-            return _json({"total": service.request_count, "requests": list(service.requests)})
-        case "DELETE", ["requests"]:
-            service.requests.clear()
-            service.request_count = 0
-            return _json({})
-        case "GET", ["faults"]:
-            return _json([{"fault": fault, "hits": hits} for fault, hits in service.faults.hits])
-        case "POST", ["faults"]:
-            faults = msgspec.json.decode(body, type=Fault | list[Fault])
-            service.faults.add(*(faults if isinstance(faults, list) else [faults]), now=world.clock())
-            return _json({})
-        case "DELETE", ["faults"]:
-            service.faults.clear()
-            return _json({})
-        case "GET", ["settings"]:
-            return _json(service.settings)
-        case "POST", ["settings"]:
-            return _change_settings(service, body)
-        case "POST", ["traffic"]:
-            wanted = msgspec.json.decode(body, type=_Traffic)
-            if wanted.automatic is not msgspec.UNSET:
-                world.automatic = wanted.automatic
-            if wanted.pace is not msgspec.UNSET:
-                world.pace = wanted.pace
-            return _json({"automatic": world.automatic, "pace": world.pace})
-        case "POST", ["runs"]:
-            return _add_runs(service, body)
-        case "POST", ["runs", run_id, action]:
-            return _act(service, run_id, action, body or b"{}")
+def _route(service: Service, request: Request, body: bytes) -> Answer:
+    match request.path.removeprefix(PREFIX).split("/"):
+        case [name] if (request.method, name) in _ROUTES:
+            return _json(_ROUTES[request.method, name](service, request, body))
+        case ["runs", run_id, action] if request.method == "POST" and action in _ACTIONS:
+            _ACTIONS[action](service.world, run_id, body or b"{}")
+            return _json({"id": run_id})
     return error_answer(404, "not found")
 
 
-def _change_settings(service: Service, body: bytes) -> Answer:
+def _tell_truth(service: Service, request: Request, _: bytes) -> object:
+    since = request.query.get("since")
+    return service.world.truth(None if since is None else float(since))
+
+
+def _list_requests(service: Service, _: Request, __: bytes) -> object:
+    return {"total": service.request_count, "requests": list(service.requests)}
+
+
+def _list_faults(service: Service, _: Request, __: bytes) -> object:
+    return [{"fault": fault, "hits": hits} for fault, hits in service.faults.hits]
+
+
+def _add_faults(service: Service, _: Request, body: bytes) -> object:
+    faults = msgspec.json.decode(body, type=Fault | list[Fault])
+    faults = faults if isinstance(faults, list) else [faults]
+    service.faults.add(*faults, now=service.world.clock())
+    return {}
+
+
+def _change_settings(service: Service, _: Request, body: bytes) -> object:
     """Change the settings that the body names."""
     now = msgspec.to_builtins(service.settings)
-    changed = msgspec.convert(now | msgspec.json.decode(body, type=dict[str, object]), Settings)
-    service.settings = changed
-    return _json(changed)
+    wanted = now | msgspec.json.decode(body, type=dict[str, object])
+    service.settings = msgspec.convert(wanted, Settings)
+    return service.settings
 
 
-def _add_runs(service: Service, body: bytes) -> Answer:
+def _change_traffic(service: Service, _: Request, body: bytes) -> object:
+    world, wanted = service.world, msgspec.json.decode(body, type=_Traffic)
+    world.automatic = world.automatic if wanted.automatic is None else wanted.automatic
+    world.pace = world.pace if wanted.pace is None else wanted.pace
+    return {"automatic": world.automatic, "pace": world.pace}
+
+
+def _add_runs(service: Service, _: Request, body: bytes) -> object:
     new = msgspec.json.decode(body or b"{}", type=_NewRuns)
     fields = msgspec.structs.asdict(new)
     count = fields.pop("count")
-    return _json({"ids": [service.world.add_run(**fields) for _ in range(count)]})
+    return {"ids": [service.world.add_run(**fields) for _ in range(count)]}
 
 
-def _act(service: Service, run_id: str, action: str, body: bytes) -> Answer:
-    world = service.world
-    match action:
-        case "start":
-            world.start_run(run_id, at=msgspec.json.decode(body, type=_Start).at)
-        case "finish":
-            end = msgspec.json.decode(body, type=_Finish)
-            world.finish_run(run_id, end.status, usage=end.usage, error=end.error, at=end.at)
-        case "revise":
-            revision = msgspec.json.decode(body, type=_Revise)
-            world.revise_usage(run_id, revision.usage, at=revision.at)
-        case "spoil":
-            wish = msgspec.json.decode(body, type=_Spoil)
-            world.spoil_run(run_id, wish.kind, mebibytes=wish.mebibytes)
-        case "fields":
-            world.set_fields(run_id, msgspec.json.decode(body, type=dict[str, object]))
-        case "remove":
-            world.remove_run(run_id)
-        case "hide":
-            world.hide_run(run_id)
-        case "show":
-            world.show_run(run_id)
-        case _:
-            return error_answer(404, f"no such action: {action}")
-    return _json({"id": run_id})
+_ROUTES: dict[tuple[str, str], Callable[[Service, Request, bytes], object]] = {
+    ("GET", "truth"): _tell_truth,
+    ("GET", "orgs"): lambda service, _, __: service.world.orgs,
+    ("GET", "requests"): _list_requests,
+    ("DELETE", "requests"): lambda service, _, __: service.forget_requests(),
+    ("GET", "faults"): _list_faults,
+    ("POST", "faults"): _add_faults,
+    ("DELETE", "faults"): lambda service, _, __: service.faults.clear(),
+    ("GET", "settings"): lambda service, _, __: service.settings,
+    ("POST", "settings"): _change_settings,
+    ("POST", "traffic"): _change_traffic,
+    ("POST", "runs"): _add_runs,
+}
+
+
+def _start(world: World, run_id: str, body: bytes) -> None:
+    world.start_run(run_id, at=msgspec.json.decode(body, type=_Start).at)
+
+
+def _finish(world: World, run_id: str, body: bytes) -> None:
+    end = msgspec.json.decode(body, type=_Finish)
+    world.finish_run(run_id, end.status, usage=end.usage, error=end.error, at=end.at)
+
+
+def _revise(world: World, run_id: str, body: bytes) -> None:
+    revision = msgspec.json.decode(body, type=_Revise)
+    world.revise_usage(run_id, revision.usage, at=revision.at)
+
+
+def _spoil(world: World, run_id: str, body: bytes) -> None:
+    wish = msgspec.json.decode(body, type=_Spoil)
+    world.spoil_run(run_id, wish.kind, mebibytes=wish.mebibytes)
+
+
+def _set_fields(world: World, run_id: str, body: bytes) -> None:
+    world.set_fields(run_id, msgspec.json.decode(body, type=dict[str, object]))
+
+
+_ACTIONS: dict[str, Callable[[World, str, bytes], None]] = {
+    "start": _start,
+    "finish": _finish,
+    "revise": _revise,
+    "spoil": _spoil,
+    "fields": _set_fields,
+    "remove": lambda world, run_id, _: world.remove_run(run_id),
+    "hide": lambda world, run_id, _: world.hide_run(run_id),
+    "show": lambda world, run_id, _: world.show_run(run_id),
+}
 
 
 def _json(value: object) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+from collections.abc import Callable
 from email.utils import formatdate
 from random import Random
 from typing import TYPE_CHECKING, Literal
@@ -145,42 +146,39 @@ class Faults:
         return True
 
 
-def apply_fault(fault: Fault, answer: Answer, now: float) -> Answer:  # noqa: PLR0911 - a table
+def apply_fault(fault: Fault, answer: Answer, now: float) -> Answer:
     """Turn a good answer into what the fault makes of it; `now` dates a Retry-After."""
-    replace = msgspec.structs.replace
-    match fault.kind:
-        case "status":
-            return error_answer(fault.status, "simulated", fault.body)
-        case "rate_limited":
-            return rate_limited(fault.retry_after, fault.seconds, now, fault.body)
-        case "redirect":
-            return Answer(status=307, headers=(("location", fault.location),))
-        case "html":
-            return Answer(headers=(("content-type", "text/html"),), body=_HTML)
-        case "empty_body":
-            return replace(answer, body=b"")
-        case "half_json":
-            return replace(answer, body=answer.body[: len(answer.body) // 2 or 1])
-        case "not_a_list":
-            return replace(answer, body=b'{"data":' + answer.body + b"}")
-        case "empty_page":
-            return replace(answer, body=b"[]")
-        case "no_pagination":
-            return replace(answer, headers=_without_pagination(answer.headers))
-        case "padded":
-            return replace(answer, body=_padded(answer.body, fault.mebibytes))
-        case "gzip_bomb":
-            return replace(
-                answer,
-                headers=(*answer.headers, ("content-encoding", "gzip")),
-                body=gzip.compress(_padded(answer.body, fault.mebibytes), 1),
-            )
-        case "slow":
-            return replace(answer, wait_seconds=fault.seconds)
-        case "drip":
-            return replace(answer, manner="drip", drip_seconds=fault.seconds)
-        case "endless" | "cut_off" | "reset":
-            return replace(answer, manner=fault.kind, sent_share=fault.share)
+    if fault.kind == "status":
+        return error_answer(fault.status, "simulated", fault.body)
+    if fault.kind == "rate_limited":
+        return rate_limited(fault.retry_after, fault.seconds, now, fault.body)
+    return msgspec.structs.replace(answer, **_CHANGES[fault.kind](fault, answer))
+
+
+def _gzip_bomb(fault: Fault, answer: Answer) -> dict[str, object]:
+    return {
+        "headers": (*answer.headers, ("content-encoding", "gzip")),
+        "body": gzip.compress(_padded(answer.body, fault.mebibytes), 1),
+    }
+
+
+_CHANGES: dict[FaultKind, Callable[[Fault, Answer], dict[str, object]]] = {
+    "redirect": lambda f, _: {"status": 307, "headers": (("location", f.location),), "body": b""},
+    "html": lambda _, __: {"headers": (("content-type", "text/html"),), "body": _HTML},
+    "empty_body": lambda _, __: {"body": b""},
+    "half_json": lambda _, a: {"body": a.body[: len(a.body) // 2 or 1]},
+    "not_a_list": lambda _, a: {"body": b'{"data":' + a.body + b"}"},
+    "empty_page": lambda _, __: {"body": b"[]"},
+    "no_pagination": lambda _, a: {"headers": _without_pagination(a.headers)},
+    "padded": lambda f, a: {"body": _padded(a.body, f.mebibytes)},
+    "gzip_bomb": _gzip_bomb,
+    "slow": lambda f, _: {"wait_seconds": f.seconds},
+    "drip": lambda f, _: {"manner": "drip", "drip_seconds": f.seconds},
+    "endless": lambda _, __: {"manner": "endless"},
+    "cut_off": lambda f, _: {"manner": "cut_off", "sent_share": f.share},
+    "reset": lambda _, __: {"manner": "reset"},
+}
+"""What a fault changes of a good answer."""
 
 
 def error_answer(

@@ -122,7 +122,9 @@ class Shelf:
             page = entries[first : first + query.take]
         return [run for _, _, run in page], total
 
-    def _places(self, run: Run) -> tuple[tuple[list[tuple[float, int, Run]], tuple[float, int]], ...]:
+    def _places(
+        self, run: Run
+    ) -> tuple[tuple[list[tuple[float, int, Run]], tuple[float, int]], ...]:
         return (
             (self._by_created, (run.created_at, run.sequence)),
             (self._by_updated, (run.updated_at, run.sequence)),

@@ -67,7 +67,7 @@ class Run(msgspec.Struct, kw_only=True):
     """The orgs whose listings hold the run."""
     hidden: bool = False
     fields: dict[str, object] = {}
-    """What the listing says instead: field name to any JSON value."""
+    """What the listing says instead: field name to any JSON value, or UNSET to leave it out."""
     spoiled: SpoilKind | None = None
     spoiled_mebibytes: float = 32.0
     shape: Shape
@@ -92,6 +92,7 @@ class Run(msgspec.Struct, kw_only=True):
         if not self.fields and self.spoiled is None:
             return self.encoded, tail
         document = msgspec.json.decode(self.encoded + tail) | self.fields
+        document = {name: value for name, value in document.items() if value is not msgspec.UNSET}
         if self.spoiled is None:
             return (_ENCODER.encode(document),)
         return (spoil(document, self.spoiled, self.spoiled_mebibytes),)

@@ -244,12 +244,10 @@ class SimulatorServer:
 
     def forget_requests(self) -> None:
         """Start the memory of requests anew."""
-        with self.world.lock:
-            self.service.requests.clear()
-            self.service.request_count = 0
+        self.service.forget_requests()
 
 
-def run_simulator(  # noqa: PLR0913 - each is a flag of the command
+def run_simulator(
     host: str = "127.0.0.1",
     port: int = 10481,
     *,

@@ -112,6 +112,12 @@ class Service:
             )
             return answer
 
+    def forget_requests(self) -> None:
+        """Start the memory of requests anew."""
+        with self.world.lock:
+            self.requests.clear()
+            self.request_count = 0
+
     def _key_org(self, request: Request) -> Org | None:
         scheme, _, key = (request.authorization or "").partition(" ")
         return self.world.org_of_key(key) if scheme.lower() == "bearer" else None
@@ -122,9 +128,7 @@ class Service:
         org_id = parts[2] if len(parts) > 2 and parts[1] == "orgs" else None  # noqa: PLR2004
         if org_id in ("c", key_org.id):
             return key_org
-        return next(
-            (o for o in self.world.orgs if o.id == org_id and o.parent == key_org.id), None
-        )
+        return next((o for o in self.world.orgs if o.id == org_id and o.parent == key_org.id), None)
 
     def _answer(self, request: Request, key_org: Org | None, org: Org | None) -> Answer:
         if key_org is None:

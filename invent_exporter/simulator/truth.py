@@ -144,8 +144,8 @@ def _finished_group(
         origin=origin,
         status=status,
         finished=len(members),
-        credits_ai=sum(credits.ai for credits in present),
-        credits_other=sum(credits.other for credits in present),
+        credits_ai=sum(usage.ai for usage in present),
+        credits_other=sum(usage.other for usage in present),
         durations=tuple(
             max(0.0, run.ended_at - run.started_at)
             for run in members

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from random import Random
 
 DAY_SECONDS = 86_400.0
+CANCELED_WAITING = 0.3
+"""The share of canceled runs that never started."""
 Profile = Literal["flat", "office", "night", "clock"]
 """When runs come: evenly at random, in office hours, around 02:00 UTC, or at even intervals."""
 
@@ -97,7 +99,9 @@ class Habit:
         origin = random.choice(workflow.origins)
         status = self._status()
         is_stuck = self._number == workflow.stuck_run
-        starts = status != "SKIPPED" and not (status == "CANCELED" and random.random() < 0.3)
+        starts = status != "SKIPPED" and not (
+            status == "CANCELED" and random.random() < CANCELED_WAITING
+        )
         queue = workflow.queue_seconds * random.lognormvariate(0.0, 0.6)
         duration = workflow.duration_seconds * random.lognormvariate(0.0, workflow.duration_spread)
         usage = self._usage() if starts and status != "CANCELED" else None

@@ -3,15 +3,16 @@
 A world moves only in `advance`: what happens, and when, depends on the seed alone and not on how
 often it is advanced. Tests can stop its own traffic (`automatic`) and make runs by hand. Every
 public method holds one lock, so that a test and a server's thread can share a world.
+
+It is longer than other modules because each thing that a test may do to a run is a method here.
 """
 
 from __future__ import annotations
 
-import heapq
 import threading
 import time
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,14 +26,15 @@ from invent_exporter.simulator.runs import (
     Usage,
     make_shape,
 )
+from invent_exporter.simulator.traffic import Traffic
 from invent_exporter.simulator.truth import Truth, tell_truth
-from invent_exporter.simulator.workflows import Habit, Plan, Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from invent_exporter.simulator.listing import Order, Query
     from invent_exporter.simulator.spoil import SpoilKind
+    from invent_exporter.simulator.workflows import Workflow
 
 
 class Org(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,14 +50,6 @@ class Org(msgspec.Struct, frozen=True, kw_only=True):
     spending_cap_used: float = 0.0
     spending_cap: float | None = None
     use_parent_balance: bool = False
-
-
-class _Event(msgspec.Struct, frozen=True, order=True):
-    at: float
-    sequence: int
-    kind: Literal["arrive", "start", "end", "usage"]
-    key: str
-    """The id of the run, or the place of the habit."""
 
 
 class World:
@@ -75,18 +69,13 @@ class World:
         self.pace = pace
         self.lock = threading.RLock()
         self.opened_at = clock()
-        self._begun_at = self.opened_at - history_seconds
         self._random = Random(f"{seed}:by hand")
         self._orgs: dict[str, Org] = {}
         self._shelves: dict[str, Shelf] = {}
         self._shapes: dict[tuple[str | None, int], Shape] = {}
-        self._habits: list[Habit] = []
-        self._plans: dict[str, Plan] = {}
         self._runs: dict[str, Run] = {}
-        self._events: list[_Event] = []
         self._sequence = 0
-        self._paused_at: float | None = None
-        self._shift_seconds = 0.0
+        self._traffic = Traffic(self, begun_at=self.opened_at - history_seconds)
 
     # Orgs and workflows
 
@@ -112,89 +101,29 @@ class World:
             self._shapes[workflow.id, 1] = make_shape(
                 workflow.id, steps=workflow.steps, output_bytes=workflow.output_bytes, version=1
             )
-            random = Random(f"{self.seed}:{workflow.org_id}:{workflow.id}")
-            habit = Habit(workflow, random)
-            self._habits.append(habit)
-            place = str(len(self._habits) - 1)
-            if workflow.appears_after_seconds:
-                first = self.opened_at + workflow.appears_after_seconds
-            else:
-                first = habit.next_arrival(self._begun_at, self.pace)
-            self._plan_event(first, "arrive", place)
-
-    # The world's own traffic
+            self._traffic.add(workflow)
 
     @property
     def automatic(self) -> bool:
         """Whether the world makes traffic by itself; while it does not, its plans stand still."""
-        return self._paused_at is None
+        return not self._traffic.is_paused
 
     @automatic.setter
     def automatic(self, wanted: bool) -> None:
         with self.lock:
-            now = self.clock()
-            if not wanted and self._paused_at is None:
-                self.advance(now)
-                self._paused_at = now
-            elif wanted and self._paused_at is not None:
-                self._shift_seconds += now - self._paused_at
-                self._paused_at = None
+            if wanted:
+                self._traffic.resume(self.clock())
+            else:
+                self._traffic.pause(self.clock())
 
     def advance(self, now: float | None = None) -> None:
         """Let everything happen that is planned up to `now` (seconds since the epoch)."""
         with self.lock:
-            if self._paused_at is not None:
-                return
-            until = (self.clock() if now is None else now) - self._shift_seconds
-            while self._events and self._events[0].at <= until:
-                self._happen(heapq.heappop(self._events))
-
-    def _happen(self, event: _Event) -> None:
-        now = event.at + self._shift_seconds
-        if event.kind == "arrive":
-            self._arrive(event, now)
-            return
-        run, plan = self._runs[event.key], self._plans[event.key]
-        if run.removed_at is not None:
-            return
-        if event.kind == "start" and run.status == "PENDING":
-            self.start_run(run.id, at=now)
-            if plan.end_after is not None:
-                self._plan_event(event.at + plan.end_after, "end", run.id)
-        elif event.kind == "end" and not run.is_final:
-            usage = plan.usage if plan.usage_after == 0 else None
-            self.finish_run(run.id, plan.status, usage=usage, error=plan.error, at=now)
-            if plan.usage is not None and usage is None:
-                self._plan_event(event.at + plan.usage_after, "usage", run.id)
-        elif event.kind == "usage" and plan.usage is not None:
-            self.revise_usage(run.id, plan.usage, at=now)
-
-    def _arrive(self, event: _Event, now: float) -> None:
-        habit = self._habits[int(event.key)]
-        workflow, plan = habit.workflow, habit.next_plan()
-        run_id = self.add_run(
-            run_id=plan.run_id,
-            org_id=workflow.org_id,
-            workflow_id=workflow.id,
-            origin=plan.origin,
-            created_at=now,
-        )
-        self._plans[run_id] = plan
-        if plan.start_after is not None:
-            self._plan_event(event.at + plan.start_after, "start", run_id)
-        elif plan.end_after is not None:
-            self._plan_event(event.at + plan.end_after, "end", run_id)
-        self._plan_event(habit.next_arrival(event.at, self.pace), "arrive", event.key)
-
-    def _plan_event(
-        self, at: float, kind: Literal["arrive", "start", "end", "usage"], key: str
-    ) -> None:
-        self._sequence += 1
-        heapq.heappush(self._events, _Event(at, self._sequence, kind, key))
+            self._traffic.advance(self.clock() if now is None else now)
 
     # Runs by hand
 
-    def add_run(  # noqa: PLR0913 - each is a field of the API that a test may want to choose
+    def add_run(
         self,
         *,
         org_id: str | None = None,
@@ -217,7 +146,7 @@ class World:
         """Make a run in any state and return its id; the first org unless another is named.
 
         Times default to what fits the status, around now. `fields` overrides what the listing
-        says of any field, null and nonsense included; the truth keeps the sane values.
+        says of any field, null, nonsense and `msgspec.UNSET` (missing) included; the truth keeps the sane values.
         """
         with self.lock:
             now = self.clock()
@@ -259,55 +188,12 @@ class World:
             self._list(run)
             return run.id
 
-    def add_many(
-        self,
-        count: int,
-        *,
-        org_id: str | None = None,
-        workflows: int = 8,
-        seconds: float = 3600.0,
-        output_bytes: int = 300,
-        steps: int = 4,
-    ) -> None:
-        """Make many finished runs quickly, spread evenly over the last `seconds`; for benchmarks.
-
-        All are COMPLETED but every tenth, which FAILED; `output_bytes` sets their size.
-        """
+    def add_finished(self, runs: Sequence[Run]) -> None:
+        """Add many ready-made runs of one org at once; for benchmarks (`add_many`)."""
         with self.lock:
-            now = self.clock()
-            org = next(iter(self._orgs)) if org_id is None else org_id
-            usage = Usage(2.0, 0.5, {"step_1": 1.5, "step_2": 0.5})
-            shapes = [
-                make_shape(f"wf-{n}", steps=steps, output_bytes=output_bytes, version=1)
-                for n in range(workflows)
-            ]
-            runs = []
-            for number in range(count):
-                self._sequence += 1
-                created = _whole_ms(now - seconds + seconds * number / count)
-                ended = created + 1.5
-                status: Status = "FAILED" if number % 10 == 9 else "COMPLETED"
-                run = Run(
-                    id=f"run_{self._sequence:012x}",
-                    status=status,
-                    origin="TRIGGER",
-                    created_at=created,
-                    started_at=created + 0.25,
-                    ended_at=ended,
-                    updated_at=ended,
-                    org_id=org,
-                    workflow_id=f"wf-{number % workflows}",
-                    error="Error: simulated" if status == "FAILED" else None,
-                    usages=(usage,),
-                    listed_in=(org,),
-                    shape=shapes[number % workflows],
-                    sequence=self._sequence,
-                    first_final=status,
-                    final_at=max(now, created),
-                )
-                self._runs[run.id] = run
-                runs.append(run)
-            self._shelves[org].put_many(runs)
+            self._runs.update((run.id, run) for run in runs)
+            for org_id in runs[0].listed_in:
+                self._shelves[org_id].put_many(runs)
 
     def start_run(self, run_id: str, *, at: float | None = None) -> None:
         """Let a run go from PENDING to RUNNING."""
@@ -335,7 +221,7 @@ class World:
                 self._change(
                     run_id,
                     first_final=status,
-                    final_at=moment if run_id in self._plans else self.clock(),
+                    final_at=moment if self._traffic.has_planned(run_id) else self.clock(),
                     ended_at=moment,
                 )
             if usage is not None:
@@ -363,9 +249,7 @@ class World:
         with self.lock:
             self._change(run_id, hidden=False)
 
-    def spoil_run(
-        self, run_id: str, kind: SpoilKind | None, *, mebibytes: float = 32.0
-    ) -> None:
+    def spoil_run(self, run_id: str, kind: SpoilKind | None, *, mebibytes: float = 32.0) -> None:
         """Make a run's JSON unreadable, or readable again with None."""
         with self.lock:
             self._change(run_id, spoiled=kind, spoiled_mebibytes=mebibytes)
