@@ -34,7 +34,7 @@ clean: ## remove what make made
 # edit. The stamps make the second time free, until a lock file changes.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "$(PYTHON) is older than Python 3.11: name a newer one, make PYTHON=python3.13" >&2; exit 1; }
+	  { echo "$(PYTHON) is missing or older than Python 3.11: name another, as in make PYTHON=python3.13" >&2; exit 1; }
 	@rm -rf $(VENV)
 	@# Without ensurepip (Debian: python3-venv) a half-made one is left, which must not pass for whole.
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
