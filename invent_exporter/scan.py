@@ -1,0 +1,466 @@
+"""Which pages a poll reads, and when it may stop. Pure: it yields what to read, and is sent facts.
+
+The API promises no order. What is relied on is only what was seen: at every walk the order of the
+rows is judged anew (`Order`), and a contradiction means that none is known.
+
+Why nothing is missed:
+
+* A row is *settled* when a complete poll came after its last change (see `ledger`). In a newest-first
+  order, by created or by updated, what is new stands before what is settled, so a walk may stop at
+  a page of settled rows; oldest first, the same holds from the other end. In an order that could
+  not be learned a walk goes to the end, or is left out when the count of all runs did not change.
+* A walk that breaks off settles nothing, so the next one does not stop where it began.
+* Rows move while pages are read. Insertions make a row come twice, which is harmless. Deletions
+  would open a gap; so each page begins with rows of the page before it, and when none of those is
+  there the walk steps back. A walk that could not close its gap settles nothing.
+* The count that is kept is the first answer's: a run created during the walk forces the next one.
+* A run is open until it is seen final. An open run that is on no page is looked for in the lists of
+  PENDING and then RUNNING runs (a run moves on in that order, so it is in one of them), then in ALL
+  until it is found, however deep it lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+ALL = "ALL"
+_EVIDENCE = 8
+"""Steps in one direction before an order is believed: by chance, 1 in 40320 mixed listings."""
+_MAX_STEPS_BACK = 5
+_OVERLAP_ROWS = 50
+
+
+class RowFact(msgspec.Struct, frozen=True, gc=False):
+    """What the ledger says about one row of a page."""
+
+    run_id: str
+    created: float | None
+    updated: float | None
+    is_open: bool
+    owned: bool
+    settled: bool
+    signature: tuple[object, ...]
+
+
+class PageFacts(msgspec.Struct, frozen=True):
+    """One answer: where in the listing it stands, and its readable rows."""
+
+    start: int
+    end: int
+    at_end: bool
+    count: int | None
+    rows: Sequence[RowFact]
+    unreadable: int = 0
+
+
+class Read(msgspec.Struct, frozen=True):
+    """Read a page that holds the row at `offset`, and as much as fits on the side of `forward`."""
+
+    status: str
+    offset: int
+    forward: bool = True
+    recovering: bool = False
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """Ask for the open runs that were not seen in this poll, with the time of their creation."""
+
+
+Request: TypeAlias = Read | Missing
+Answer: TypeAlias = PageFacts | dict[str, float]
+Steps: TypeAlias = Generator[Request, Answer, None]
+
+
+class Order(msgspec.Struct, frozen=True):
+    """Which orders the rows seen so far allow; at least `_EVIDENCE` steps make one learned."""
+
+    created_descending: bool = True
+    created_ascending: bool = True
+    updated_descending: bool = True
+    updated_ascending: bool = True
+    created_steps: int = 0
+    updated_steps: int = 0
+
+    @property
+    def newest_first(self) -> bool:
+        """New or changed runs stand at the front."""
+        return self._by_created(self.created_descending, self.created_ascending) or (
+            self._by_updated(self.updated_descending, self.updated_ascending)
+        )
+
+    @property
+    def oldest_first(self) -> bool:
+        """New or changed runs stand at the end."""
+        return self._by_created(self.created_ascending, self.created_descending) or (
+            self._by_updated(self.updated_ascending, self.updated_descending)
+        )
+
+    @property
+    def learned(self) -> bool:
+        """One direction is known."""
+        return self.newest_first != self.oldest_first
+
+    def _by_created(self, this: bool, other: bool) -> bool:  # noqa: FBT001 (two alike)
+        return this and not other and self.created_steps >= _EVIDENCE
+
+    def _by_updated(self, this: bool, other: bool) -> bool:  # noqa: FBT001 (two alike)
+        return this and not other and self.updated_steps >= _EVIDENCE
+
+    def joined(self, other: Order) -> Order:
+        """Allow only what both allow, with the evidence of both."""
+        return Order(
+            self.created_descending and other.created_descending,
+            self.created_ascending and other.created_ascending,
+            self.updated_descending and other.updated_descending,
+            self.updated_ascending and other.updated_ascending,
+            min(self.created_steps + other.created_steps, _EVIDENCE),
+            min(self.updated_steps + other.updated_steps, _EVIDENCE),
+        )
+
+
+def judge(rows: Sequence[RowFact]) -> Order:
+    """Judge rows that stand one after the other in a listing; a row without a time fits no order."""
+    created = _directions([row.created for row in rows])
+    updated = _directions([row.updated for row in rows])
+    return Order(created[0], created[1], updated[0], updated[1], created[2], updated[2])
+
+
+def _directions(times: Sequence[float | None]) -> tuple[bool, bool, int]:
+    descending = ascending = None not in times
+    steps = 0
+    for first, second in zip(times, times[1:], strict=False):
+        if first is None or second is None:
+            continue
+        if second != first:
+            steps += 1
+            descending = descending and second < first
+            ascending = ascending and second > first
+    return descending, ascending, steps
+
+
+class ScanState(msgspec.Struct, omit_defaults=True):
+    """What the scan learned of an org's listing; moves only when a poll was complete."""
+
+    order: Order = Order()
+    signature: str = ""
+    count: int | None = None
+    count_is_true: bool = False
+    first_offset: int = 0
+    reconcile_offset: int | None = None
+    reconcile_backward: bool = False
+    reconcile_from: float = 0.0
+    reconcile_began: float = 0.0
+    reconciled: float = 0.0
+
+
+class Poll:
+    """One poll: `steps()` yields what to read; afterwards the attributes say what came of it.
+
+    `state` is what to keep when everything that was asked for was read, `absent` the open runs that
+    a complete search did not find, `is_whole` False when a gap could not be closed, `is_walk` True
+    when nothing but a walk through all pages could prove that nothing is new.
+    """
+
+    def __init__(self, state: ScanState, *, open_known: bool, contact_floor: float | None) -> None:
+        """Start from what was learned; `contact_floor` is set at first contact.
+
+        Args:
+            state: what the last complete poll learned.
+            open_known: the ledger holds open runs.
+            contact_floor: how far back first contact reads, seconds since the epoch.
+
+        """
+        self.state = state
+        self.absent: set[str] = set()
+        self.is_whole = True
+        self.is_walk = False
+        self.walked_all = False
+        self.listing_count: int | None = None
+        self._open_known = open_known
+        self._contact_floor = contact_floor
+
+    def steps(self) -> Steps:
+        """Yield what to read."""
+        return self._contact() if self._contact_floor is not None else self._poll()
+
+    # -- first contact
+
+    def _contact(self) -> Steps:
+        yield from self._open_lists()
+        floor = self._contact_floor or 0.0
+        for _ in range(3):
+            walk = _Walk(0)
+            while not walk.at_end:
+                page = yield from walk.read()
+                if walk.order.newest_first and not walk.order.oldest_first and _is_older(
+                    page.rows, floor, walk.order
+                ):
+                    break
+            # A count that fell says that rows were deleted, and others slipped by unseen.
+            if not walk.at_end or walk.first.count is None or walk.last.count is None:
+                break
+            if walk.last.count >= walk.first.count:
+                break
+        self.is_whole = walk.is_whole
+        self._learn(walk, walk.order)
+        self.walked_all = walk.at_end
+
+    # -- a poll
+
+    def _poll(self) -> Steps:
+        state = self.state
+        backward = state.order.learned and state.order.oldest_first
+        walk = _Walk(state.first_offset if backward else 0)
+        first = yield from walk.read()
+        if backward and not first.rows and first.start > 0:
+            # Runs were deleted: the page is beyond the end now.
+            walk = _Walk(max(0, (first.count or 1) - 1) if first.count is not None else 0)
+            first = yield from walk.read()
+        changed = _signature(first.rows) != state.signature
+        is_all = first.start == 0 and first.at_end
+        same_count = (
+            state.count_is_true and first.count is not None and first.count == state.count
+        )
+        if not changed and not self._open_known and not first.unreadable:
+            if is_all or (first.count == state.count and self._order_proves(first, same_count)):
+                self.listing_count = first.count
+                self.walked_all = is_all
+                return
+        order = state.order.joined(walk.order)
+        if backward:
+            yield from self._to_the_end_and_back(walk, order)
+        elif order.learned and order.newest_first:
+            while not walk.at_end and not _is_settled(walk.last.rows):
+                yield from walk.read()
+        elif not is_all and not same_count:
+            # Nothing else proves that nothing is new. When the count is the same the new states of
+            # runs are found by the lists below, and a new run would have changed the count.
+            self.is_walk = first.count is None or not state.count_is_true
+            while not walk.at_end:
+                yield from walk.read()
+        self.walked_all = walk.at_end and walk.began_at == 0
+        self.is_whole = walk.is_whole
+        if self._open_known or walk.saw_open:
+            yield from self._open_lists()
+            yield from self._search(walk)
+        # Rows that were all seen are judged by themselves, so that an order can be learned anew.
+        self._learn(walk, walk.order if self.walked_all else state.order.joined(walk.order))
+
+    def _order_proves(self, first: PageFacts, same_count: bool) -> bool:  # noqa: FBT001
+        """The same first answer proves that nothing is new."""
+        order = self.state.order
+        if same_count:
+            return True
+        if not order.learned:
+            return False
+        if order.newest_first:
+            return True
+        # Oldest first: the next run comes behind this page only when the page is full.
+        return first.at_end and bool(first.rows)
+
+    def _to_the_end_and_back(self, walk: _Walk, order: Order) -> Steps:
+        """Oldest first: what is new stands at the end."""
+        began = walk.first
+        while not walk.at_end:
+            yield from walk.read()
+        back = _Walk(began.start, forward=False, anchor=began)
+        while back.last.start > 0 and not (order.learned and _is_settled(back.last.rows)):
+            yield from back.read()
+        walk.absorb(back)
+
+    def _open_lists(self) -> Steps:
+        for status in ("PENDING", "RUNNING"):
+            walk = _Walk(0, status)
+            while not walk.at_end:
+                yield from walk.read()
+
+    def _search(self, walk: _Walk) -> Steps:
+        """Read on in ALL until each open run that is in no list is found."""
+        missing = yield Missing()
+        assert isinstance(missing, dict)  # noqa: S101 (the protocol of the generator)
+        if not missing:
+            return
+        order = self.state.order.joined(walk.order)
+        limit = min(missing.values())
+        if order.learned and order.oldest_first:
+            search = _Walk(walk.last.start, forward=False, anchor=walk.last)
+        else:
+            search = walk if walk.began_at == 0 else _Walk(0)
+        left = set(missing)
+        while left and not search.is_through:
+            page = yield from search.read()
+            left.difference_update(row.run_id for row in page.rows)
+            if order.learned and _is_older(page.rows, limit, order):
+                break
+        self.is_whole = self.is_whole and search.is_whole
+        if search.is_whole:
+            self.absent = left
+
+    # -- what is learned
+
+    def _learn(self, walk: _Walk, order: Order) -> None:
+        first = walk.first
+        self.listing_count = first.count
+        self.state = msgspec.structs.replace(
+            self.state,
+            order=order,
+            signature=_signature(first.rows),
+            count=first.count,
+            count_is_true=walk.count_is_true
+            if walk.count_is_true is not None
+            else self.state.count_is_true and first.count is not None,
+            first_offset=0,
+        )
+        if order.learned and order.oldest_first and walk.at_end:
+            # The next poll begins where the next run will stand.
+            self.state = msgspec.structs.replace(
+                self.state, signature=_signature(walk.last.rows), first_offset=walk.last.start
+            )
+
+
+class Reconciliation:
+    """A deeper look back, in slices: `steps(pages)` reads some pages; `state` says where it stands."""
+
+    def __init__(self, state: ScanState, now: float, window_from: float) -> None:
+        """Go on with the reconciliation under way, or begin one that reads back to `window_from`."""
+        self.state = state
+        self.is_done = False
+        if state.reconcile_offset is None:
+            backward = state.order.learned and state.order.oldest_first
+            self.state = msgspec.structs.replace(
+                state,
+                reconcile_offset=state.first_offset if backward else 0,
+                reconcile_backward=backward,
+                reconcile_from=window_from,
+                reconcile_began=now,
+            )
+
+    def steps(self, pages: int) -> Steps:
+        """Yield up to `pages` reads."""
+        state = self.state
+        forward = not state.reconcile_backward
+        offset = state.reconcile_offset or 0
+        if forward:
+            # Some rows again, for those that deletions moved to the front since the last slice.
+            offset = max(0, offset - _OVERLAP_ROWS)
+        walk = _Walk(offset, forward=forward, recovering=True)
+        for _ in range(pages):
+            page = yield from walk.read()
+            old = state.order.learned and _is_older(page.rows, state.reconcile_from, state.order)
+            if walk.is_through or old:
+                self.is_done = True
+                break
+        self.state = msgspec.structs.replace(
+            state,
+            reconcile_offset=None if self.is_done else walk.last.end if forward else walk.last.start,
+            reconciled=state.reconcile_began if self.is_done else state.reconciled,
+        )
+
+
+class _Walk:
+    """Pages of one listing, one after the other, each begun with rows of the one before."""
+
+    def __init__(
+        self,
+        offset: int,
+        status: str = ALL,
+        *,
+        forward: bool = True,
+        anchor: PageFacts | None = None,
+        recovering: bool = False,
+    ) -> None:
+        self.began_at = offset
+        self.status = status
+        self.forward = forward
+        self.order = Order()
+        self.at_end = False
+        self.is_whole = True
+        self.saw_open = False
+        self.count_is_true: bool | None = None
+        self.first: PageFacts = anchor or PageFacts(offset, offset, at_end=False, count=None, rows=())
+        self.last = self.first
+        self._pages = 1 if anchor else 0
+        self._recovering = recovering
+
+    @property
+    def is_through(self) -> bool:
+        """Nothing is left in the walk's direction."""
+        return self.at_end if self.forward else self._pages > 0 and self.last.start == 0
+
+    def read(self) -> Generator[Request, Answer, PageFacts]:
+        """Read the next page; step back when rows between it and the last one may be missing."""
+        previous = self.last
+        if self._pages == 0:
+            page = yield from self._page(self.began_at)
+            self.first = page
+            return page
+        offset = previous.end if self.forward else max(0, previous.start - 1)
+        size = max(1, previous.end - previous.start)
+        for step in range(_MAX_STEPS_BACK):
+            page = yield from self._page(offset)
+            if not _leaves_gap(previous, page):
+                if self.forward and step == 0 and page.end <= previous.end and not page.at_end:
+                    # Nothing more came: a count that says otherwise is wrong.
+                    self.at_end = True
+                    self.count_is_true = False
+                return page
+            back = size * 2**step
+            offset = max(0, offset - back) if self.forward else offset + back
+        self.is_whole = False
+        return page
+
+    def _page(self, offset: int) -> Generator[Request, Answer, PageFacts]:
+        page = yield Read(self.status, offset, self.forward, self._recovering)
+        assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
+        self._pages += 1
+        self.order = self.order.joined(judge(page.rows))
+        self.saw_open = self.saw_open or any(row.is_open and row.owned for row in page.rows)
+        self.at_end = page.at_end if self.forward else self.at_end
+        if page.count is None:
+            self.count_is_true = False
+        elif page.at_end:
+            # The one answer by which the count can be checked: it saw the end.
+            self.count_is_true = page.count == page.end if page.rows else page.count <= page.start
+        self.last = page
+        return page
+
+    def absorb(self, back: _Walk) -> None:
+        """Take over what a walk in the other direction saw."""
+        self.order = self.order.joined(back.order)
+        self.saw_open = self.saw_open or back.saw_open
+        self.is_whole = self.is_whole and back.is_whole
+        if back.is_through:
+            self.began_at = 0
+
+
+def _leaves_gap(previous: PageFacts, page: PageFacts) -> bool:
+    """Tell whether rows between two pages may have slipped by: they overlap, but share no row."""
+    if not previous.rows or previous.unreadable or page.unreadable:
+        return False
+    if page.start >= previous.end or page.end < previous.start:
+        # Pages of one row stand side by side and can't overlap.
+        return page.start > previous.end or page.end < previous.start
+    before = {row.run_id for row in previous.rows}
+    return not any(row.run_id in before for row in page.rows)
+
+
+def _is_settled(rows: Sequence[RowFact]) -> bool:
+    return bool(rows) and all(row.settled for row in rows)
+
+
+def _is_older(rows: Sequence[RowFact], limit: float, order: Order) -> bool:
+    """All rows, and so all behind them, are from before the limit by each time that may order."""
+    by_created = order.created_descending or order.created_ascending
+    by_updated = order.updated_descending or order.updated_ascending
+    times = [row.created for row in rows if by_created]
+    times += [row.updated for row in rows if by_updated]
+    return bool(times) and all(time is not None and time < limit for time in times)
+
+
+def _signature(rows: Sequence[RowFact]) -> str:
+    text = repr([row.signature for row in rows])
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
