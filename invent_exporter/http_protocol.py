@@ -21,6 +21,8 @@ costs nothing but time. To see how the client closes, our end is kept open until
 after `Connection: close`; with an answer in doubt our own FIN waits `OWN_FIN_SECONDS`, as a reset
 that comes after both FINs is invisible. A half-closed client that leaves later than that without
 reading is beyond what TCP tells.
+
+The module is longer than others because bounds and delivery are one life of one connection.
 """
 
 from __future__ import annotations
@@ -182,6 +184,9 @@ class Connection(H11Protocol):
         if self._waiting is not None and not self.ending:
             self._look_after(LOOK_SECONDS)
         super().on_response_complete()
+        half_a_request_is_here = not self._answering and self.conn.trailing_data[0]
+        if half_a_request_is_here and not self.ending and self._header_timer is None:
+            self._expect_header()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, unless an answer has already begun."""

@@ -23,7 +23,11 @@ PORT_MAX = 65535
 
 
 class ListenError(OSError):
-    """The server cannot listen where it was told to."""
+    """The server cannot listen where it was told to; the message is one line for the user."""
+
+    def __str__(self) -> str:
+        """Leave the number out: the line says what it means."""
+        return str(self.strerror)
 
 
 def parse_listen_address(address: str) -> tuple[str, int]:
@@ -54,10 +58,11 @@ def bind(host: str, port: int) -> list[socket.socket]:
             _bind_each(host, port, sockets)
         else:
             sockets.append(_bind_all_interfaces(port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
         for each in sockets:
             each.close()
-        raise ListenError(error.errno, _why_not(error, host, port)) from error
+        number = error.errno if isinstance(error, OSError) else errno.EINVAL
+        raise ListenError(number, _why_not(error, host, port)) from error
     return sockets
 
 
@@ -88,16 +93,21 @@ def _bind_each(host: str, port: int, sockets: list[socket.socket]) -> None:
         raise missing
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
+def _why_not(error: OSError | UnicodeError, host: str, port: int) -> str:
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    is_system_error = error.errno is not None and not isinstance(error, socket.gaierror)
-    reason = os.strerror(error.errno) if is_system_error and error.errno else str(error.strerror)
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, UnicodeError):
+        reason = "this is no host name"
+    elif isinstance(error, socket.gaierror) or number is None:
+        reason = str(error.strerror)
+    else:
+        reason = os.strerror(number)  # asyncio and socket put more words into strerror
     remedy = {
-        errno.EADDRINUSE: "; another program has this port, choose a free one",
-        errno.EACCES: "; ports below 1024 need a privilege, choose a higher one",
-        errno.EADDRNOTAVAIL: "; no interface of this machine has this address",
-    }.get(error.errno or 0, "; expected HOST:PORT, such as :10480")
-    return f"--web.listen-address: cannot listen on {shown}: {reason}{remedy}"
+        errno.EADDRINUSE: "another program has this port, choose a free one",
+        errno.EACCES: "ports below 1024 need a privilege, choose a higher one",
+        errno.EADDRNOTAVAIL: "no interface of this machine has this address",
+    }.get(number or 0, "expected HOST:PORT, such as :10480")
+    return f"--web.listen-address: cannot listen on {shown}: {reason}; {remedy}"
 
 
 class Server:

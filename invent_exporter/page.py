@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from pathlib import Path
 from urllib.parse import urlsplit
 
 REFRESH_SECONDS = 60
@@ -18,7 +19,7 @@ ERROR_CHARACTERS = 160
 """How much of an error is shown before it is unfolded."""
 ERROR_CHARACTERS_MAX = 4000
 """How much of an error is shown at all."""
-FAILED_OPEN = 10
+FAILED_OPEN = 5
 """How many of the failed runs are shown before the rest is unfolded."""
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -73,53 +74,7 @@ class PageView:
     now: float
 
 
-STYLE = """
-:root{color-scheme:light dark;--ink:#1c2024;--dim:#5b636b;--bg:#f6f7f8;--card:#fff;--line:#dde1e5;
---link:#0b5cad;--good:#12733a;--good-bg:#e0f4e7;--bad:#b0141c;--bad-bg:#fde7e7;--wait:#7a5300;
---wait-bg:#fdf1d3}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e7ea;--dim:#9aa4ad;--bg:#111417;--card:#1a1e22;
---line:#30363c;--link:#79b8ff;--good:#6fd596;--good-bg:#12301e;--bad:#ff8d8d;--bad-bg:#3d1718;
---wait:#f0c661;--wait-bg:#362a0c}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:62rem;padding:1rem;background:var(--bg);color:var(--ink);
-font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:anywhere}
-a{color:var(--link)}
-header{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;align-items:baseline;margin-bottom:1rem}
-h1{font-size:1.25rem;margin:0}
-h1 small{font-size:.875rem;font-weight:400;color:var(--dim)}
-nav{display:flex;flex-wrap:wrap;gap:0 1.2rem}
-nav a{padding:.4rem 0}
-.sum{margin:0 0 1rem}
-section{background:var(--card);border:1px solid var(--line);border-left:.3rem solid var(--line);
-border-radius:.4rem;padding:.8rem 1rem;margin-bottom:1rem}
-section.good{border-left-color:var(--good)}section.bad{border-left-color:var(--bad)}
-section.wait{border-left-color:var(--wait)}
-h2{font-size:1.125rem;margin:0 0 .2rem;display:flex;flex-wrap:wrap;gap:.2rem .7rem;
-align-items:center}
-h3{font-size:1rem;margin:1rem 0 .3rem}
-.state{font-size:.875rem;font-weight:600;padding:.05rem .6rem;border-radius:1rem}
-.good .state{color:var(--good);background:var(--good-bg)}
-.bad .state{color:var(--bad);background:var(--bad-bg)}
-.wait .state{color:var(--wait);background:var(--wait-bg)}
-p{margin:.2rem 0}
-.dim,time{color:var(--dim);font-size:.875rem}
-.why{background:var(--bad-bg);color:var(--bad);padding:.4rem .6rem;border-radius:.3rem}
-code{font:.875rem ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-table{width:100%;border-collapse:collapse}
-th{text-align:left;font-size:.875rem;font-weight:600;color:var(--dim)}
-th,td{padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-tr:last-child td{border-bottom:0}
-.n{text-align:right;font-variant-numeric:tabular-nums}
-ol{list-style:none;margin:0;padding:0}
-li{padding:.5rem 0;border-bottom:1px solid var(--line)}
-li:last-child{border-bottom:0}
-li p:first-child{display:flex;flex-wrap:wrap;gap:0 .8rem;align-items:baseline;margin:0}
-summary{cursor:pointer;padding:.25rem 0}
-pre{margin:.3rem 0;padding:.6rem;background:var(--bg);border:1px solid var(--line);
-border-radius:.3rem;white-space:pre-wrap;max-height:24rem;overflow:auto;
-font:.875rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-footer{color:var(--dim);font-size:.875rem}
-"""
+STYLE = Path(__file__).with_name("page.css").read_text("utf-8")
 
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 CONTENT_SECURITY_POLICY = (
@@ -130,8 +85,10 @@ CONTENT_SECURITY_POLICY = (
 
 
 def render(view: PageView) -> str:
-    """Write the page."""
-    orgs = "".join(_org(org, view.now) for org in view.orgs)
+    """Write the page; what needs a person comes first."""
+    urgency = {False: 0, None: 1, True: 2}
+    by_urgency = sorted(view.orgs, key=lambda org: urgency[org.up])
+    orgs = "".join(_org(org, view.now) for org in by_urgency)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -199,22 +156,23 @@ def _polls(org: OrgView, now: float) -> str:
 def _open_runs(org: OrgView, now: float) -> str:
     if org.open_runs is None or org.up is None:
         return '<p class="dim">Not known now.</p>'
+    as_of = "" if org.up else '<p class="dim">As of the last success:</p>'
     if not org.open_runs:
-        return '<p class="dim">None: nothing is pending or running.</p>'
+        return f'{as_of}<p class="dim">None: nothing is pending or running.</p>'
     rows = "".join(
         f"<tr><td>{escape(each.workflow)}</td><td>{escape(each.status)}</td>"
         f'<td class="n">{each.count}</td><td>{_age(each.oldest_timestamp_seconds, now)}</td></tr>'
         for each in org.open_runs
     )
     return (
-        '<table><thead><tr><th>Workflow</th><th>Status</th><th class="n">Runs</th>'
+        f'{as_of}<table><thead><tr><th>Workflow</th><th>Status</th><th class="n">Runs</th>'
         f"<th>Oldest for</th></tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
 def _failed_runs(failed: tuple[FailedRun, ...], now: float) -> str:
     if not failed:
-        return '<p class="dim">None since the exporter started.</p>'
+        return '<p class="dim">No failed run is known.</p>'
     shown = f"<ol>{''.join(_failed_run(run, now) for run in failed[:FAILED_OPEN])}</ol>"
     rest = failed[FAILED_OPEN:]
     if rest:
