@@ -78,6 +78,11 @@ class Habit:
         self._number = 0
         self._since_failure = 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run has come yet."""
+        return self._number > 0
+
     def next_arrival(self, after: float, pace: float) -> float:
         """Draw when the next run comes; `pace` multiplies the rate."""
         workflow = self.workflow

@@ -26,7 +26,7 @@ from invent_exporter.simulator.runs import (
     Usage,
     make_shape,
 )
-from invent_exporter.simulator.traffic import Traffic
+from invent_exporter.simulator.traffic import Happening, Traffic
 from invent_exporter.simulator.truth import Truth, tell_truth
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ class World:
         """Begin `history_seconds` before now; `pace` multiplies how often runs arrive."""
         self.seed = seed
         self.clock = clock
-        self.pace = pace
         self.lock = threading.RLock()
         self.opened_at = clock()
         self._random = Random(f"{seed}:by hand")
@@ -75,7 +74,9 @@ class World:
         self._shapes: dict[tuple[str | None, int], Shape] = {}
         self._runs: dict[str, Run] = {}
         self._sequence = 0
-        self._traffic = Traffic(self, begun_at=self.opened_at - history_seconds)
+        self._traffic = Traffic(
+            seed, begun_at=self.opened_at - history_seconds, opened_at=self.opened_at, pace=pace
+        )
 
     # Orgs and workflows
 
@@ -104,6 +105,17 @@ class World:
             self._traffic.add(workflow)
 
     @property
+    def pace(self) -> float:
+        """How much more often than their own rate workflows run."""
+        return self._traffic.pace
+
+    @pace.setter
+    def pace(self, pace: float) -> None:
+        with self.lock:
+            self.advance()
+            self._traffic.change_pace(pace, self.clock())
+
+    @property
     def automatic(self) -> bool:
         """Whether the world makes traffic by itself; while it does not, its plans stand still."""
         return not self._traffic.is_paused
@@ -114,12 +126,37 @@ class World:
             if wanted:
                 self._traffic.resume(self.clock())
             else:
+                self.advance()
                 self._traffic.pause(self.clock())
 
     def advance(self, now: float | None = None) -> None:
         """Let everything happen that is planned up to `now` (seconds since the epoch)."""
         with self.lock:
-            self._traffic.advance(self.clock() if now is None else now)
+            for happening in self._traffic.due(self.clock() if now is None else now):
+                self._happen(happening)
+
+    def _happen(self, happening: Happening) -> None:
+        workflow, plan, at = happening.workflow, happening.plan, happening.at
+        if happening.kind == "arrive":
+            self.add_run(
+                run_id=plan.run_id,
+                org_id=workflow.org_id,
+                workflow_id=workflow.id,
+                origin=plan.origin,
+                created_at=at,
+            )
+            return
+        run = self._find(plan.run_id)
+        if run.removed_at is not None:
+            return
+        # A test may have moved one of the world's own runs by hand meanwhile.
+        if happening.kind == "start" and run.status == "PENDING":
+            self.start_run(run.id, at=at)
+        elif happening.kind == "end" and not run.is_final:
+            usage = None if plan.usage_after else plan.usage
+            self.finish_run(run.id, plan.status, usage=usage, error=plan.error, at=at)
+        elif happening.kind == "usage" and plan.usage is not None:
+            self.revise_usage(run.id, plan.usage, at=at)
 
     # Runs by hand
 
@@ -146,7 +183,8 @@ class World:
         """Make a run in any state and return its id; the first org unless another is named.
 
         Times default to what fits the status, around now. `fields` overrides what the listing
-        says of any field, null, nonsense and `msgspec.UNSET` (missing) included; the truth keeps the sane values.
+        says of any field: null, nonsense, or `msgspec.UNSET` for a missing one; the truth keeps
+        the sane values.
         """
         with self.lock:
             now = self.clock()

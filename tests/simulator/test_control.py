@@ -1,0 +1,185 @@
+"""A test in another process moves the world by HTTP, and asks it for the truth."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import httpx
+import msgspec
+import pytest
+
+from invent_exporter.simulator import Request, SimulatorServer, Truth, World, demo_world
+from tests.simulator.conftest import START, Clock
+
+RUNS = "/orgs/c/workflows/runs"
+
+
+def post(client: httpx.Client, path: str, body: object = None) -> httpx.Response:
+    """Send JSON that must be accepted."""
+    return client.post(path, json={} if body is None else body).raise_for_status()
+
+
+def test_runs_by_hand(client: httpx.Client, clock: Clock) -> None:
+    """Add, start, finish, revise, hide, show, spoil and remove, as in process."""
+    (run_id,) = post(client, "/_sim/runs", {"workflow_id": "w", "origin": "WEBHOOK"}).json()["ids"]
+    run = f"/_sim/runs/{run_id}"
+
+    def status() -> str | None:
+        runs = client.get(RUNS).json()
+        return runs[0]["status"] if runs else None
+
+    assert status() == "PENDING"
+    post(client, f"{run}/start")
+    assert status() == "RUNNING"
+    clock.now += 4
+    post(client, f"{run}/finish", {"status": "FAILED", "usage": {"total": 4, "ai_total": 1}})
+    assert status() == "FAILED"
+    post(client, f"{run}/revise", {"usage": {"total": 5, "ai_total": 1}})
+    assert client.get(RUNS).json()[0]["usage"]["total"] == 5
+    post(client, f"{run}/fields", {"status": "ODD"})
+    assert status() == "ODD"
+    post(client, f"{run}/fields")
+    post(client, f"{run}/hide")
+    assert status() is None
+    post(client, f"{run}/show")
+    post(client, f"{run}/spoil", {"kind": "null_id"})
+    assert client.get(RUNS).json()[0]["id"] is None
+    post(client, f"{run}/spoil")
+    post(client, f"{run}/remove")
+    assert status() is None
+
+    truth = msgspec.json.decode(client.get("/_sim/truth").content, type=Truth)
+    assert truth.finished_counts == {("org-main", "w", "WEBHOOK", "FAILED"): 1}
+    assert truth.finished[0].durations == (4.0,)
+    assert truth.finished[0].credits_other == 4.0
+    assert truth.runs[0].state == "removed"
+
+
+def test_a_burst_of_runs_and_the_truth_since(client: httpx.Client, clock: Clock) -> None:
+    """Many runs in one request; `since` leaves history out."""
+    assert len(post(client, "/_sim/runs", {"count": 30, "status": "COMPLETED"}).json()["ids"]) == 30
+    assert len(client.get("/_sim/truth").json()["runs"]) == 30
+    clock.now += 1
+    assert client.get("/_sim/truth", params={"since": clock.now}).json()["runs"] == []
+
+
+def test_faults_settings_and_requests(client: httpx.Client) -> None:
+    """Faults and settings change by HTTP; each request to the API is remembered, no other."""
+    post(client, "/_sim/faults", {"kind": "status", "count": 1})
+    post(client, "/_sim/faults", [{"kind": "html", "org": "org-main"}])
+    assert client.get(RUNS).status_code == 500
+    assert client.get(RUNS).headers["content-type"] == "text/html"
+    assert [fault["hits"] for fault in client.get("/_sim/faults").json()] == [1, 1]
+    client.delete("/_sim/faults").raise_for_status()
+    post(client, "/_sim/settings", {"order": "mixed", "count": False})
+    assert client.get("/_sim/settings").json()["rate_limit_per_minute"] == 500
+    answer = client.get(RUNS, params={"take": 5}, headers={"authorization": "Bearer wrong"})
+    assert answer.status_code == 401
+    assert "pagination-count" not in client.get(RUNS).headers
+
+    seen = client.get("/_sim/requests").json()
+
+    assert seen["total"] == 4
+    assert [(r["status"], r["authorized"], r["fault"]) for r in seen["requests"]] == [
+        (500, True, "status"),
+        (200, True, "html"),
+        (401, False, None),
+        (200, True, None),
+    ]
+    assert seen["requests"][2]["query"] == {"take": "5"}
+    assert seen["requests"][3]["org"] == "org-main"
+    assert seen["requests"][3]["at"] == START
+    client.delete("/_sim/requests").raise_for_status()
+    assert client.get("/_sim/requests").json() == {"total": 0, "requests": []}
+
+
+def test_traffic_by_http(clock: Clock) -> None:
+    """The world's own traffic stops and goes on, at another pace if wanted."""
+    with (
+        SimulatorServer(demo_world(1, clock, history_seconds=60.0)) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+
+        def count() -> int:
+            return len(client.get("/_sim/truth").json()["runs"])
+
+        assert post(client, "/_sim/traffic", {"automatic": False}).json()["automatic"] is False
+        before = count()
+        clock.now += 600
+        assert count() == before
+        assert post(client, "/_sim/traffic", {"automatic": True, "pace": 50}).json()["pace"] == 50
+        clock.now += 600
+        assert count() > before + 100
+        assert {org["key"] for org in client.get("/_sim/orgs").json()} == {
+            "demo-key",
+            "demo-labs-key",
+        }
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/_sim/faults", {"kind": "gremlins"}, 400),
+        ("/_sim/faults", {"kind": "html", "colour": "red"}, 400),
+        ("/_sim/settings", {"order": "random"}, 400),
+        ("/_sim/runs", {"status": "DONE"}, 400),
+        ("/_sim/runs/nobody/start", {}, 404),
+        ("/_sim/nothing", {}, 404),
+        ("/_sim/truth?since=soon", None, 400),
+    ],
+)
+def test_a_wrong_order_is_refused(
+    client: httpx.Client, path: str, body: object, status: int
+) -> None:
+    """A mistake in a test is told, not swallowed."""
+    answer = client.get(path) if body is None else client.post(path, json=body)
+    assert answer.status_code == status
+    assert answer.json()["message"]
+
+
+def test_the_world_can_change_between_two_pages(
+    client: httpx.Client, simulator: SimulatorServer, world: World
+) -> None:
+    """A hook sees each request before its answer is made."""
+    world.add_run(run_id="old", created_at=START - 1)
+
+    def arrive(request: Request) -> None:
+        if request.query.get("page") == "2":
+            world.add_run(run_id="new")
+
+    simulator.service.before_answer = arrive
+    pages = [client.get(RUNS, params={"page": page, "take": 1}).json() for page in (1, 2)]
+    assert [page[0]["id"] for page in pages] == ["old", "old"]
+
+
+def test_a_busy_port_is_an_error(simulator: SimulatorServer) -> None:
+    """The address can't be had twice."""
+    port = int(simulator.url.rpartition(":")[2])
+    with pytest.raises(OSError, match="in use"), SimulatorServer(port=port):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_the_demo_until_a_signal(number: signal.Signals) -> None:
+    """It prints address and key, serves the past, and ends with 0."""
+    program = (
+        "from invent_exporter.simulator import run_simulator, Settings\n"
+        "run_simulator(port=0, history_seconds=3600, settings=Settings(order='oldest'))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as run:
+        try:
+            assert run.stdout is not None
+            words = run.stdout.readline().split()
+            url, key = words[3], words[5]
+            answer = httpx.get(url + RUNS, headers={"authorization": f"Bearer {key}"}, timeout=60)
+            created = [listed["created_at"] for listed in answer.json()]
+            assert len(created) > 20
+            assert created == sorted(created)
+            run.send_signal(number)
+            assert run.wait(60) == 0
+        finally:
+            run.kill()
