@@ -91,10 +91,12 @@ class Listing:
         self._cap: int | None = None  # largest page while one is searched, and shortly after
         self._last_spoiled: tuple[int, str, int] | None = None
 
-    async def read(self, offset: int) -> Chunk:
-        """Read the page that holds row `offset`; earlier rows may come with it.
+    async def read(self, offset: int, *, forward: bool = True) -> Chunk:
+        """Read the page that holds row `offset`, and where one can the row before it.
 
-        Unless `at_end`, `chunk.start <= offset < chunk.end`.
+        That row says whether rows moved since the page before was read. Not `forward`: the row
+        behind it, and as many as fit before it. Unless `at_end`,
+        `chunk.start <= offset < chunk.end`.
 
         Raises:
             ApiError: the page can't be read, smaller either.
@@ -102,7 +104,7 @@ class Listing:
         """
         timeouts = 0
         while True:
-            take = self._take_for(offset)
+            take = self._take_for(offset, forward=forward)
             start = offset // take * take
             try:
                 answer, page = await self._ask(start, take)
@@ -138,16 +140,27 @@ class Listing:
             count = _count_of(answer.headers)
             raise _SpoiledAnswerError("undecodable", answer.body, count) from error
 
-    def _take_for(self, offset: int) -> int:
-        """Choose the largest page that holds the row and none that is known to be bad."""
+    def _take_for(self, offset: int, *, forward: bool) -> int:
+        """Choose a page that holds the row and its neighbour, as many more, and no bad row.
+
+        Pages begin at multiples of their size, so the size decides what a page has in common with
+        the one before.
+        """
         limits = [self._page_size.current, self._server_take, self._cap]
         largest = min(limit for limit in limits if limit is not None)
-        for take in range(largest, 1, -1):
-            start = offset // take * take
-            index = bisect_left(self._bad_rows, start)
-            if index == len(self._bad_rows) or self._bad_rows[index] >= start + take:
-                return take
-        return 1
+        takes = [take for take in range(largest, 1, -1) if not self._holds_bad_row(offset, take)]
+        if forward:
+            overlapping = [take for take in takes if offset == 0 or offset % take]
+            reach = {take: take - offset % take for take in overlapping}
+        else:
+            overlapping = [take for take in takes if offset % take < take - 1]
+            reach = {take: offset % take for take in overlapping}
+        return max(overlapping or takes[:1] or [1], key=lambda take: reach.get(take, 0))
+
+    def _holds_bad_row(self, offset: int, take: int) -> bool:
+        start = offset // take * take
+        index = bisect_left(self._bad_rows, start)
+        return index < len(self._bad_rows) and self._bad_rows[index] < start + take
 
     def _search(self, offset: int, rows: range, *, too_large: bool) -> None:
         """Remember that one of these rows spoils its page, and look with smaller pages."""
@@ -198,11 +211,11 @@ class Listing:
             return None
         end = start + page.rows
         at_end = page.rows == 0 or (page.rows < take and (count is None or end >= count))
-        if not at_end and page.rows < take:
-            # More rows are said to follow a short page: the server may give fewer than asked
-            # without saying so. Of the first page the place is certain all the same.
+        if 0 < page.rows < take and count is not None and end != count:
+            # A short page is the last one, so its end should be the count. Where it is not, the
+            # server may give fewer rows than asked without saying so, and pages lie elsewhere.
             self._server_take = page.rows
-            if end <= offset or start > 0:
+            if start > 0 or not (at_end or offset < end):  # the first page lies where it lies
                 return None
         return Chunk(start, end, page.runs, page.invalid, count, at_end)
 

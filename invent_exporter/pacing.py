@@ -33,7 +33,7 @@ class RateLimiter:
     in any 60 seconds. One `pause` holds everybody: the API's limit is by IP address.
     """
 
-    def __init__(self, requests_per_minute: int, clock: Clock, sleep: Sleep) -> None:
+    def __init__(self, requests_per_minute: float, clock: Clock, sleep: Sleep) -> None:
         self._capacity = max(1.0, requests_per_minute / 10)
         # At 1 a minute nothing would be left to refill with: then one goes out every two minutes.
         refill_per_minute = max(requests_per_minute - self._capacity, requests_per_minute / 2)

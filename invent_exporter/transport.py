@@ -218,7 +218,7 @@ class Transport:
             seen.status = response.status_code
             if response.status_code != HTTPStatus.OK:
                 text = await _read_error_text(response, secret)
-                raise self._error_of(response, text)
+                raise self._error_of(response, text, secret)
             body = bytearray()
             async for piece in decoded(response):
                 body += piece
@@ -230,10 +230,10 @@ class Transport:
         finally:
             await response.aclose()
 
-    def _error_of(self, response: httpx.Response, text: str) -> ApiError:
+    def _error_of(self, response: httpx.Response, text: str, secret: str) -> ApiError:
         status = response.status_code
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-            target = one_line(response.headers.get("location", "")).split("?")[0]
+            target = one_line(response.headers.get("location", "").split("?")[0], secret)
             return ApiError(
                 "invalid_response",
                 f"HTTP {status}: redirect to {target or 'nowhere'} not followed",

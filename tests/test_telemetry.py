@@ -1,0 +1,96 @@
+"""The exporter's own numbers: which series exist, and what a rename does to them."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+
+from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
+
+
+def made() -> tuple[Telemetry, CollectorRegistry]:
+    """Make telemetry with a registry of its own."""
+    registry = CollectorRegistry()
+    return Telemetry(registry), registry
+
+
+def test_the_error_series_of_an_org_exist_from_zero() -> None:
+    """So the first error is an increase."""
+    telemetry, registry = made()
+    telemetry.declare_org("c")
+    for reason in POLL_ERROR_REASONS:
+        labels = {"org_id": "c", "reason": reason}
+        assert registry.get_sample_value("invent_poll_errors_total", labels) == 0
+    assert registry.get_sample_value("invent_up", {"org_id": "c"}) is None
+
+
+def test_a_poll_that_failed_and_one_that_did_not() -> None:
+    """`invent_up` follows the last poll; the last success stays."""
+    telemetry, registry = made()
+    telemetry.poll_succeeded("a", 1.5, 1000)
+    telemetry.poll_failed("a", "timeout", 3)
+    org = {"org_id": "a"}
+    assert registry.get_sample_value("invent_up", org) == 0
+    assert registry.get_sample_value("invent_poll_duration_seconds", org) == 3
+    assert registry.get_sample_value("invent_poll_last_success_timestamp_seconds", org) == 1000
+    errors = {"org_id": "a", "reason": "timeout"}
+    assert registry.get_sample_value("invent_poll_errors_total", errors) == 1
+
+
+def test_a_rename_moves_every_series_with_its_value() -> None:
+    """The counters of the real id start with what `c` had, and nothing of `c` is left."""
+    telemetry, registry = made()
+    telemetry.declare_org("c")
+    telemetry.poll_failed("c", "network", 1)
+    telemetry.request_done("c", "200", 0.2)
+    telemetry.request_done("c", "200", 0.2)
+    telemetry.set_api_runs("c", 7)
+    telemetry.set_poll_interval("c", 30)
+    telemetry.reconciled("c", 99)
+    telemetry.poll_failed("other", "network", 1)
+    telemetry.rename_org("c", "org-1")
+    telemetry.rename_org("org-1", "org-1")
+    org = {"org_id": "org-1"}
+    assert registry.get_sample_value("invent_poll_errors_total", org | {"reason": "network"}) == 1
+    assert registry.get_sample_value("invent_poll_errors_total", org | {"reason": "storage"}) == 0
+    assert registry.get_sample_value("invent_api_requests_total", org | {"code": "200"}) == 2
+    assert registry.get_sample_value("invent_up", org) == 0
+    assert registry.get_sample_value("invent_api_runs", org) == 7
+    text = generate_latest(registry).decode()
+    assert 'org_id="c"' not in text
+    assert 'org_id="other"' in text
+
+
+def test_the_number_of_runs_goes_when_the_api_stops_to_say_it() -> None:
+    """Absent, not 0."""
+    telemetry, registry = made()
+    telemetry.set_api_runs("a", 7)
+    telemetry.set_api_runs("a", None)
+    telemetry.set_api_runs("b", None)
+    assert registry.get_sample_value("invent_api_runs", {"org_id": "a"}) is None
+
+
+def test_an_org_that_is_dropped_leaves_nothing() -> None:
+    """Neither counters nor gauges."""
+    telemetry, registry = made()
+    telemetry.declare_org("a")
+    telemetry.poll_succeeded("a", 1, 2)
+    telemetry.request_done("a", "200", 1)
+    telemetry.forget_org("a")
+    assert 'org_id="a"' not in generate_latest(registry).decode()
+
+
+def test_there_are_no_created_series_and_build_is_an_info() -> None:
+    """They would double the series for nothing."""
+    telemetry, registry = made()
+    telemetry.declare_org("a")
+    telemetry.request_done("a", "200", 1)
+    telemetry.throttled(2)
+    telemetry.set_ledger_size(4096)
+    telemetry.set_build("1.0", "abc", "3.11")
+    text = generate_latest(registry).decode()
+    assert "_created" not in text
+    assert "# TYPE invent_exporter_build info" in text
+    assert 'invent_exporter_build_info{python_version="3.11",revision="abc",version="1.0"}' in text
+    assert registry.get_sample_value("invent_api_throttled_seconds_total") == 2
+    assert registry.get_sample_value("invent_ledger_size_bytes") == 4096
