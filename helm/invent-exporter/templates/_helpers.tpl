@@ -1,0 +1,108 @@
+{{- define "invent-exporter.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "invent-exporter.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "invent-exporter.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What selectors use. Immutable in a Deployment: nothing here may depend on a value but names. */}}
+{{- define "invent-exporter.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "invent-exporter.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "invent-exporter.labels" -}}
+{{- $own := dict
+  "app.kubernetes.io/name" (include "invent-exporter.name" .)
+  "app.kubernetes.io/instance" .Release.Name
+  "app.kubernetes.io/version" .Chart.AppVersion
+  "app.kubernetes.io/managed-by" .Release.Service
+  "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
+-}}
+{{- toYaml (merge $own .Values.commonLabels) -}}
+{{- end -}}
+
+{{- define "invent-exporter.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "invent-exporter.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "invent-exporter.image" -}}
+{{- $image := .Values.image -}}
+{{- $name := printf "%s/%s" $image.registry $image.repository | trimPrefix "/" -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $name $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (default .Chart.AppVersion $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "invent-exporter.keySecretName" -}}
+{{- if .Values.keys.create -}}
+{{- printf "%s-keys" (include "invent-exporter.fullname" .) -}}
+{{- else -}}
+{{- .Values.keys.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The configuration file: what the values say, and where the chart put the key and the state. */}}
+{{- define "invent-exporter.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- if .Values.keys.entry -}}
+{{- $api := default dict $config.api -}}
+{{- $_ := set $api "key_file" (printf "/run/secrets/invent/%s" .Values.keys.entry) -}}
+{{- $_ := set $config "api" $api -}}
+{{- end -}}
+{{- $_ := set $config "state" (dict "url" "sqlite:////data/invent-exporter.db") -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{/* A duration such as 500ms, 30s, 15m, 24h or 7d in milliseconds. */}}
+{{- define "invent-exporter.milliseconds" -}}
+{{- $unit := regexFind "[a-z]+$" . -}}
+{{- $factors := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000 -}}
+{{- mul (trimSuffix $unit . | int64) (get $factors $unit) -}}
+{{- end -}}
+
+{{/* A rule file of grafana/, with the thresholds put in. Takes the root and the path. */}}
+{{- define "invent-exporter.ruleFile" -}}
+{{- $root := index . 0 -}}
+{{- $text := $root.Files.Get (index . 1) -}}
+{{- $thresholds := merge (deepCopy $root.Values.prometheusRule.thresholds) ($root.Files.Get "thresholds.yaml" | fromYaml) -}}
+{{- range $name, $value := $thresholds -}}
+{{/* toJson, because toString writes 1209600 as 1.2096e+06. */}}
+{{- $text = $text | replace (printf "@%s@" $name) (kindIs "string" $value | ternary $value (toJson $value)) -}}
+{{- end -}}
+{{- $text -}}
+{{- end -}}
+
+{{/* Refuses what the schema cannot see, with what to do instead. */}}
+{{- define "invent-exporter.validate" -}}
+{{- if gt (int .Values.replicas) 1 -}}
+{{- fail (printf "replicas: %d: the state is one SQLite file, which one process owns. Use replicas: 1; a restart loses no run, and counters go on where they were" (int .Values.replicas)) -}}
+{{- end -}}
+{{- if not (or .Values.keys.create .Values.keys.existingSecret) -}}
+{{- fail "keys: no API key: set keys.existingSecret to the name of a Secret, or keys.create" -}}
+{{- end -}}
+{{- if and .Values.keys.create .Values.keys.entry (not (hasKey .Values.keys.create .Values.keys.entry)) -}}
+{{- fail (printf "keys.create has no entry %q, which keys.entry names" .Values.keys.entry) -}}
+{{- end -}}
+{{- $hold := default "65s" (default dict .Values.config.metrics).newborn_hold -}}
+{{- $interval := .Values.serviceMonitor.interval -}}
+{{- if and .Values.serviceMonitor.enabled (gt (include "invent-exporter.milliseconds" $interval | int64) (include "invent-exporter.milliseconds" $hold | int64)) -}}
+{{- fail (printf "serviceMonitor.interval: %s is longer than config.metrics.newborn_hold (%s), so the first run of a new workflow could be missed: scrape more often, or hold longer" $interval $hold) -}}
+{{- end -}}
+{{- end -}}

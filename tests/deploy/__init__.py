@@ -1,0 +1,1 @@
+"""Tests of what ships the exporter: chart, image, compose stack, packages."""

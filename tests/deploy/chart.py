@@ -1,0 +1,86 @@
+"""Render the chart with a real Helm, as objects to look at."""
+
+import functools
+import json
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.programs import require
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+CHART: Final = ROOT / "helm" / "invent-exporter"
+VALUES_FILES: Final = sorted((CHART / "ci").glob("*-values.yaml"))
+HELMS: Final = ("helm3", "helm4")
+NEWEST_KUBERNETES: Final = "1.37"
+OLDEST_KUBERNETES: Final = "1.25"
+
+Manifest = dict[str, Any]
+"""An object of Kubernetes as it stands in YAML: its keys are the API's, not ours."""
+
+
+def helm(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Helm and return what it said, whatever its exit status."""
+    return subprocess.run(
+        [require(program), *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@functools.cache
+def render(
+    program: str = "helm4",
+    values_file: Path | None = None,
+    sets: tuple[str, ...] = (),
+    kubernetes: str = NEWEST_KUBERNETES,
+) -> tuple[Manifest, ...]:
+    """Return the objects of release `invent` in namespace `apps`; `sets` are for --set-json."""
+    arguments = ["template", "invent", str(CHART), "--namespace", "apps"]
+    arguments += ["--kube-version", kubernetes]
+    if values_file is not None:
+        arguments += ["--values", str(values_file)]
+    for one in sets:
+        arguments += ["--set-json", one]
+    done = helm(program, *arguments)
+    assert done.returncode == 0, done.stderr
+    return tuple(item for item in yaml.safe_load_all(done.stdout) if item is not None)
+
+
+def render_with(path: str, value: object) -> tuple[Manifest, ...]:
+    """Return the objects with one value, at a dotted path, other than the default."""
+    return render(sets=(f"{path}={json.dumps(value)}",))
+
+
+def refusal(program: str = "helm4", **values: object) -> str:
+    """Return what Helm says against these top-level values; it must refuse them."""
+    arguments = ["template", "invent", str(CHART), "--kube-version", NEWEST_KUBERNETES]
+    for name, value in values.items():
+        arguments += ["--set-json", f"{name}={json.dumps(value)}"]
+    done = helm(program, *arguments)
+    assert done.returncode != 0, f"{program} accepted {values}"
+    return done.stderr
+
+
+def only(manifests: tuple[Manifest, ...], kind: str) -> Manifest:
+    """Return the one object of this kind."""
+    found = [item for item in manifests if item["kind"] == kind]
+    assert len(found) == 1, f"{len(found)} objects of kind {kind}"
+    return found[0]
+
+
+def kinds(manifests: tuple[Manifest, ...]) -> list[str]:
+    """Return the kinds of all objects, sorted."""
+    return sorted(item["kind"] for item in manifests)
+
+
+def pod_specs(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:
+    """Return the pod specs of all objects that run pods, by kind and name."""
+    found = {}
+    for item in manifests:
+        name = f"{item['kind']}/{item['metadata']['name']}"
+        if item["kind"] == "Pod":
+            found[name] = item["spec"]
+        elif "template" in item.get("spec", {}):
+            found[name] = item["spec"]["template"]["spec"]
+    return found

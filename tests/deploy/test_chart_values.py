@@ -1,0 +1,359 @@
+"""Each value of the chart does what its comment says, and nothing unknown is taken."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helm import generate
+from tests.deploy.chart import (
+    CHART,
+    HELMS,
+    ROOT,
+    VALUES_FILES,
+    kinds,
+    only,
+    refusal,
+    render,
+    render_with,
+)
+
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+SHA256 = "sha256:" + "0" * 64
+PEER = [{"podSelector": {"matchLabels": {"a": "b"}}}]
+NETWORK_POLICY = "networkPolicy.enabled=true"
+MONITOR = "serviceMonitor.enabled=true"
+RULE = "prometheusRule.enabled=true"
+DASHBOARDS = "dashboards.enabled=true"
+
+# Another value for each key of values.yaml, with what must be switched on for it to matter.
+OTHER_VALUES: list[tuple[str, object, str | None]] = [
+    ("replicas", 0, None),
+    ("image.registry", "registry.example.com", None),
+    ("image.repository", "mirror/exporter", None),
+    ("image.tag", "9.9.9", None),
+    ("image.digest", SHA256, None),
+    ("image.pullPolicy", "Always", None),
+    ("imagePullSecrets", [{"name": "pull"}], None),
+    ("nameOverride", "other", None),
+    ("fullnameOverride", "other", None),
+    ("commonLabels", {"team": "a"}, None),
+    ("keys.existingSecret", "other", None),
+    ("keys.entry", "other", None),
+    ("keys.create", {"api-key": "not-a-real-key"}, None),
+    ("config", {"poll_interval": "1m"}, None),
+    ("log.level", "debug", None),
+    ("log.format", "json", None),
+    ("telemetryPath", "/other", None),
+    ("port", 9999, None),
+    ("extraArgs", ["--web.enable-lifecycle"], None),
+    ("extraEnv", [{"name": "A", "value": "b"}], None),
+    ("extraEnvFrom", [{"secretRef": {"name": "a"}}], None),
+    ("extraVolumes", [{"name": "a", "emptyDir": {}}], None),
+    ("extraVolumeMounts", [{"name": "a", "mountPath": "/a"}], None),
+    ("persistence.enabled", False, None),
+    ("persistence.existingClaim", "other", None),
+    ("persistence.storageClass", "fast", None),
+    ("persistence.accessModes", ["ReadWriteOncePod"], None),
+    ("persistence.size", "2Gi", None),
+    ("persistence.keep", False, None),
+    ("persistence.annotations", {"a": "b"}, None),
+    ("serviceAccount.create", False, None),
+    ("serviceAccount.name", "other", None),
+    ("serviceAccount.annotations", {"a": "b"}, None),
+    ("service.type", "NodePort", None),
+    ("service.annotations", {"a": "b"}, None),
+    ("service.labels", {"a": "b"}, None),
+    ("serviceMonitor.enabled", True, None),
+    ("serviceMonitor.namespace", "other", MONITOR),
+    ("serviceMonitor.labels", {"a": "b"}, MONITOR),
+    ("serviceMonitor.annotations", {"a": "b"}, MONITOR),
+    ("serviceMonitor.interval", "15s", MONITOR),
+    ("serviceMonitor.scrapeTimeout", "5s", MONITOR),
+    ("serviceMonitor.instance", "other", MONITOR),
+    ("serviceMonitor.relabelings", [{"action": "labeldrop", "regex": "endpoint"}], MONITOR),
+    ("serviceMonitor.metricRelabelings", [{"action": "labeldrop", "regex": "x"}], MONITOR),
+    ("prometheusRule.enabled", True, None),
+    ("prometheusRule.namespace", "other", RULE),
+    ("prometheusRule.labels", {"a": "b"}, RULE),
+    ("prometheusRule.annotations", {"a": "b"}, RULE),
+    ("prometheusRule.alertLabels", {"a": "b"}, RULE),
+    ("prometheusRule.disabled", ["InventRunFailed"], RULE),
+    ("prometheusRule.thresholds", {"run_failed_window": "20m"}, RULE),
+    ("dashboards.enabled", True, None),
+    ("dashboards.namespace", "other", DASHBOARDS),
+    ("dashboards.labels", {"a": "b"}, DASHBOARDS),
+    ("dashboards.annotations", {"a": "b"}, DASHBOARDS),
+    ("networkPolicy.enabled", True, None),
+    ("networkPolicy.ingress.namespaceSelector", {"matchLabels": {"a": "b"}}, NETWORK_POLICY),
+    ("networkPolicy.ingress.podSelector", {"matchLabels": {"a": "b"}}, NETWORK_POLICY),
+    ("networkPolicy.egress.dns", PEER, NETWORK_POLICY),
+    ("networkPolicy.egress.dnsPorts", [5353], NETWORK_POLICY),
+    ("networkPolicy.egress.https", PEER, NETWORK_POLICY),
+    ("networkPolicy.egress.extra", [{"ports": [{"port": 3128}]}], NETWORK_POLICY),
+    ("podAnnotations", {"a": "b"}, None),
+    ("podLabels", {"a": "b"}, None),
+    ("terminationGracePeriodSeconds", 30, None),
+    ("revisionHistoryLimit", 1, None),
+    ("priorityClassName", "high", None),
+    ("nodeSelector", {"a": "b"}, None),
+    ("tolerations", [{"operator": "Exists"}], None),
+    ("affinity", {"podAffinity": {}}, None),
+    (
+        "topologySpreadConstraints",
+        [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+        None,
+    ),
+    ("podSecurityContext", {"runAsUser": 10001}, None),
+    ("securityContext", {"runAsUser": 10001}, None),
+    ("resources", {"requests": {"cpu": "1"}}, None),
+    ("startupProbe", {"failureThreshold": 9}, None),
+    ("livenessProbe", {"failureThreshold": 9}, None),
+    ("readinessProbe", {"failureThreshold": 9}, None),
+]
+FOR_PARENT_CHARTS = {"enabled", "global"}
+
+
+def test_readme_is_made_from_the_values() -> None:
+    """README.md is what `python -m helm.generate` would write."""
+    text = (CHART / "README.md").read_text()
+    assert generate.readme(text, (CHART / "values.yaml").read_text()) == text
+
+
+def test_readme_needs_a_description_of_each_value() -> None:
+    """A value without its comment is an error that names it."""
+    with pytest.raises(ValueError, match=r"line 3: a\.c has no"):
+        list(generate.rows("a:\n  # -- known\n  c: 1\n".replace("# -- known", "# plain")))
+
+
+def test_every_value_is_tried() -> None:
+    """The list of this module has every key of values.yaml, so a new one can't be forgotten."""
+    keys = {name for name, _, _ in generate.rows((CHART / "values.yaml").read_text())}
+    assert {path for path, _, _ in OTHER_VALUES} == keys - FOR_PARENT_CHARTS
+
+
+@pytest.mark.parametrize(("path", "value", "switch"), OTHER_VALUES, ids=lambda item: str(item)[:40])
+def test_every_value_changes_something(path: str, value: object, switch: str | None) -> None:
+    """Each value, changed alone, changes the rendered objects."""
+    switches = () if switch is None else (switch,)
+    assert render(sets=(*switches, f"{path}={json.dumps(value)}")) != render(sets=switches)
+
+
+# --- What is refused ------------------------------------------------------------------------------
+
+
+def _objects(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if "$ref" in schema:
+        schema = SCHEMA["definitions"][schema["$ref"].rsplit("/", 1)[1]]
+    if schema.get("type") == "object":
+        yield path, schema
+    for name, child in schema.get("properties", {}).items():
+        yield from _objects(child, f"{path}.{name}")
+    if isinstance(schema.get("items"), dict):
+        yield from _objects(schema["items"], f"{path}[]")
+
+
+FREE_OBJECTS = {
+    *(".extraEnv[]", ".extraEnvFrom[]", ".extraVolumes[]", ".extraVolumeMounts[]"),
+    *(".affinity.nodeAffinity", ".affinity.podAffinity", ".affinity.podAntiAffinity"),
+    *(".networkPolicy.egress.extra[]", ".global"),
+}
+"""What is Kubernetes' own to check, or a parent chart's."""
+
+
+def test_every_object_of_the_schema_is_closed() -> None:
+    """Nowhere is an unknown key taken, but in maps of text and in what Kubernetes checks itself."""
+    open_objects = set()
+    for path, schema in _objects(SCHEMA, ""):
+        rest = schema.get("additionalProperties", True)
+        if rest is not False and not isinstance(rest, dict):
+            open_objects.add(path)
+    assert open_objects == FREE_OBJECTS
+
+
+@pytest.mark.parametrize("program", HELMS)
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("replica", 1, "replica"),
+        ("image", {"repo": "x"}, "repo"),
+        ("config", {"poll_intervall": "30s"}, "poll_intervall"),
+        ("config", {"api": {"key": "secret"}}, "key"),
+        ("config", {"poll_interval": 30}, "poll_interval"),
+        ("config", {"poll_interval": "30"}, "poll_interval"),
+        ("config", {"orgs": [{"id": "c", "keyfile": "x"}]}, "keyfile"),
+        ("config", {"state": {"url": "sqlite://"}}, "state"),
+        ("prometheusRule", {"thresholds": {"failure_ratio": 1}}, "failure_ratio"),
+        ("prometheusRule", {"enabled": True, "disabled": ["NoSuchAlert"]}, "NoSuchAlert"),
+        ("log", {"level": "verbose"}, "level"),
+        ("port", "http", "port"),
+        ("livenessProbe", {"periodSecond": 3}, "periodSecond"),
+    ],
+)
+def test_a_wrong_value_is_refused(program: str, name: str, value: object, says: str) -> None:
+    """A typo or a wrong type ends the installation with its name."""
+    assert says in refusal(program, **{name: value})
+
+
+@pytest.mark.parametrize("program", HELMS)
+def test_several_replicas_are_refused(program: str) -> None:
+    """More than one replica is refused, with the reason and what to do."""
+    said = refusal(program, replicas=2)
+    assert "one SQLite file" in said
+    assert "Use replicas: 1" in said
+
+
+def test_a_scrape_interval_above_the_newborn_hold_is_refused() -> None:
+    """A scrape that could miss the first 0 of a workflow is refused, a longer hold mends it."""
+    monitor = {"enabled": True, "interval": "2m"}
+    assert "newborn_hold (65s)" in refusal(serviceMonitor=monitor)
+    hold = 'config={"metrics": {"newborn_hold": "120s"}}'
+    assert only(render(sets=(f"serviceMonitor={json.dumps(monitor)}", hold)), "ServiceMonitor")
+
+
+def test_no_key_is_refused() -> None:
+    """Without any Secret, or without the entry that is named, there is nothing to start."""
+    assert "no API key" in refusal(keys={"existingSecret": ""})
+    assert 'no entry "api-key"' in refusal(keys={"create": {"other": "x"}})
+
+
+# --- What is made ---------------------------------------------------------------------------------
+
+
+def test_thresholds_are_those_of_grafana() -> None:
+    """The schema is what `python -m helm.generate` writes: grafana/'s thresholds, no others."""
+    text = (CHART / "values.schema.json").read_text()
+    thresholds = (ROOT / "grafana" / "thresholds.yaml").read_text()
+    assert generate.schema(text, thresholds) == text
+
+
+def test_no_threshold_is_left_open() -> None:
+    """Every marker of the rule templates is filled."""
+    rule = only(render(sets=(RULE,)), "PrometheusRule")
+    assert "@" not in yaml.safe_dump(rule).replace("@ ", "")
+
+
+def test_thresholds_alert_labels_and_disabled_alerts() -> None:
+    """A threshold of the values is in the rules, each alert has the label, a disabled is gone."""
+    rule = only(render("helm4", CHART / "ci" / "monitoring-values.yaml"), "PrometheusRule")
+    rules = [rule for group in rule["spec"]["groups"] for rule in group["rules"]]
+    alerts = {rule["alert"]: rule for rule in rules if "alert" in rule}
+    assert "0.5" in alerts["InventFailureRatioHigh"]["expr"]
+    assert "2419200" in yaml.safe_dump(rules)
+    assert {alert["labels"]["team"] for alert in alerts.values()} == {"operations"}
+    assert all(alert["labels"]["severity"] for alert in alerts.values())
+    assert "InventRunFailed" not in alerts
+
+
+def test_config_change_restarts_the_pod() -> None:
+    """The pod carries a checksum of the configuration, which it reads when it starts."""
+    deployments = [only(render(), "Deployment"), only(_slower(), "Deployment")]
+    sums = [item["spec"]["template"]["metadata"]["annotations"] for item in deployments]
+    assert sums[0]["checksum/config"] != sums[1]["checksum/config"]
+
+
+def _slower() -> tuple[dict[str, Any], ...]:
+    return render_with("config.poll_interval", "1m")
+
+
+def test_strategy_recreate() -> None:
+    """The old pod lets go of the ledger before the new one opens it."""
+    assert only(render(), "Deployment")["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_keys_are_files_that_others_cannot_read() -> None:
+    """Keys are mounted as files, never put into the environment; the configuration names them."""
+    manifests = render()
+    pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = [item for item in pod["volumes"] if item["name"] == "keys"]
+    assert volume["secret"] == {"secretName": "invent-api-key", "defaultMode": 0o440}
+    (container,) = pod["containers"]
+    assert "env" not in container
+    config = yaml.safe_load(only(manifests, "ConfigMap")["data"]["config.yaml"])
+    (mount,) = [item for item in container["volumeMounts"] if item["name"] == "keys"]
+    assert config["api"]["key_file"] == f"{mount['mountPath']}/api-key"
+
+
+def test_created_keys_are_in_a_secret_only() -> None:
+    """A key in the values ends up in the Secret and nowhere else."""
+    manifests = render("helm4", CHART / "ci" / "created-keys-values.yaml")
+    others = [item for item in manifests if item["kind"] != "Secret"]
+    assert "not-a-real-key" not in yaml.safe_dump(others)
+    assert "bm90LWEtcmVhbC1rZXk" not in yaml.safe_dump(others)
+    pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    (volume,) = [item for item in pod["volumes"] if item["name"] == "keys"]
+    assert volume["secret"]["secretName"] == only(manifests, "Secret")["metadata"]["name"]
+
+
+def test_the_claim_survives_and_is_used() -> None:
+    """The ledger's claim is kept by default, and mounted at /data; an own one replaces it."""
+    claim = only(render(), "PersistentVolumeClaim")
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    existing = render("helm4", CHART / "ci" / "existing-claim-values.yaml")
+    assert "PersistentVolumeClaim" not in kinds(existing)
+    for manifests, name in ((render(), claim["metadata"]["name"]), (existing, "invent-ledger")):
+        pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+        (volume,) = [item for item in pod["volumes"] if item["name"] == "data"]
+        assert volume["persistentVolumeClaim"] == {"claimName": name}
+        (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "data"]
+        assert mount["mountPath"] == "/data"
+
+
+def test_network_policy_opens_the_scrape_dns_and_443_only() -> None:
+    """In: the metrics port. Out: DNS in kube-system, and 443."""
+    policy = only(render(sets=(NETWORK_POLICY,)), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    (ingress,) = policy["ingress"]
+    assert ingress["ports"] == [{"port": "metrics", "protocol": "TCP"}]
+    monitoring = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert ingress["from"][0] == {"namespaceSelector": monitoring}
+    dns, https = policy["egress"]
+    assert {(port["port"], port["protocol"]) for port in dns["ports"]} == {(53, "UDP"), (53, "TCP")}
+    system = {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
+    assert dns["to"] == [{"namespaceSelector": system}]
+    assert https == {"ports": [{"port": 443, "protocol": "TCP"}]}
+
+
+def test_probes_ask_the_paths_of_their_meaning() -> None:
+    """Liveness and start ask for health, readiness for readiness, on the named port."""
+    (container,) = only(render(), "Deployment")["spec"]["template"]["spec"]["containers"]
+    asked = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness")}
+    health = {"path": "/-/healthy", "port": "metrics"}
+    assert asked == {"startup": health, "liveness": health}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/-/ready", "port": "metrics"}
+
+
+@pytest.mark.parametrize("values_file", VALUES_FILES, ids=lambda path: path.name)
+def test_the_exporter_accepts_the_rendered_config(values_file: Path, tmp_path: Path) -> None:
+    """The real `--config.check` takes the rendered file, its keys and state in reach."""
+    manifests = render("helm4", values_file)
+    text: str = only(manifests, "ConfigMap")["data"]["config.yaml"]
+    config = yaml.safe_load(text)
+    keys = [config["api"]["key_file"]]
+    keys += [org["key_file"] for org in config.get("orgs", []) if "key_file" in org]
+    for index, path in enumerate(keys):
+        key = tmp_path / f"key{index}"
+        key.write_text("not-a-real-key\n")
+        text = text.replace(path, str(key))
+    text = text.replace("sqlite:////data/", f"sqlite:///{tmp_path}/")
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    arguments = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
+    own = [one for one in arguments if not one.startswith("--config.file=")]
+    done = subprocess.run(
+        [
+            *(sys.executable, ROOT / "exporter.py", *own),
+            *(f"--config.file={file}", "--config.check"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ok" in done.stdout
