@@ -18,10 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from invent_exporter.exposition import Answer
 from invent_exporter.http_protocol import Bounds
 from invent_exporter.listen import ListenError, Server, bind, parse_listen_address
 from invent_exporter.page import PageView
-from invent_exporter.server import Answer, Application, check_telemetry_path
+from invent_exporter.server import Application, check_telemetry_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
