@@ -104,7 +104,7 @@ def setup_logging(
     root = logging.getLogger()
     for handler in [each for each in root.handlers if isinstance(each, _Bridge)]:
         root.removeHandler(handler)
-    root.addHandler(_Bridge(max(logging.WARNING, LEVELS[level])))
+    root.addHandler(_Bridge(logging.WARNING))
     root.setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 

@@ -45,7 +45,9 @@ def start(
     known = Secrets()
     for secret in secrets:
         known.add(secret)
-    logging.getLogger().handlers.clear()  # pytest's own raise where a real program's do not
+    root = logging.getLogger()
+    # pytest's own raise where a real program's do not.
+    root.handlers[:] = [each for each in root.handlers if "pytest" not in type(each).__module__]
     stream = io.StringIO()
     setup_logging(level, log_format, known, stream)
     return stream
@@ -161,6 +163,13 @@ def test_a_line_is_one_line_whatever_a_field_holds(log_format: str, value: objec
     assert len(line) < 40_000
     if log_format == "json":
         assert json.loads(line)["msg"] == "hello"
+
+
+def test_what_is_nested_too_deep_is_shown_as_text() -> None:
+    """A value that holds itself ends after a few levels."""
+    stream = start("json")
+    get_logger("x").info("hello", value=endless())
+    assert one_object(stream)["value"] == [[[[[["[[...]]"]]]]]]
 
 
 @pytest.mark.parametrize("log_format", ["logfmt", "json"])
