@@ -17,40 +17,17 @@ from invent_exporter.decoding import (
 )
 from invent_exporter.model import Run
 from invent_exporter.pacing import Heartbeat
+from invent_exporter.page_size import PageSize
 from invent_exporter.transport import Answer, ApiError, TooLargeError, Transport
 
 DECODE_IN_THREAD_BYTES = 64 * 1024
 TIMEOUTS_IN_A_READ = 3
-GOOD_ANSWERS_TO_GROW = 3
 SAME_SPOILED_ROWS = 5
 LONGEST_NUMBER = 18
 
 
 Fetch = Callable[[int, int], Awaitable[Answer]]
 """Asks for page number `page` (from 1) of `take` rows."""
-
-
-class PageSize:
-    """How many rows to ask an org for at once; shared by its walks, across polls."""
-
-    def __init__(self, maximum: int) -> None:
-        self._maximum = maximum
-        self._good = 0
-        self.current = maximum
-
-    def halve(self, asked: int) -> None:
-        """After an answer for so many rows was too slow or too large: ask for half of them."""
-        self.current = max(1, min(self.current, asked) // 2)
-        self._good = 0
-
-    def good(self, asked: int) -> None:
-        """Count a good answer; three in a row at the full current size double it."""
-        if asked < self.current:
-            return
-        self._good += 1
-        if self._good >= GOOD_ANSWERS_TO_GROW:
-            self._good = 0
-            self.current = min(self._maximum, self.current * 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +188,9 @@ class Listing:
             return None
         end = start + page.rows
         at_end = page.rows == 0 or (page.rows < take and (count is None or end >= count))
-        if 0 < page.rows < take and count is not None and end != count:
+        self._page_size.proved = max(self._page_size.proved, page.rows)
+        cut_in_silence = said_take is None and take > self._page_size.proved
+        if 0 < page.rows < take and (cut_in_silence or (count is not None and end != count)):
             # A short page is the last one, so its end should be the count. Where it is not, the
             # server may give fewer rows than asked without saying so, and pages lie elsewhere.
             self._server_take = page.rows

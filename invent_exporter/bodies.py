@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 import zlib
@@ -11,6 +12,8 @@ import httpx
 
 CHUNK_BYTES = 64 * 1024
 LINE_LENGTH = 200
+ERROR_BODY_BYTES = 64 * 1024
+ERROR_BODY_SECONDS = 2.0
 
 
 class BadBodyError(Exception):
@@ -66,8 +69,21 @@ class _Gunzip:
                 return
 
 
-def without_tags(text: str) -> str:
-    """Keep what a person would read of HTML; other text stays as it is."""
+async def read_error_text(response: httpx.Response, secret: str) -> str:
+    """Read the beginning of an error's body as one line; the status matters more than the body."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(ERROR_BODY_SECONDS):
+            async for piece in decoded(response):
+                body += piece
+                if len(body) > ERROR_BODY_BYTES:
+                    break
+    except (BadBodyError, TimeoutError, httpx.HTTPError, OSError):
+        pass  # what came until then is shown
+    return one_line(_without_tags(body.decode("utf-8", "replace")), secret)
+
+
+def _without_tags(text: str) -> str:
     text = re.sub(r"<(script|style)\b.*?(</\1\s*>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
     return html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text))
 

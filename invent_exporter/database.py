@@ -89,7 +89,9 @@ run = Table(
     sqlite_with_rowid=False,
 )
 Index("run_open", run.c.org, run.c.workflow_id, sqlite_where=run.c.final == 0)
-Index("run_failed", run.c.org, run.c.workflow_id, run.c.since, sqlite_where=run.c.status == "FAILED")
+Index(
+    "run_failed", run.c.org, run.c.workflow_id, run.c.since, sqlite_where=run.c.status == "FAILED"
+)
 Index("run_created", run.c.org, run.c.created)
 
 invalid = Table(

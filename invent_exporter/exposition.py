@@ -66,7 +66,7 @@ class _Format:
 _TEXT = _Format("text/plain; version=0.0.4; charset=utf-8", text_format.generate_latest, b"")
 _OPENMETRICS = _Format(
     "application/openmetrics-text; version=1.0.0; charset=utf-8",
-    openmetrics.generate_latest,  # type: ignore[arg-type]
+    openmetrics.generate_latest,
     _EOF,
 )
 
@@ -248,7 +248,7 @@ class Exposition:
 
 
 def _encode(text: _Format, metrics: list[Metric]) -> bytes:
-    return text.encode(_Registry(metrics)).removesuffix(text.ending)  # type: ignore[arg-type]
+    return text.encode(_Registry(metrics)).removesuffix(text.ending)
 
 
 def _split(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:

@@ -22,12 +22,10 @@ import msgspec
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
 from invent_exporter import database as db
-from invent_exporter.model import NO_WORKFLOW, OTHER_WORKFLOW, Run
+from invent_exporter.model import OTHER_WORKFLOW, Run
 from invent_exporter.numbers import (
     Bounds,
-    Exemplar,
     FailedRun,
-    Histogram,
     OrgNumbers,
     WorkflowNumbers,
     series_key,
@@ -72,11 +70,15 @@ class OpenGroup(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct):
-    """What a page brought: facts for the scan, and what to publish and log."""
+    """What a page brought: facts for the scan, and what to publish and log.
+
+    `changed` names the workflows whose numbers changed, `news` says whether any row did.
+    """
 
     facts: list[RowFact] = []
     failed: list[Run] = []
     history_failed: int = 0
+    changed: set[str] = set()
     news: bool = False
 
 
@@ -114,7 +116,6 @@ class OrgLedger:
         self.numbers = msgspec.json.decode(row.numbers, type=OrgNumbers)
         self.workflows: dict[str, WorkflowNumbers] = {}
         self.folded: set[str] = set()
-        self.changed: set[str] = set()
 
 
 class Ledger:
@@ -191,7 +192,7 @@ class Ledger:
 
     # -- pages
 
-    def record(  # noqa: PLR0913 (one page and how it was read)
+    def record(
         self,
         org: OrgLedger,
         runs: Sequence[Run],
@@ -296,7 +297,6 @@ class Ledger:
         with self.database.engine.begin() as connection:
             self._store_workflows(connection, org, drafts, set(), set())
         org.workflows.update(drafts)
-        org.changed.update(drafts)
 
     def prune(self, org: OrgLedger, now: float) -> bool:
         """Move the kept window, and delete a few rows that fell out; True when more are left.
@@ -319,9 +319,11 @@ class Ledger:
                 db.run.c.seen < now - window,
                 or_(db.run.c.final == 1, db.run.c.owned == 0),
             )
-            doomed = connection.execute(
-                select(db.run.c.run_id).where(*fallen).limit(_PRUNE_ROWS)
-            ).scalars().all()
+            doomed = (
+                connection.execute(select(db.run.c.run_id).where(*fallen).limit(_PRUNE_ROWS))
+                .scalars()
+                .all()
+            )
             if floor > org.floor_seconds and doomed:
                 connection.execute(
                     update(db.org).where(db.org.c.org == org.key).values(floor=floor)
@@ -433,18 +435,14 @@ class _Page:
         return known, elsewhere
 
     def _is_below_floor(self, run: Run) -> bool:
-        """A final run that is wholly before the kept window is history that need not be kept."""
-        times = (run.first_time, run.updated, run.ended)
-        return run.is_final and all(
-            time is not None and time < self._org.floor_seconds for time in times if time is not None
-        ) and any(time is not None for time in times)
+        """Tell whether a final run is wholly before the kept window: history, not to be kept."""
+        times = [time for time in (run.first_time, run.updated, run.ended) if time is not None]
+        return run.is_final and bool(times) and max(times) < self._org.floor_seconds
 
     def _fact(self, run: Run, row: _Known | None) -> RowFact:
         credits_known = run.credits or (None, None)
         signature = (run.id, run.status, run.updated, *credits_known)
-        settled = row is None or (
-            row.walk <= self._org.settled_walk and row.updated == run.updated
-        )
+        settled = row is None or (row.walk <= self._org.settled_walk and row.updated == run.updated)
         return RowFact(
             run.id,
             run.created,
@@ -630,9 +628,7 @@ class _Page:
             votes[run.org_id] = votes.get(run.org_id, 0) + 1
 
     def _keep_failed(self, run: Run) -> None:
-        failed = FailedRun(
-            run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH]
-        )
+        failed = FailedRun(run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH])
         kept = sorted(
             [*self._numbers.failed, failed], key=lambda failed: failed.ended_seconds or 0.0
         )
@@ -713,7 +709,7 @@ class _Page:
         org = self._org
         org.workflows.update(self._drafts)
         org.folded.update(self._folded)
-        org.changed.update(self._drafts)
+        self.recorded.changed = set(self._drafts)
         org.numbers = self._numbers
 
 

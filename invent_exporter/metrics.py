@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+_AnyFamily: TypeAlias = (
+    CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
+)
+
 _POLLED = "From polls of the Invent API, not from the scrape."
 _EXEMPLAR_CHARACTERS = 128 - len("run_id")
 """OpenMetrics' limit for the names and values of an exemplar's labels together."""
@@ -50,11 +54,11 @@ class Family:
     """One metric family: the name without the suffix that its type adds."""
 
     name: str
-    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily]
+    kind: type[_AnyFamily]
     documentation: str
     labels: tuple[str, ...]
 
-    def metric(self) -> Metric:
+    def metric(self) -> Any:  # noqa: ANN401 (each kind's `add_metric` has arguments of its own)
         """Make the family without samples."""
         return self.kind(self.name, f"{self.documentation} {_POLLED}", labels=self.labels)
 
@@ -260,7 +264,7 @@ class OrgView:
 @dataclass
 class _WorkflowBuilder:
     view: WorkflowView
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> list[Metric]:
         numbers = self.view.numbers
@@ -309,7 +313,9 @@ class _WorkflowBuilder:
             total = self._shown(group, totals.get(key, 0))
             self._add(CREDITS, total, origin=origin, status=status, kind=kind)
         if origin == ORIGINS[0] or not is_base:
-            if status in {sample.labels["status"] for sample in self._family(LAST_FINISHED).samples}:
+            if status in {
+                sample.labels["status"] for sample in self._family(LAST_FINISHED).samples
+            }:
                 return
             self._add(LAST_FINISHED, numbers.last_finished.get(status, 0), status=status)
 
@@ -333,7 +339,7 @@ class _WorkflowBuilder:
     def _histogram(self, family: Family, histogram: Histogram, **labels: str) -> None:
         shown = BASE_GROUP in self.view.numbers.released
         counts = list(accumulate(histogram.counts))
-        bounds = [*(floatToGoString(bound) for bound in histogram.bounds), "+Inf"]
+        bounds = [*map(_format_bound, histogram.bounds), "+Inf"]
         buckets: list[tuple[str, float] | tuple[str, float, SampleExemplar]] = []
         for index, (bound, count) in enumerate(zip(bounds, counts, strict=True)):
             exemplar = _exemplar(histogram.exemplars.get(index)) if shown else None
@@ -349,7 +355,7 @@ class _WorkflowBuilder:
     def _labels(self, **labels: str) -> dict[str, str]:
         return {"org_id": self.view.org_id, "workflow_id": self.view.workflow_id, **labels}
 
-    def _family(self, family: Family) -> Metric:
+    def _family(self, family: Family) -> Any:  # noqa: ANN401 (see Family.metric)
         if family.name not in self.metrics:
             self.metrics[family.name] = family.metric()
         return self.metrics[family.name]
@@ -363,3 +369,8 @@ def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
         return None
     timestamp = exemplar.timestamp_seconds or None
     return SampleExemplar({"run_id": exemplar.run_id}, exemplar.value, timestamp)
+
+
+def _format_bound(bound: float) -> str:
+    text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]
+    return text

@@ -16,7 +16,7 @@ FINAL_STATUSES = ("CANCELED", "COMPLETED", "SKIPPED", "FAILED")
 OPEN_STATUSES = ("PENDING", "RUNNING")
 ORIGINS = ("WORKFLOW", "TRIGGER", "WEBHOOK")
 TIMED_STATUSES = ("COMPLETED", "FAILED", "CANCELED")
-"""Final statuses of runs whose duration and queue time mean something: a SKIPPED run did no work."""
+"""Final statuses of runs whose duration and queue time mean something; SKIPPED ones did no work."""
 
 UNKNOWN = "UNKNOWN"
 NO_WORKFLOW = "__none__"
@@ -163,7 +163,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def step_credits(self) -> dict[str, float]:
-        """Credits by step; values that are neither a number nor an object with `total` are left out.
+        """Credits by step, without values that are neither a number nor an object with `total`.
 
         The documentation does not say what the values are, so both forms are read.
         """

@@ -253,5 +253,3 @@ class OrgNumbers(msgspec.Struct, omit_defaults=True):
     credit_corrections: float = 0.0
     failed: list[FailedRun] = []
     org_id_votes: dict[str, int] = {}
-
-

@@ -5,10 +5,10 @@ rows is judged anew (`Order`), and a contradiction means that none is known.
 
 Why nothing is missed:
 
-* A row is *settled* when a complete poll came after its last change (see `ledger`). In a newest-first
-  order, by created or by updated, what is new stands before what is settled, so a walk may stop at
-  a page of settled rows; oldest first, the same holds from the other end. In an order that could
-  not be learned a walk goes to the end, or is left out when the count of all runs did not change.
+* A row is *settled* when a complete poll came after its last change (see `ledger`). Newest first,
+  by created or by updated, what is new stands before what is settled, so a walk may stop at a page
+  of settled rows; oldest first, the same holds from the other end. In an order that could not be
+  learned a walk goes to the end, or is left out when the count of all runs did not change.
 * A walk that breaks off settles nothing, so the next one does not stop where it began.
 * Rows move while pages are read. Insertions make a row come twice, which is harmless. Deletions
   would open a gap; so each page begins with rows of the page before it, and when none of those is
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Sequence
+from itertools import pairwise
 from typing import TypeAlias
 
 import msgspec
@@ -32,6 +33,7 @@ _EVIDENCE = 8
 """Steps in one direction before an order is believed: by chance, 1 in 40320 mixed listings."""
 _MAX_STEPS_BACK = 5
 _OVERLAP_ROWS = 50
+_CONTACT_WALKS = 3
 
 
 class RowFact(msgspec.Struct, frozen=True, gc=False):
@@ -123,7 +125,7 @@ class Order(msgspec.Struct, frozen=True):
 
 
 def judge(rows: Sequence[RowFact]) -> Order:
-    """Judge rows that stand one after the other in a listing; a row without a time fits no order."""
+    """Judge rows that stand one after the other; a row without a time fits no order."""
     created = _directions([row.created for row in rows])
     updated = _directions([row.updated for row in rows])
     return Order(created[0], created[1], updated[0], updated[1], created[2], updated[2])
@@ -132,7 +134,7 @@ def judge(rows: Sequence[RowFact]) -> Order:
 def _directions(times: Sequence[float | None]) -> tuple[bool, bool, int]:
     descending = ascending = None not in times
     steps = 0
-    for first, second in zip(times, times[1:], strict=False):
+    for first, second in pairwise(times):
         if first is None or second is None:
             continue
         if second != first:
@@ -192,12 +194,15 @@ class Poll:
     def _contact(self) -> Steps:
         yield from self._open_lists()
         floor = self._contact_floor or 0.0
-        for _ in range(3):
+        walk = _Walk(0)
+        for _ in range(_CONTACT_WALKS):
             walk = _Walk(0)
             while not walk.at_end:
                 page = yield from walk.read()
-                if walk.order.newest_first and not walk.order.oldest_first and _is_older(
-                    page.rows, floor, walk.order
+                if (
+                    walk.order.newest_first
+                    and not walk.order.oldest_first
+                    and _is_older(page.rows, floor, walk.order)
                 ):
                     break
             # A count that fell says that rows were deleted, and others slipped by unseen.
@@ -222,14 +227,12 @@ class Poll:
             first = yield from walk.read()
         changed = _signature(first.rows) != state.signature
         is_all = first.start == 0 and first.at_end
-        same_count = (
-            state.count_is_true and first.count is not None and first.count == state.count
-        )
-        if not changed and not self._open_known and not first.unreadable:
-            if is_all or (first.count == state.count and self._order_proves(first, same_count)):
-                self.listing_count = first.count
-                self.walked_all = is_all
-                return
+        same_count = state.count_is_true and first.count is not None and first.count == state.count
+        is_proven = is_all or (first.count == state.count and self._order_proves(first, same_count))
+        if is_proven and not (changed or self._open_known or first.unreadable):
+            self.listing_count = first.count
+            self.walked_all = is_all
+            return
         order = state.order.joined(walk.order)
         if backward:
             yield from self._to_the_end_and_back(walk, order)
@@ -251,7 +254,7 @@ class Poll:
         self._learn(walk, walk.order if self.walked_all else state.order.joined(walk.order))
 
     def _order_proves(self, first: PageFacts, same_count: bool) -> bool:  # noqa: FBT001
-        """The same first answer proves that nothing is new."""
+        """Tell whether the same first answer proves that nothing is new."""
         order = self.state.order
         if same_count:
             return True
@@ -323,10 +326,10 @@ class Poll:
 
 
 class Reconciliation:
-    """A deeper look back, in slices: `steps(pages)` reads some pages; `state` says where it stands."""
+    """A deeper look back, in slices of some pages; `state` says where it stands."""
 
     def __init__(self, state: ScanState, now: float, window_from: float) -> None:
-        """Go on with the reconciliation under way, or begin one that reads back to `window_from`."""
+        """Go on with the one under way, or begin one that reads back to `window_from`."""
         self.state = state
         self.is_done = False
         if state.reconcile_offset is None:
@@ -356,7 +359,11 @@ class Reconciliation:
                 break
         self.state = msgspec.structs.replace(
             state,
-            reconcile_offset=None if self.is_done else walk.last.end if forward else walk.last.start,
+            reconcile_offset=None
+            if self.is_done
+            else walk.last.end
+            if forward
+            else walk.last.start,
             reconciled=state.reconcile_began if self.is_done else state.reconciled,
         )
 
@@ -381,7 +388,9 @@ class _Walk:
         self.is_whole = True
         self.saw_open = False
         self.count_is_true: bool | None = None
-        self.first: PageFacts = anchor or PageFacts(offset, offset, at_end=False, count=None, rows=())
+        self.first: PageFacts = anchor or PageFacts(
+            offset, offset, at_end=False, count=None, rows=()
+        )
         self.last = self.first
         self._pages = 1 if anchor else 0
         self._recovering = recovering
@@ -400,6 +409,7 @@ class _Walk:
             return page
         offset = previous.end if self.forward else max(0, previous.start - 1)
         size = max(1, previous.end - previous.start)
+        page = previous
         for step in range(_MAX_STEPS_BACK):
             page = yield from self._page(offset)
             if not _leaves_gap(previous, page):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
+    from invent_exporter.exposition import Answer
     from invent_exporter.page import PageView
 
 HEALTHY_PATH = "/-/healthy"
@@ -39,16 +40,6 @@ _PAGE: Headers = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Metrics in one form; `generation` numbers the published snapshot they were made of."""
-
-    generation: int
-    content_type: str
-    content_encoding: str | None
-    body: bytes
 
 
 class Exposition(Protocol):

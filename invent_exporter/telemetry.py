@@ -139,6 +139,10 @@ class Telemetry:
         self._poll_duration.labels(org_id=org_id).set(duration_seconds)
         self._up.labels(org_id=org_id).set(0)
 
+    def storage_failed(self, org_id: str) -> None:
+        """Count a commit outside a poll that the state refused."""
+        self._poll_errors.labels(org_id=org_id, reason="storage").inc()
+
     def poll_succeeded(self, org_id: str, duration_seconds: float, ended: float) -> None:
         """Record a complete poll that ended at the unix time `ended`."""
         self._poll_duration.labels(org_id=org_id).set(duration_seconds)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from invent_exporter.bodies import CHUNK_BYTES, BadBodyError, decoded, one_line, without_tags
+from invent_exporter.bodies import CHUNK_BYTES, BadBodyError, decoded, one_line, read_error_text
 from invent_exporter.pacing import (
     MAX_WAIT_SECONDS,
     Clock,
@@ -30,8 +30,6 @@ from invent_exporter.telemetry import Telemetry
 
 TRIES = 4
 FIRST_BACKOFF_SECONDS = 1.0
-ERROR_BODY_BYTES = 64 * 1024
-ERROR_BODY_SECONDS = 2.0
 _RANDOM = SystemRandom()
 
 
@@ -217,7 +215,7 @@ class Transport:
         try:
             seen.status = response.status_code
             if response.status_code != HTTPStatus.OK:
-                text = await _read_error_text(response, secret)
+                text = await read_error_text(response, secret)
                 raise self._error_of(response, text, secret)
             body = bytearray()
             async for piece in decoded(response):
@@ -281,17 +279,3 @@ def _read_key(key: Callable[[], str]) -> str:
         # h11 would refuse it as well, and show it in the error.
         raise ApiError("unauthorized", "the key is empty or has characters that no header carries")
     return secret
-
-
-async def _read_error_text(response: httpx.Response, secret: str) -> str:
-    """Read the beginning of an error's body as one line; the status matters more than the body."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(ERROR_BODY_SECONDS):
-            async for piece in decoded(response):
-                body += piece
-                if len(body) > ERROR_BODY_BYTES:
-                    break
-    except (BadBodyError, TimeoutError, httpx.HTTPError, OSError):
-        pass  # what came until then is shown
-    return one_line(without_tags(body.decode("utf-8", "replace")), secret)

@@ -42,18 +42,21 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "transport": "bodies config pacing",
         "decoding": "model transport",
         "api": "config decoding model pacing transport",
-        "collector": "api config ledger model numbers scan",
+        "collector": "api ledger log model publisher scan transport",
         # From the ledger to the answer.
         "metrics": "config model numbers",
         "exposition": "metrics model numbers",
         "http_protocol": "",
         "listen": "http_protocol",
         "page": "model",
+        "publisher": "exposition ledger log metrics model",
         "server": "config exposition http_protocol listen model numbers page",
         # What puts them together.
-        "app": "api collector config database exposition ledger listen log metrics model scan"
-        " server transport",
-        "cli": "app config log simulator",
+        "app": "api collector config database exposition ledger listen log numbers pacing page"
+        " publisher server transport",
+        "check": "api app config log pacing transport",
+        "demo": "config simulator",
+        "cli": "app check config database demo listen log server",
         # The fake API knows nothing of the product that it tests.
         "simulator": "",
     }.items()

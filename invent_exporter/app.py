@@ -1,0 +1,346 @@
+"""Wires the parts of `serve` together, starts them, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from sqlalchemy.exc import SQLAlchemyError
+
+from invent_exporter import __version__, page
+from invent_exporter.api import RunsApi
+from invent_exporter.collector import Allowance, Clocks, Collector, CollectorSettings
+from invent_exporter.database import open_database
+from invent_exporter.exposition import Exposition
+from invent_exporter.ledger import Ledger, LedgerSettings
+from invent_exporter.listen import Server
+from invent_exporter.log import Secrets, get_logger
+from invent_exporter.numbers import Bounds
+from invent_exporter.pacing import RateLimiter
+from invent_exporter.publisher import Publisher
+from invent_exporter.server import Application
+from invent_exporter.telemetry import Telemetry
+from invent_exporter.transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from invent_exporter.config import Config, Key
+    from invent_exporter.ledger import OrgLedger
+
+_T = TypeVar("_T")
+
+RECONCILE_SHARE = 0.2
+"""The part of the request budget that reconciliations may take."""
+_STOP_SECONDS = 2.0
+
+log = get_logger(__name__)
+
+
+class SystemClocks:
+    """The time of this machine, and chance."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def random(self) -> float:
+        """Return a number from 0 up to 1."""
+        return random.random()  # noqa: S311 (spreads polls, guards nothing)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+class PageAllowance:
+    """The pages that reconciliations may read: a share of the budget, saved up for a minute."""
+
+    def __init__(self, requests_per_minute: float, clock: Callable[[], float]) -> None:
+        """Begin with a full minute's share."""
+        self._share_per_minute = max(1.0, requests_per_minute * RECONCILE_SHARE)
+        self._clock = clock
+        self._saved = self._share_per_minute
+        self._at = clock()
+
+    def available(self) -> int:
+        """Return how many pages may be read now."""
+        now = self._clock()
+        earned = (now - self._at) * self._share_per_minute / 60
+        self._saved = min(self._share_per_minute, self._saved + earned)
+        self._at = now
+        return int(self._saved)
+
+    def spend(self, pages: int) -> None:
+        """Take what was read."""
+        self._saved -= pages
+
+
+class Exporter:
+    """All of one process: the collectors, the ledger, what is served."""
+
+    def __init__(self, config: Config, secrets: Secrets, *, revision: str = "") -> None:
+        """Open the state; raises StateError when it can't be used."""
+        self._config = config
+        self._secrets = secrets
+        self.clocks: Clocks = SystemClocks()
+        metrics = config.metrics
+        settings = LedgerSettings(
+            Bounds(metrics.duration_buckets, metrics.queue_buckets, metrics.credit_buckets),
+            metrics.max_workflows,
+            metrics.step_credits,
+            config.reconcile_window_seconds,
+        )
+        self.ledger = Ledger(open_database(config.state_url), settings)
+        self._ledger_thread = ThreadPoolExecutor(1, "ledger")
+        registry = CollectorRegistry()
+        self.telemetry = Telemetry(registry)
+        python = ".".join(str(part) for part in sys.version_info[:3])
+        self.telemetry.set_build(__version__, revision, python)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.exposition = Exposition(registry, self.clocks.monotonic)
+        self.publisher = Publisher(
+            self.exposition,
+            self._release,
+            newborn_hold_seconds=metrics.newborn_hold_seconds,
+            workflow_names=config.workflow_names,
+            clock=self.clocks.monotonic,
+        )
+        limiter = RateLimiter(
+            config.api.requests_per_minute, self.clocks.monotonic, self.clocks.sleep
+        )
+        self._transport = Transport(
+            config.api.url,
+            config.api.timeout_seconds,
+            config.api.max_response_bytes,
+            limiter,
+            self.telemetry,
+            version=__version__,
+        )
+        self.api = RunsApi(self._transport, config.api.page_size)
+        self.allowance: Allowance = PageAllowance(
+            config.api.requests_per_minute, self.clocks.monotonic
+        )
+        self.collectors = [
+            Collector(
+                CollectorSettings(
+                    org.id,
+                    org.name,
+                    config.poll_interval_seconds,
+                    config.lookback_seconds,
+                    config.reconcile_interval_seconds,
+                    config.reconcile_window_seconds,
+                ),
+                self,
+                self._key_reader(org.key),
+            )
+            for org in config.orgs
+        ]
+
+    # -- what the collectors share
+
+    async def in_ledger(self, call: Callable[[], _T]) -> _T:
+        """Run a call in the ledger's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._ledger_thread, call)
+
+    def other_org_ids(self, collector: Collector) -> frozenset[str]:
+        """List the real ids of the other polled orgs."""
+        return frozenset(
+            other.label for other in self.collectors if other is not collector and not other.dropped
+        )
+
+    def claim(self, collector: Collector, org_id: str) -> bool:
+        """Tell whether no earlier entry of the configuration is the same org."""
+        mine = self.collectors.index(collector)
+        for index, other in enumerate(self.collectors):
+            if other is collector or other.dropped or other.label != org_id:
+                continue
+            if index < mine:
+                return False
+            other.drop(org_id)
+        return True
+
+    async def _release(self, org: OrgLedger, groups: dict[str, list[str]]) -> bool:
+        try:
+            await self.in_ledger(lambda: self.ledger.release(org, groups))
+        except (SQLAlchemyError, OSError) as error:
+            self.telemetry.storage_failed(org.org_id or "c")
+            cause = getattr(error, "orig", None) or error
+            log.warning("new series can't be released", org_id=org.org_id, error=str(cause))
+            return False
+        return True
+
+    def _key_reader(self, key: Key) -> Callable[[], str]:
+        def read() -> str:
+            secret = key.read()
+            self._secrets.add(secret)
+            return secret
+
+        return read
+
+    # -- health and the page
+
+    def stalled(self) -> tuple[str, ...]:
+        """List the orgs whose poll loop stalled."""
+        return tuple(
+            collector.label
+            for collector in self.collectors
+            if collector.is_stalled and not collector.dropped
+        )
+
+    def ready(self) -> bool:
+        """Tell whether each org's first attempt has ended."""
+        return all(collector.attempted for collector in self.collectors)
+
+    def view(self, telemetry_path: str) -> page.PageView:
+        """Show what is known, from memory."""
+        orgs = tuple(
+            self._org_view(collector) for collector in self.collectors if not collector.dropped
+        )
+        return page.PageView(__version__, orgs, telemetry_path, self.clocks.time())
+
+    def _org_view(self, collector: Collector) -> page.OrgView:
+        org = collector.org
+        names = self._config.workflow_names
+        failed = [] if org is None else reversed(org.numbers.failed)
+        open_runs = None if org is None else self.publisher.open_runs(org)
+        error = collector.error
+        return page.OrgView(
+            org_id=collector.label,
+            name=collector.settings.org_name,
+            up=collector.up,
+            last_poll_timestamp_seconds=collector.last_poll_seconds,
+            last_success_timestamp_seconds=collector.last_success_seconds,
+            poll_interval_seconds=collector.interval_seconds,
+            error=None if error is None else self._secrets.redact(error),
+            open_runs=None
+            if open_runs is None
+            else tuple(
+                page.OpenRuns(
+                    names.get(workflow_id, workflow_id),
+                    group.status,
+                    group.runs,
+                    group.oldest_timestamp_seconds,
+                )
+                for workflow_id, groups in open_runs.items()
+                for group in groups
+                if group.runs
+            ),
+            failed=tuple(
+                page.FailedRun(
+                    run.run_id,
+                    run.workflow_id,
+                    names.get(run.workflow_id),
+                    run.ended_seconds,
+                    self._secrets.redact(run.error),
+                    self._link(collector.label, run.workflow_id, run.run_id),
+                )
+                for run in failed
+            ),
+        )
+
+    def _link(self, org_id: str, workflow_id: str, run_id: str) -> str | None:
+        if self._config.run_link is None:
+            return None
+        return self._config.run_link.format(
+            org_id=quote(org_id, safe=""),
+            workflow_id=quote(workflow_id, safe=""),
+            run_id=quote(run_id, safe=""),
+        )
+
+    # -- life
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Poll every org until `stop` is set."""
+        for collector in self.collectors:
+            collector.register_key()
+        for collector in self.collectors:
+            await collector.start()
+        # `c` first: until it is known which org that is, another entry could take its runs.
+        aliases = [each for each in self.collectors if each.label == "c"]
+        tasks = [asyncio.create_task(self.publisher.run(), name="releases")]
+        tasks += [asyncio.create_task(each.run(), name=each.label) for each in aliases]
+        try:
+            waiting = asyncio.create_task(stop.wait())
+            while aliases and not all(each.attempted for each in aliases):
+                await asyncio.wait([waiting], timeout=0.05)
+                if stop.is_set():
+                    break
+            tasks += [
+                asyncio.create_task(each.run(), name=each.label)
+                for each in self.collectors
+                if each not in aliases
+            ]
+            await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            await self._supervise(waiting, tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    @staticmethod
+    async def _supervise(stop: asyncio.Task[bool], tasks: list[asyncio.Task[None]]) -> None:
+        """Wait for the end; a loop that died of a bug is the end too, with its error."""
+        running = {stop, *tasks}
+        while not stop.done():
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    async def close(self) -> None:
+        """Let go of the API and the state; what is committed stays."""
+        await self._transport.aclose()
+        self._ledger_thread.shutdown(wait=True, cancel_futures=True)
+        self.exposition.close()
+        self.ledger.database.close()
+
+
+async def serve(
+    config: Config,
+    secrets: Secrets,
+    *,
+    host: str,
+    port: int,
+    telemetry_path: str,
+    revision: str = "",
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ListenError: the address can't be listened on.
+        StateError: the state can't be used.
+
+    """
+    exporter = Exporter(config, secrets, revision=revision)
+    try:
+        application = Application(
+            exporter.exposition,
+            exporter,
+            lambda: exporter.view(telemetry_path),
+            telemetry_path=telemetry_path,
+        )
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with Server(application, host, port) as server:
+            log.info("listening", address=f"{host or '*'}:{server.port}", version=__version__)
+            await exporter.run(stop)
+            log.info("stopping")
+    finally:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(exporter.close(), _STOP_SECONDS)

@@ -1,0 +1,90 @@
+"""The `check` command: ask each org for one page, and say what was found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+from rich.table import Table
+
+from invent_exporter import __version__
+from invent_exporter.api import RunsApi
+from invent_exporter.app import SystemClocks
+from invent_exporter.pacing import RateLimiter
+from invent_exporter.telemetry import Telemetry
+from invent_exporter.transport import ApiError, Transport
+
+if TYPE_CHECKING:
+    from invent_exporter.config import Config, OrgConfig
+    from invent_exporter.log import Secrets
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one org answered."""
+
+    org: str
+    answered: bool
+    runs: str = ""
+    names_org: str = ""
+    newest: str = ""
+    seconds: str = ""
+    problem: str = ""
+
+
+async def check(config: Config, secrets: Secrets, stream: TextIO) -> bool:
+    """Print a table of what each org answered; return whether all did."""
+    clocks = SystemClocks()
+    transport = Transport(
+        config.api.url,
+        config.api.timeout_seconds,
+        config.api.max_response_bytes,
+        RateLimiter(config.api.requests_per_minute, clocks.monotonic, clocks.sleep),
+        Telemetry(CollectorRegistry()),
+        version=__version__,
+    )
+    api = RunsApi(transport, config.api.page_size)
+    try:
+        found = [await _ask(api, org) for org in config.orgs]
+    finally:
+        await transport.aclose()
+    table = Table("org", "answer", "runs", "runs name org", "newest run", "seconds", "problem")
+    for one in found:
+        table.add_row(
+            one.org,
+            "ok" if one.answered else "failed",
+            one.runs,
+            one.names_org,
+            one.newest,
+            one.seconds,
+            secrets.redact(one.problem),
+        )
+    # A pipe gets the whole table, however wide.
+    width = None if stream.isatty() else 200
+    Console(file=stream, width=width, markup=False, highlight=False).print(table)
+    return all(one.answered for one in found)
+
+
+async def _ask(api: RunsApi, org: OrgConfig) -> Found:
+    began = time.monotonic()
+    try:
+        chunk = await api.listing(org.id, org.key.read).read(0)
+    except ApiError as error:
+        return Found(org.id, answered=False, problem=f"{error.reason}: {error.message}")
+    runs = f"{len(chunk.runs)} on the first page"
+    if chunk.count is not None:
+        runs = f"{chunk.count}, {runs}"
+    named = sorted({run.org_id for run in chunk.runs if run.org_id})
+    created = [run.created_at for run in chunk.runs if run.created_at is not None]
+    return Found(
+        org.id,
+        answered=True,
+        runs=runs,
+        names_org=", ".join(named[:3]),
+        newest=max(created).isoformat(timespec="seconds") if created else "",
+        seconds=f"{time.monotonic() - began:.2f}",
+        problem=f"{len(chunk.invalid)} runs can't be read" if chunk.invalid else "",
+    )

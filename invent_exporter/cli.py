@@ -1,0 +1,320 @@
+"""Flags and commands; nothing else knows about argv.
+
+What a command needs is imported when it runs: `--version` and `--help` load the flag parser alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from invent_exporter import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from invent_exporter.config import Config
+    from invent_exporter.log import Secrets
+
+PROGRAM = "invent-exporter"
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+DEFAULT_ADDRESS = ":10480"
+_REVISION_VARIABLE = "INVENT_EXPORTER_REVISION"
+_NOT_YET = "not supported yet"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the flags in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{PROGRAM}: {message}; see --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status: 0, 2 for bad flags or configuration, else 1."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    # `serve` may be left out, also in front of its flags.
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments.insert(0, "serve")
+    flags = parser.parse_args(arguments)
+    if flags.version:
+        print(f"{PROGRAM}, version {__version__} (Python {platform.python_version()})")
+        return EXIT_OK
+    try:
+        result: int = flags.run(flags)
+    except KeyboardInterrupt:
+        return EXIT_OK
+    return result
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Prometheus exporter for Invent workflow runs.",
+        epilog="Without a command: serve. `invent-exporter COMMAND --help` lists its flags.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and end")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    serve = commands.add_parser(
+        "serve", help="poll every org and serve metrics until SIGTERM", allow_abbrev=False
+    )
+    _add_config(serve)
+    serve.add_argument(
+        "--config.check",
+        dest="config_check",
+        action="store_true",
+        help="read the configuration, say what is wrong or `ok`, and end; no network",
+    )
+    _add_web(serve)
+    serve.add_argument("--web.config.file", dest="web_config", metavar="FILE", help=_NOT_YET)
+    serve.add_argument(
+        "--web.enable-lifecycle", dest="lifecycle", action="store_true", help=_NOT_YET
+    )
+    _add_log(serve)
+    serve.set_defaults(run=_serve)
+    check = commands.add_parser(
+        "check", help="ask each org for one page and print what was found", allow_abbrev=False
+    )
+    _add_config(check)
+    _add_log(check, level="error")
+    check.set_defaults(run=_check)
+    demo = commands.add_parser(
+        "demo", help="serve a simulated Invent API and the exporter on it", allow_abbrev=False
+    )
+    _add_web(demo)
+    _add_simulator(demo)
+    _add_log(demo)
+    demo.set_defaults(run=_demo)
+    simulate = commands.add_parser(
+        "simulate", help="serve the simulated Invent API alone", allow_abbrev=False
+    )
+    _add_simulator(simulate)
+    simulate.set_defaults(run=_simulate)
+    backfill = commands.add_parser("backfill", help=_NOT_YET, allow_abbrev=False)
+    backfill.set_defaults(run=_backfill)
+    for command in (serve, check, demo, simulate, backfill):
+        command.add_argument("--version", action="store_true", help="print the version and end")
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config.file",
+        dest="config_file",
+        metavar="FILE",
+        type=Path,
+        help="YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org",
+    )
+
+
+def _add_web(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--web.listen-address",
+        dest="address",
+        metavar="HOST:PORT",
+        default=DEFAULT_ADDRESS,
+        help="where to serve (default %(default)s)",
+    )
+    parser.add_argument(
+        "--web.telemetry-path",
+        dest="telemetry_path",
+        metavar="PATH",
+        default="/metrics",
+        help="path of the metrics (default %(default)s)",
+    )
+
+
+def _add_log(parser: argparse.ArgumentParser, level: str = "info") -> None:
+    parser.add_argument(
+        "--log.level",
+        dest="log_level",
+        choices=("debug", "info", "warn", "error"),
+        default=level,
+        help="(default %(default)s)",
+    )
+    parser.add_argument(
+        "--log.format",
+        dest="log_format",
+        choices=("logfmt", "json"),
+        default="logfmt",
+        help="(default %(default)s)",
+    )
+
+
+def _add_simulator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--simulator.listen-address",
+        "--listen-address",
+        dest="simulator_address",
+        metavar="HOST:PORT",
+        default="127.0.0.1:10481",
+        help="where the simulated API listens, a loopback address (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="(default %(default)s)")
+    parser.add_argument(
+        "--order",
+        choices=("created", "updated", "oldest", "mixed"),
+        default="created",
+        help="of the listed runs (default %(default)s)",
+    )
+    parser.add_argument("--no-count", action="store_true", help="leave out pagination headers")
+    parser.add_argument(
+        "--rate-limit",
+        type=int,
+        default=500,
+        metavar="N",
+        help="requests a minute for each client, 0 for no limit (default %(default)s)",
+    )
+
+
+def _fail(message: object, status: int = EXIT_FAILED) -> int:
+    line = " ".join(str(message).splitlines())
+    print(f"{PROGRAM}: {line}", file=sys.stderr)
+    return status
+
+
+def _load(flags: argparse.Namespace) -> tuple[Config, Secrets] | int:
+    from invent_exporter.config import ConfigError, load_config
+    from invent_exporter.log import Secrets, setup_logging
+
+    secrets = Secrets()
+    setup_logging(flags.log_level, flags.log_format, secrets)
+    try:
+        return load_config(flags.config_file, os.environ), secrets
+    except ConfigError as error:
+        return _fail(error, EXIT_USAGE)
+
+
+def _serve(flags: argparse.Namespace) -> int:
+    for flag, given in (
+        ("--web.config.file", flags.web_config is not None),
+        ("--web.enable-lifecycle", flags.lifecycle),
+    ):
+        if given:
+            return _fail(f"{flag} is {_NOT_YET}; leave it out", EXIT_USAGE)
+    place = _web_place(flags)
+    if isinstance(place, int):
+        return place
+    loaded = _load(flags)
+    if isinstance(loaded, int):
+        return loaded
+    if flags.config_check:
+        print("ok")
+        return EXIT_OK
+    config, secrets = loaded
+    return _run_serve(config, secrets, *place)
+
+
+def _web_place(flags: argparse.Namespace) -> tuple[str, int, str] | int:
+    from invent_exporter.listen import parse_listen_address
+    from invent_exporter.server import check_telemetry_path
+
+    try:
+        host, port = parse_listen_address(flags.address)
+    except ValueError as error:
+        return _fail(f"--web.listen-address: {error}", EXIT_USAGE)
+    try:
+        return host, port, check_telemetry_path(flags.telemetry_path)
+    except ValueError as error:
+        return _fail(f"--web.telemetry-path: {error}", EXIT_USAGE)
+
+
+def _run_serve(config: Config, secrets: Secrets, host: str, port: int, telemetry_path: str) -> int:
+    from invent_exporter.app import serve
+    from invent_exporter.database import StateError
+    from invent_exporter.listen import ListenError
+
+    try:
+        asyncio.run(
+            serve(
+                config,
+                secrets,
+                host=host,
+                port=port,
+                telemetry_path=telemetry_path,
+                revision=os.environ.get(_REVISION_VARIABLE, ""),
+            )
+        )
+    except (StateError, ListenError) as error:
+        return _fail(error)
+    return EXIT_OK
+
+
+def _check(flags: argparse.Namespace) -> int:
+    loaded = _load(flags)
+    if isinstance(loaded, int):
+        return loaded
+    from invent_exporter.check import check
+
+    return EXIT_OK if asyncio.run(check(*loaded, sys.stdout)) else EXIT_FAILED
+
+
+def _demo(flags: argparse.Namespace) -> int:
+    place = _web_place(flags)
+    if isinstance(place, int):
+        return place
+    simulator = _simulator_place(flags)
+    if isinstance(simulator, int):
+        return simulator
+    from invent_exporter.demo import demo_config, start_simulator
+    from invent_exporter.log import Secrets, setup_logging
+
+    secrets = Secrets()
+    setup_logging(flags.log_level, flags.log_format, secrets)
+    host, port, telemetry_path = place
+    try:
+        server = start_simulator(
+            *simulator,
+            seed=flags.seed,
+            order=flags.order,
+            send_count=not flags.no_count,
+            requests_per_minute=flags.rate_limit,
+        )
+    except OSError as error:
+        return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
+    with server:
+        shown = host or "localhost"
+        print(f"page for people        http://{shown}:{port}/")
+        print(f"metrics                http://{shown}:{port}{telemetry_path}")
+        print(f"simulated Invent API   {server.url}", flush=True)
+        return _run_serve(demo_config(server.url), secrets, host, port, telemetry_path)
+
+
+def _simulator_place(flags: argparse.Namespace) -> tuple[str, int] | int:
+    from invent_exporter.listen import parse_listen_address
+
+    try:
+        host, port = parse_listen_address(flags.simulator_address)
+    except ValueError as error:
+        return _fail(f"--simulator.listen-address: {error}", EXIT_USAGE)
+    return host or "127.0.0.1", port
+
+
+def _simulate(flags: argparse.Namespace) -> int:
+    place = _simulator_place(flags)
+    if isinstance(place, int):
+        return place
+    from invent_exporter.demo import simulate
+
+    try:
+        simulate(
+            *place,
+            seed=flags.seed,
+            order=flags.order,
+            send_count=not flags.no_count,
+            requests_per_minute=flags.rate_limit,
+        )
+    except OSError as error:
+        return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
+    return EXIT_OK
+
+
+def _backfill(_flags: argparse.Namespace) -> int:
+    return _fail(f"backfill is {_NOT_YET}", EXIT_USAGE)

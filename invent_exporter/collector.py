@@ -1,0 +1,451 @@
+"""The loop of one org: scan, record, publish, wait.
+
+A poll drives the scan's generator: what it asks for is read from the API, recorded by the ledger
+(one transaction for each page), and sent back as facts. What the poll learned is committed last.
+Whatever breaks a poll ends as a reason of the contract; the next poll begins from what was
+committed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
+from sqlalchemy.exc import SQLAlchemyError
+
+from invent_exporter.ledger import InvalidRow
+from invent_exporter.log import get_logger
+from invent_exporter.scan import Missing, PageFacts, Poll, Read, Reconciliation
+from invent_exporter.transport import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from invent_exporter.api import Listing, RunsApi
+    from invent_exporter.ledger import Ledger, OrgLedger, Recorded
+    from invent_exporter.model import Run
+    from invent_exporter.publisher import Publisher
+    from invent_exporter.scan import Answer, Steps
+    from invent_exporter.telemetry import Telemetry
+
+_T = TypeVar("_T")
+
+FAILED_POLLS_TO_DROP_GAUGES = 3
+STALL_POLLS = 10
+STALL_SECONDS = 300.0
+_WALK_STRETCH = 20
+_PUBLISH_SECONDS = 1.0
+_PRUNE_SECONDS = 60.0
+_ERROR_LENGTH = 300
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class CollectorSettings:
+    """What of the configuration concerns one org's loop. Times in seconds."""
+
+    configured_id: str
+    org_name: str | None
+    poll_interval_seconds: float
+    lookback_seconds: float
+    reconcile_interval_seconds: float
+    reconcile_window_seconds: float
+
+
+class Clocks(Protocol):
+    """Time and chance, passed in."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+
+    def random(self) -> float:
+        """Return a number from 0 up to 1."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Allowance(Protocol):
+    """The pages that reconciliations of all orgs may read, a share of the request budget."""
+
+    def available(self) -> int:
+        """Return how many may be read now."""
+
+    def spend(self, pages: int) -> None:
+        """Take what was read."""
+
+
+class Shared(Protocol):
+    """What the collectors of one process have in common."""
+
+    ledger: Ledger
+    api: RunsApi
+    telemetry: Telemetry
+    publisher: Publisher
+    clocks: Clocks
+    allowance: Allowance
+
+    async def in_ledger(self, call: Callable[[], _T]) -> _T:
+        """Run a call in the ledger's thread."""
+
+    def other_org_ids(self, collector: Collector) -> frozenset[str]:
+        """List the real ids of the other polled orgs."""
+
+    def claim(self, collector: Collector, org_id: str) -> bool:
+        """Tell whether no earlier entry of the configuration is the same org."""
+
+
+class Collector:
+    """Polls one org."""
+
+    def __init__(
+        self, settings: CollectorSettings, shared: Shared, read_key: Callable[[], str]
+    ) -> None:
+        """Prepare; nothing is read until `start`."""
+        self.settings = settings
+        self.label = settings.configured_id
+        self.attempted = False
+        self.up: bool | None = None
+        self.last_poll_seconds: float | None = None
+        self.last_success_seconds: float | None = None
+        self.error: str | None = None
+        self.interval_seconds = settings.poll_interval_seconds
+        self.org: OrgLedger | None = None
+        self.dropped = False
+        self._shared = shared
+        self._read_key = read_key
+        self._failures = 0
+        self._unsettled = True
+        self._open_known = True
+        self._open_ids: set[str] = set()
+        self._alive_until = shared.clocks.monotonic()
+        self._published_at = 0.0
+        self._pending: set[str] = set()
+        self._pruned_at = 0.0
+        self._history_failed = 0
+
+    # -- for others to see
+
+    @property
+    def is_stalled(self) -> bool:
+        """No request, planned wait or commit for too long."""
+        patience = max(STALL_SECONDS, STALL_POLLS * self.settings.poll_interval_seconds)
+        return self._shared.clocks.monotonic() > self._alive_until + patience
+
+    @property
+    def org_name(self) -> str:
+        """The configured name, else the id."""
+        return self.settings.org_name or self.label
+
+    def register_key(self) -> None:
+        """Read the key once, so that it is known as a secret before anything is logged."""
+        self._read_key()
+
+    # -- the loop
+
+    async def start(self) -> None:
+        """Load what is known of the org, and serve it."""
+        clocks = self._shared.clocks
+        floor = clocks.time() - self.settings.lookback_seconds
+        configured = self.settings.configured_id
+        self.org = await self._shared.in_ledger(
+            lambda: self._shared.ledger.load(configured, walk_floor=floor)
+        )
+        if self.org.org_id is not None:
+            self._take_label(self.org.org_id)
+        self._shared.telemetry.declare_org(self.label)
+        self._shared.telemetry.set_poll_interval(self.label, self.interval_seconds)
+        if not self.dropped:
+            await self._publish(self.org)
+
+    async def run(self) -> None:
+        """Poll until cancelled, or until the org turns out to be polled already."""
+        clocks = self._shared.clocks
+        while not self.dropped:
+            began = clocks.monotonic()
+            wait_seconds = await self.poll()
+            left = began + wait_seconds - clocks.monotonic()
+            if left > 0:
+                self._beat(left)
+                await clocks.sleep(left)
+
+    async def poll(self) -> float:
+        """Poll once; return the seconds from its beginning to the next one's."""
+        shared, clocks = self._shared, self._shared.clocks
+        began = clocks.monotonic()
+        interval = self.settings.poll_interval_seconds
+        reason = None
+        wait_seconds = interval
+        self._beat()
+        try:
+            scan = await self._scan()
+            if scan is not None and scan.is_walk:
+                wait_seconds = max(interval, _WALK_STRETCH * (clocks.monotonic() - began))
+        except ApiError as error:
+            reason, self.error = error.reason, error.message
+            wait_seconds = max(
+                interval * (0.9 + 0.1 * clocks.random()), error.retry_after_seconds or 0
+            )
+        except (SQLAlchemyError, OSError) as error:
+            cause = getattr(error, "orig", None) or error
+            reason, self.error = "storage", f"the state can't be written: {cause}"
+        except Exception as error:
+            reason, self.error = "invalid_response", f"unexpected: {type(error).__name__}: {error}"
+            log.exception("a poll met a bug", org_id=self.label)
+        duration = clocks.monotonic() - began
+        self.last_poll_seconds = clocks.time()
+        if reason is None:
+            self._succeeded(duration)
+        else:
+            await self._failed(reason, duration)
+        self.attempted = True
+        self.interval_seconds = wait_seconds
+        if not self.dropped:
+            shared.telemetry.set_poll_interval(self.label, wait_seconds)
+        shared.telemetry.set_ledger_size(shared.ledger.database.size_bytes())
+        return wait_seconds
+
+    def _succeeded(self, duration_seconds: float) -> None:
+        if self.dropped:
+            return
+        if self._failures:
+            log.info("polls succeed again", org_id=self.label, failed_polls=self._failures)
+        self._failures = 0
+        self.error = None
+        self.up = True
+        self.last_success_seconds = self._shared.clocks.time()
+        self._shared.telemetry.poll_succeeded(
+            self.label, duration_seconds, self.last_success_seconds
+        )
+
+    async def _failed(self, reason: str, duration_seconds: float) -> None:
+        self._failures += 1
+        self.up = False
+        self._shared.telemetry.poll_failed(self.label, reason, duration_seconds)
+        log.error(
+            "poll failed",
+            org_id=self.label,
+            reason=reason,
+            error=self.error,
+            failed_polls=self._failures,
+        )
+        if self.org is None:
+            return
+        await self._publish(self.org)
+        if self._failures >= FAILED_POLLS_TO_DROP_GAUGES:
+            await self._shared.publisher.set_open(self.org, None)
+
+    # -- one poll
+
+    async def _scan(self) -> Poll | None:
+        if self.org is None:
+            await self.start()
+        org = self.org
+        if org is None or self.dropped:
+            return None
+        contact = not org.contacted
+        poll = Poll(
+            org.scan,
+            open_known=self._open_known,
+            contact_floor=org.floor_seconds if contact else None,
+        )
+        await self._drive(org, poll.steps())
+        if not poll.is_whole and not contact:
+            raise ApiError("invalid_response", "the listing changed too fast to be read whole")
+        if self._unsettled or contact or poll.absent or poll.state != org.scan:
+            await self._shared.in_ledger(
+                lambda: self._shared.ledger.complete(
+                    org, poll.state, absent=poll.absent, contact=contact
+                )
+            )
+            self._unsettled = False
+            self._beat()
+        named = await self._identify(org)
+        if named is None:
+            return None
+        self._shared.telemetry.set_api_runs(self.label, poll.listing_count)
+        if contact:
+            log.info(
+                "first contact",
+                org_id=self.label,
+                workflows=len(named.workflows),
+                failed_runs_in_history=self._history_failed,
+            )
+        groups = await self._shared.in_ledger(lambda: self._shared.ledger.open_groups(named))
+        self._open_known = bool(groups)
+        await self._publish(named)
+        await self._shared.publisher.set_open(named, groups)
+        await self._reconcile(named, is_fresh=contact or poll.walked_all)
+        await self._prune(named)
+        return poll
+
+    async def _drive(self, org: OrgLedger, steps: Steps) -> int:
+        """Do what the scan asks for; return how many pages were read."""
+        listings: dict[str, Listing] = {}
+        pages = 0
+        self._open_ids = set()
+        try:
+            request = next(steps)
+            while True:
+                answer: Answer
+                if isinstance(request, Missing):
+                    runs = await self._shared.in_ledger(lambda: self._shared.ledger.open_runs(org))
+                    answer = {
+                        run_id: created
+                        for run_id, created in runs.items()
+                        if run_id not in self._open_ids
+                    }
+                else:
+                    answer = await self._read(org, listings, request)
+                    pages += 1
+                request = steps.send(answer)
+        except StopIteration:
+            return pages
+
+    async def _read(self, org: OrgLedger, listings: dict[str, Listing], read: Read) -> PageFacts:
+        shared = self._shared
+        listing = listings.get(read.status)
+        if listing is None:
+            listing = listings[read.status] = shared.api.listing(
+                self.settings.configured_id,
+                self._read_key,
+                read.status,
+                label=self.label,
+                heartbeat=self._beat,
+            )
+        chunk = await listing.read(read.offset, forward=read.forward)
+        invalid = [InvalidRow(row.run_id or row.digest, row.reason) for row in chunk.invalid]
+        recorded = await shared.in_ledger(
+            lambda: shared.ledger.record(
+                org,
+                chunk.runs,
+                invalid,
+                now=shared.clocks.time(),
+                other_org_ids=shared.other_org_ids(self),
+                recovering=read.recovering,
+            )
+        )
+        self._beat()
+        self._unsettled = self._unsettled or recorded.news
+        self._open_ids.update(row.run_id for row in recorded.facts if row.is_open)
+        self._tell(recorded)
+        self._pending |= recorded.changed
+        if self._pending and shared.clocks.monotonic() - self._published_at >= _PUBLISH_SECONDS:
+            await self._publish(org)
+        return PageFacts(
+            chunk.start,
+            chunk.end,
+            at_end=chunk.at_end,
+            count=chunk.count,
+            rows=recorded.facts,
+            unreadable=len(chunk.invalid),
+        )
+
+    def _tell(self, recorded: Recorded) -> None:
+        self._history_failed += recorded.history_failed
+        for run in recorded.failed:
+            log.warning("run failed", **failed_run_fields(self.label, run))
+
+    async def _publish(self, org: OrgLedger) -> None:
+        changed, self._pending = self._pending, set()
+        await self._shared.publisher.publish(org, changed, org_name=self.org_name)
+        self._published_at = self._shared.clocks.monotonic()
+
+    # -- who the org is
+
+    async def _identify(self, org: OrgLedger) -> OrgLedger | None:
+        """Learn which org `c` is: the one that most of its runs name; None: polled already."""
+        if org.org_id is not None or not org.numbers.org_id_votes:
+            return org
+        org_id, _ = Counter(org.numbers.org_id_votes).most_common(1)[0]
+        if not self._shared.claim(self, org_id):
+            self.drop(org_id)
+            return None
+        named = await self._shared.in_ledger(lambda: self._shared.ledger.identify(org, org_id))
+        if named is not org:
+            # The ledger knew the org by its id before: go on from there at the next poll.
+            self._unsettled = True
+        self.org = named
+        self._take_label(org_id)
+        return named
+
+    def _take_label(self, org_id: str) -> None:
+        if not self._shared.claim(self, org_id):
+            self.drop(org_id)
+            return
+        if org_id != self.label:
+            self._shared.telemetry.rename_org(self.label, org_id)
+            self.label = org_id
+
+    def drop(self, org_id: str) -> None:
+        """Poll no more: another entry is the same org."""
+        self.dropped = True
+        self.attempted = True
+        self._shared.telemetry.forget_org(self.settings.configured_id)
+        log.warning(
+            "an org is configured twice; the later entry is dropped",
+            org_id=org_id,
+            entry=self.settings.configured_id,
+        )
+
+    # -- looking back
+
+    async def _reconcile(self, org: OrgLedger, *, is_fresh: bool) -> None:
+        shared = self._shared
+        now = shared.clocks.time()
+        if is_fresh:
+            org.scan = msgspec.structs.replace(org.scan, reconciled=now, reconcile_offset=None)
+            shared.telemetry.reconciled(self.label, now)
+            return
+        if org.scan.reconciled:
+            shared.telemetry.reconciled(self.label, org.scan.reconciled)
+        is_due = now - org.scan.reconciled >= self.settings.reconcile_interval_seconds
+        pages = shared.allowance.available()
+        if pages < 1 or not (is_due or org.scan.reconcile_offset is not None):
+            return
+        window_from = now - self.settings.reconcile_window_seconds
+        reconciliation = Reconciliation(org.scan, now, window_from)
+        recovered = org.numbers.recovered
+        shared.allowance.spend(await self._drive(org, reconciliation.steps(pages)))
+        await shared.in_ledger(lambda: shared.ledger.save_scan(org, reconciliation.state))
+        if org.numbers.recovered > recovered:
+            log.warning(
+                "runs were found that polls had missed",
+                org_id=self.label,
+                runs=org.numbers.recovered - recovered,
+            )
+        if self._pending:
+            await self._publish(org)
+        if reconciliation.is_done:
+            shared.telemetry.reconciled(self.label, reconciliation.state.reconciled)
+
+    async def _prune(self, org: OrgLedger) -> None:
+        clocks = self._shared.clocks
+        if clocks.monotonic() - self._pruned_at < _PRUNE_SECONDS:
+            return
+        more = await self._shared.in_ledger(lambda: self._shared.ledger.prune(org, clocks.time()))
+        if not more:
+            self._pruned_at = clocks.monotonic()
+
+    def _beat(self, seconds: float = 0.0) -> None:
+        """Note a sign of life, and for how long none is to be expected."""
+        self._alive_until = self._shared.clocks.monotonic() + seconds
+
+
+def failed_run_fields(org_id: str, run: Run) -> dict[str, object]:
+    """List what a log line says of a failed run: what a metric must not carry."""
+    return {
+        "org_id": org_id,
+        "workflow_id": run.workflow_label,
+        "run_id": run.id,
+        "origin": run.origin_label,
+        "duration_seconds": run.duration_seconds,
+        "credits": run.credits_total,
+        "error": (run.error or "")[:_ERROR_LENGTH],
+    }
