@@ -1,7 +1,8 @@
 """One GET request to the API: paced, tried again, bounded in time and size.
 
 Whatever goes wrong ends as one `ApiError` with a reason of the contract. Retrying
-and waiting live together here, because `Retry-After` touches both.
+and waiting live together here, because `Retry-After` touches both; the errors of a request stand
+with it for the same reason, which makes this module longer than the others.
 """
 
 from __future__ import annotations

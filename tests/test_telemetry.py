@@ -14,6 +14,12 @@ def made() -> tuple[Telemetry, CollectorRegistry]:
     return Telemetry(registry), registry
 
 
+def shown(registry: CollectorRegistry) -> str:
+    """Write the registry as OpenMetrics."""
+    text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    return text.decode()
+
+
 def test_the_error_series_of_an_org_exist_from_zero() -> None:
     """So the first error is an increase."""
     telemetry, registry = made()
@@ -56,7 +62,7 @@ def test_a_rename_moves_every_series_with_its_value() -> None:
     assert registry.get_sample_value("invent_api_requests_total", org | {"code": "200"}) == 2
     assert registry.get_sample_value("invent_up", org) == 0
     assert registry.get_sample_value("invent_api_runs", org) == 7
-    text = generate_latest(registry).decode()
+    text = shown(registry)
     assert 'org_id="c"' not in text
     assert 'org_id="other"' in text
 
@@ -77,7 +83,7 @@ def test_an_org_that_is_dropped_leaves_nothing() -> None:
     telemetry.poll_succeeded("a", 1, 2)
     telemetry.request_done("a", "200", 1)
     telemetry.forget_org("a")
-    assert 'org_id="a"' not in generate_latest(registry).decode()
+    assert 'org_id="a"' not in shown(registry)
 
 
 def test_there_are_no_created_series_and_build_is_an_info() -> None:
@@ -88,7 +94,7 @@ def test_there_are_no_created_series_and_build_is_an_info() -> None:
     telemetry.throttled(2)
     telemetry.set_ledger_size(4096)
     telemetry.set_build("1.0", "abc", "3.11")
-    text = generate_latest(registry).decode()
+    text = shown(registry)
     assert "_created" not in text
     assert "# TYPE invent_exporter_build info" in text
     assert 'invent_exporter_build_info{python_version="3.11",revision="abc",version="1.0"}' in text
