@@ -1,0 +1,47 @@
+# The build needs pip and Debian's tools; what runs needs neither. So the image is made from nothing
+# (scratch): Python, the libraries it loads and the program, laid out by deploy/image/make_root.py.
+# That is the smallest base there is, and leaves no shell and no package manager to attack or patch.
+#
+# The release pins the base by digest: --build-arg PYTHON_IMAGE=python:3.13-slim@sha256:…
+ARG PYTHON_IMAGE=python:3.13-slim
+
+# hadolint ignore=DL3006
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /build
+# The requirements first: they change less often than the program.
+COPY requirements.lock ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m pip install --disable-pip-version-check --root-user-action=ignore --no-compile \
+      --require-hashes --only-binary=:all: --target=/build/app --requirement requirements.lock
+COPY exporter.py deploy/image/healthcheck.py ./app/
+COPY invent_exporter ./app/invent_exporter
+COPY deploy/image/make_root.py ./
+ARG SOURCE_DATE_EPOCH=0
+RUN SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} python make_root.py /build/app /build/root
+
+FROM scratch
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="invent-exporter" \
+      org.opencontainers.image.description="Serves the runs of Invent workflows as Prometheus metrics, each run counted once" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.source="https://github.com/invent-exporter/invent-exporter" \
+      org.opencontainers.image.documentation="https://github.com/invent-exporter/invent-exporter/blob/main/docs/deploy.md" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /build/root /
+# The metric invent_exporter_build_info shows the revision.
+ENV INVENT_EXPORTER_REVISION=${REVISION} \
+    LANG=C.UTF-8 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# Where a state file without a path of its own ends up.
+WORKDIR /data
+VOLUME ["/data"]
+USER 65532:65532
+EXPOSE 10480
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \
+  CMD ["/usr/bin/python", "/app/healthcheck.py"]
+ENTRYPOINT ["/usr/bin/python", "/app/exporter.py"]
+CMD ["serve"]
