@@ -39,9 +39,10 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         # From the API to the ledger.
         "bodies": "",
         "pacing": "",
+        "page_size": "",
         "transport": "bodies config pacing",
         "decoding": "model transport",
-        "api": "config decoding model pacing transport",
+        "api": "config decoding model pacing page_size transport",
         "collector": "api ledger log model publisher scan transport",
         # From the ledger to the answer.
         "metrics": "config model numbers",
