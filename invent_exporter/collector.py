@@ -17,13 +17,23 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter.ledger import InvalidRow
 from invent_exporter.log import get_logger
-from invent_exporter.scan import Missing, PageFacts, Poll, Read, Reconciliation
+from invent_exporter.scan import (
+    ALL,
+    Missing,
+    PageFacts,
+    Poll,
+    Read,
+    Reconciliation,
+    RowFact,
+    page_signature,
+    row_signature,
+)
 from invent_exporter.transport import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from invent_exporter.api import Listing, RunsApi
+    from invent_exporter.api import Chunk, Listing, RunsApi
     from invent_exporter.ledger import Ledger, OrgLedger, Recorded
     from invent_exporter.model import Run
     from invent_exporter.publisher import Publisher
@@ -122,6 +132,7 @@ class Collector:
         self._read_key = read_key
         self._failures = 0
         self._unsettled = True
+        self._news = True
         self._open_known = True
         self._open_ids: set[str] = set()
         self._alive_until = shared.clocks.monotonic()
@@ -277,10 +288,12 @@ class Collector:
                 workflows=len(named.workflows),
                 failed_runs_in_history=self._history_failed,
             )
-        groups = await self._shared.in_ledger(lambda: self._shared.ledger.open_groups(named))
-        self._open_known = bool(groups)
         await self._publish(named)
-        await self._shared.publisher.set_open(named, groups)
+        if self._open_known or self._news or self._shared.publisher.open_runs(named) is None:
+            groups = await self._shared.in_ledger(lambda: self._shared.ledger.open_groups(named))
+            self._open_known = bool(groups)
+            await self._shared.publisher.set_open(named, groups)
+            self._news = False
         await self._reconcile(named, is_fresh=contact or poll.walked_all)
         await self._prune(named)
         return poll
@@ -320,6 +333,9 @@ class Collector:
                 heartbeat=self._beat,
             )
         chunk = await listing.read(read.offset, forward=read.forward)
+        unchanged = self._unchanged_facts(org, read, chunk)
+        if unchanged is not None:
+            return unchanged
         invalid = [InvalidRow(row.run_id or row.digest, row.reason) for row in chunk.invalid]
         recorded = await shared.in_ledger(
             lambda: shared.ledger.record(
@@ -333,6 +349,7 @@ class Collector:
         )
         self._beat()
         self._unsettled = self._unsettled or recorded.news
+        self._news = self._news or recorded.news
         self._open_ids.update(row.run_id for row in recorded.facts if row.is_open)
         self._tell(recorded)
         self._pending |= recorded.changed
@@ -346,6 +363,30 @@ class Collector:
             rows=recorded.facts,
             unreadable=len(chunk.invalid),
         )
+
+    def _unchanged_facts(self, org: OrgLedger, read: Read, chunk: Chunk) -> PageFacts | None:
+        """Recognise the first answer of the last complete poll: the ledger need not be asked.
+
+        Nothing was open then, so every row is final and settled.
+        """
+        if self._unsettled or self._open_known or chunk.invalid or read.status != ALL:
+            return None
+        signatures = [row_signature(run) for run in chunk.runs]
+        if page_signature(signatures) != org.scan.signature:
+            return None
+        rows = [
+            RowFact(
+                run.id,
+                run.created,
+                run.updated,
+                is_open=False,
+                owned=True,
+                settled=True,
+                signature=signature,
+            )
+            for run, signature in zip(chunk.runs, signatures, strict=True)
+        ]
+        return PageFacts(chunk.start, chunk.end, at_end=chunk.at_end, count=chunk.count, rows=rows)
 
     def _tell(self, recorded: Recorded) -> None:
         self._history_failed += recorded.history_failed

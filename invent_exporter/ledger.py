@@ -30,7 +30,7 @@ from invent_exporter.numbers import (
     WorkflowNumbers,
     series_key,
 )
-from invent_exporter.scan import RowFact, ScanState
+from invent_exporter.scan import RowFact, ScanState, row_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -440,8 +440,6 @@ class _Page:
         return run.is_final and bool(times) and max(times) < self._org.floor_seconds
 
     def _fact(self, run: Run, row: _Known | None) -> RowFact:
-        credits_known = run.credits or (None, None)
-        signature = (run.id, run.status, run.updated, *credits_known)
         settled = row is None or (row.walk <= self._org.settled_walk and row.updated == run.updated)
         return RowFact(
             run.id,
@@ -450,7 +448,7 @@ class _Page:
             is_open=not run.is_final and (row is None or not row.final),
             owned=row is not None and row.owned,
             settled=settled,
-            signature=signature,
+            signature=row_signature(run),
         )
 
     # -- a run that is not known yet

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from functools import cached_property
 
 import msgspec
 
@@ -70,8 +71,11 @@ class Version(msgspec.Struct, frozen=True, gc=False):
     version: float | None = None
 
 
-class Run(msgspec.Struct, frozen=True, gc=False):
-    """One run. Field names and meanings are the API's; a property is our reading of them."""
+class Run(msgspec.Struct, frozen=True, dict=True):
+    """One run. Field names and meanings are the API's; a property is our reading of them.
+
+    Each reading is made once: turning times into seconds is most of what counting a run costs.
+    """
 
     id: str
     status: str
@@ -88,65 +92,66 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     error: str | None = None
     usage: Usage | None = None
 
-    @property
+    @cached_property
     def status_label(self) -> str:
         """The status as the API spells it, or UNKNOWN for one that is not in its documentation."""
         known = self.status in FINAL_STATUSES or self.status in OPEN_STATUSES
         return self.status if known else UNKNOWN
 
-    @property
+    @cached_property
     def origin_label(self) -> str:
         """The origin as the API spells it, or UNKNOWN."""
         return self.origin if self.origin in ORIGINS and self.origin is not None else UNKNOWN
 
-    @property
+    @cached_property
     def workflow_label(self) -> str:
         """The workflow's id; `__none__` for a run without one."""
         return self.workflow_id or NO_WORKFLOW
 
-    @property
+    @cached_property
     def is_final(self) -> bool:
         """A known status alone decides; an unknown one is final when the run has ended."""
         if self.status in OPEN_STATUSES:
             return False
         return self.status in FINAL_STATUSES or self.ended_at is not None
 
-    @property
+    @cached_property
     def created(self) -> float | None:
         """When the run was created, in seconds since the epoch."""
         return seconds(self.created_at)
 
-    @property
+    @cached_property
     def started(self) -> float | None:
         """When the run started."""
         return seconds(self.started_at)
 
-    @property
+    @cached_property
     def updated(self) -> float | None:
         """When the run was last changed."""
         return seconds(self.updated_at)
 
-    @property
+    @cached_property
     def ended(self) -> float | None:
         """When the run ended; where the API does not say, when it was last changed."""
-        return seconds(self.ended_at or self.updated_at)
+        return self.updated if self.ended_at is None else seconds(self.ended_at)
 
-    @property
+    @cached_property
     def first_time(self) -> float | None:
         """When the run came to be, as well as it can be known: its first time that is not null."""
-        return seconds(self.created_at or self.started_at or self.ended_at or self.updated_at)
+        times = (self.created, self.started, self.ended)
+        return next((time for time in times if time is not None), None)
 
-    @property
+    @cached_property
     def duration_seconds(self) -> float | None:
         """How long the run worked; None unless it started and ended. Clock skew reads as 0."""
-        return difference(self.started_at, self.ended_at)
+        return None if self.ended_at is None else difference(self.started, self.ended)
 
-    @property
+    @cached_property
     def queue_seconds(self) -> float | None:
         """How long the run waited to start; None unless it did. Clock skew reads as 0."""
-        return difference(self.created_at, self.started_at)
+        return difference(self.created, self.started)
 
-    @property
+    @cached_property
     def credits(self) -> tuple[float, float] | None:
         """Credits as (ai, other), each at least 0; None when the usage is not known yet."""
         if self.usage is None or self.usage.total is None:
@@ -154,14 +159,14 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         ai = max(0.0, self.usage.ai_total or 0.0)
         return ai, max(0.0, self.usage.total - ai)
 
-    @property
+    @cached_property
     def credits_total(self) -> float | None:
         """`usage.total`, at least 0; None when it is not known yet."""
         if self.usage is None or self.usage.total is None:
             return None
         return max(0.0, self.usage.total)
 
-    @property
+    @cached_property
     def step_credits(self) -> dict[str, float]:
         """Credits by step, without values that are neither a number nor an object with `total`.
 
@@ -169,7 +174,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         """
         return {} if self.usage is None else _read_steps(self.usage.steps)
 
-    @property
+    @cached_property
     def version_label(self) -> str:
         """The version of the workflow that ran, without a trailing `.0`; empty when not known."""
         number = self.version
@@ -185,11 +190,11 @@ def seconds(time: datetime | None) -> float | None:
     return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
 
 
-def difference(start: datetime | None, end: datetime | None) -> float | None:
+def difference(start: float | None, end: float | None) -> float | None:
     """Seconds from start to end, 0 when the end is before the start; None without both."""
     if start is None or end is None:
         return None
-    return max(0.0, (seconds(end) or 0.0) - (seconds(start) or 0.0))
+    return max(0.0, end - start)
 
 
 _STEPS = msgspec.json.Decoder(dict[str, msgspec.Raw] | None, strict=False)

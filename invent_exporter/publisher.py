@@ -59,6 +59,7 @@ class Publisher:
         self._clock = clock
         self._orgs: dict[int, OrgLedger] = {}
         self._org_names: dict[int, str] = {}
+        self._org_views: dict[int, OrgView] = {}
         self._open: dict[int, dict[str, tuple[OpenRuns, ...]] | None] = {}
         self._held: dict[tuple[int, str, str], tuple[int, float]] = {}
         self._wake = asyncio.Event()
@@ -80,7 +81,8 @@ class Publisher:
             self._org_names[org.key] = org_name
             self._open.setdefault(org.key, None)
             names = set(org.workflows)
-        await self._publish(org, names)
+        if names or self._org_view(org) != self._org_views.get(org.key):
+            await self._publish(org, names)
 
     async def set_open(self, org: OrgLedger, groups: tuple[OpenGroup, ...] | None) -> None:
         """Serve these open runs; None when they are not known, and their gauges go away."""
@@ -109,7 +111,8 @@ class Publisher:
         return self._open.get(org.key)
 
     async def _publish(self, org: OrgLedger, names: set[str]) -> None:
-        changes: dict[object, View | None] = {(org.key,): self._org_view(org)}
+        org_view = self._org_views[org.key] = self._org_view(org)
+        changes: dict[object, View | None] = {(org.key,): org_view}
         for name in sorted(names):
             changes[org.key, name] = self._workflow_view(org, name)
         # Before the generation is there: `publish` may give way to a scrape of it.

@@ -28,6 +28,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from invent_exporter.model import Run
+
 ALL = "ALL"
 _EVIDENCE = 8
 """Steps in one direction before an order is believed: by chance, 1 in 40320 mixed listings."""
@@ -46,6 +48,11 @@ class RowFact(msgspec.Struct, frozen=True, gc=False):
     owned: bool
     settled: bool
     signature: tuple[object, ...]
+
+
+def row_signature(run: Run) -> tuple[object, ...]:
+    """Tell all of a run that may change while it is listed."""
+    return (run.id, run.status, run.updated, *(run.credits or (None, None)))
 
 
 class PageFacts(msgspec.Struct, frozen=True):
@@ -225,7 +232,7 @@ class Poll:
             # Runs were deleted: the page is beyond the end now.
             walk = _Walk(max(0, (first.count or 1) - 1) if first.count is not None else 0)
             first = yield from walk.read()
-        changed = _signature(first.rows) != state.signature
+        changed = _signature(first) != state.signature
         is_all = first.start == 0 and first.at_end
         same_count = state.count_is_true and first.count is not None and first.count == state.count
         is_proven = is_all or (first.count == state.count and self._order_proves(first, same_count))
@@ -311,7 +318,7 @@ class Poll:
         self.state = msgspec.structs.replace(
             self.state,
             order=order,
-            signature=_signature(first.rows),
+            signature=_signature(first),
             count=first.count,
             count_is_true=walk.count_is_true
             if walk.count_is_true is not None
@@ -321,7 +328,7 @@ class Poll:
         if order.learned and order.oldest_first and walk.at_end:
             # The next poll begins where the next run will stand.
             self.state = msgspec.structs.replace(
-                self.state, signature=_signature(walk.last.rows), first_offset=walk.last.start
+                self.state, signature=_signature(walk.last), first_offset=walk.last.start
             )
 
 
@@ -471,6 +478,11 @@ def _is_older(rows: Sequence[RowFact], limit: float, order: Order) -> bool:
     return bool(times) and all(time is not None and time < limit for time in times)
 
 
-def _signature(rows: Sequence[RowFact]) -> str:
-    text = repr([row.signature for row in rows])
+def _signature(page: PageFacts) -> str:
+    return page_signature([row.signature for row in page.rows])
+
+
+def page_signature(rows: Sequence[tuple[object, ...]]) -> str:
+    """Digest the signatures of a page's rows."""
+    text = repr(list(rows))
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

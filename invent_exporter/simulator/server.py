@@ -154,7 +154,8 @@ def _break_off(answer: Answer, transport: asyncio.Transport) -> None:
 def _listen(address: tuple[str, int]) -> socket.socket:
     # The protocol is named because asyncio turns Nagle's algorithm off only where it is: without
     # that each small answer over a kept connection takes 40 ms.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -229,7 +230,8 @@ class SimulatorServer:
     @property
     def url(self) -> str:
         """The base URL, without a slash at its end."""
-        return f"http://{self._address[0]}:{self._address[1]}"
+        host, port = self._address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
     def world(self) -> World:
