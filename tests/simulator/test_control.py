@@ -161,6 +161,15 @@ def test_a_busy_port_is_an_error(simulator: SimulatorServer) -> None:
         pass
 
 
+def test_it_serves_on_ipv6_too() -> None:
+    """The other loopback address works, and its URL is one."""
+    try:
+        with SimulatorServer(host="::1") as server:
+            assert httpx.get(server.url + RUNS).status_code == 401
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6 loopback: {error}")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_the_demo_until_a_signal(number: signal.Signals) -> None:
     """It prints address and key, serves the past, and ends with 0."""
