@@ -17,7 +17,7 @@ COPY exporter.py deploy/image/healthcheck.py ./app/
 COPY invent_exporter ./app/invent_exporter
 COPY deploy/image/make_root.py ./
 ARG SOURCE_DATE_EPOCH=0
-RUN SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} python make_root.py /build/app /build/root
+RUN SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} PYTHONHASHSEED=0 python make_root.py /build/app /build/root
 
 FROM scratch
 ARG VERSION=dev
