@@ -20,12 +20,13 @@ from invent_exporter.api import RunsApi
 from invent_exporter.collector import Allowance, Clocks, Collector, CollectorSettings
 from invent_exporter.database import open_database
 from invent_exporter.exposition import Exposition
-from invent_exporter.ledger import Ledger, LedgerSettings
+from invent_exporter.ledger import Ledger
 from invent_exporter.listen import Server
 from invent_exporter.log import Secrets, get_logger
 from invent_exporter.numbers import Bounds
 from invent_exporter.pacing import RateLimiter
 from invent_exporter.publisher import Publisher
+from invent_exporter.recording import LedgerSettings
 from invent_exporter.server import Application
 from invent_exporter.telemetry import Telemetry
 from invent_exporter.transport import Transport
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from invent_exporter.config import Config, Key
-    from invent_exporter.ledger import OrgLedger
+    from invent_exporter.recording import OrgLedger
 
 _T = TypeVar("_T")
 

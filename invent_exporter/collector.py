@@ -15,30 +15,23 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
-from invent_exporter.ledger import InvalidRow
 from invent_exporter.log import get_logger
-from invent_exporter.scan import (
-    ALL,
-    Missing,
-    PageFacts,
-    Poll,
-    Read,
-    Reconciliation,
-    RowFact,
-    page_signature,
-    row_signature,
-)
+from invent_exporter.order import PageFacts, RowFact, page_signature, row_signature
+from invent_exporter.recording import InvalidRow
+from invent_exporter.scan import Poll, Reconciliation
 from invent_exporter.transport import ApiError
+from invent_exporter.walk import ALL, Missing, Read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from invent_exporter.api import Chunk, Listing, RunsApi
-    from invent_exporter.ledger import Ledger, OrgLedger, Recorded
+    from invent_exporter.ledger import Ledger
     from invent_exporter.model import Run
     from invent_exporter.publisher import Publisher
-    from invent_exporter.scan import Answer, Steps
+    from invent_exporter.recording import OrgLedger, Recorded
     from invent_exporter.telemetry import Telemetry
+    from invent_exporter.walk import Answer, Steps
 
 _T = TypeVar("_T")
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from invent_exporter.exposition import Exposition, View
-    from invent_exporter.ledger import OpenGroup, OrgLedger
+    from invent_exporter.ledger import OpenGroup
+    from invent_exporter.recording import OrgLedger
 
 _RETRY_SECONDS = 5.0
 

@@ -21,134 +21,15 @@ Why nothing is missed:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Generator, Sequence
-from itertools import pairwise
-from typing import TypeAlias
+from collections.abc import Sequence
 
 import msgspec
 
-from invent_exporter.model import Run
+from invent_exporter.order import Order, PageFacts, RowFact, is_older, signature_of
+from invent_exporter.walk import Missing, Steps, Walk
 
-ALL = "ALL"
-_EVIDENCE = 8
-"""Steps in one direction before an order is believed: by chance, 1 in 40320 mixed listings."""
-_MAX_STEPS_BACK = 5
 _OVERLAP_ROWS = 50
 _CONTACT_WALKS = 3
-
-
-class RowFact(msgspec.Struct, frozen=True, gc=False):
-    """What the ledger says about one row of a page."""
-
-    run_id: str
-    created: float | None
-    updated: float | None
-    is_open: bool
-    owned: bool
-    settled: bool
-    signature: tuple[object, ...]
-
-
-def row_signature(run: Run) -> tuple[object, ...]:
-    """Tell all of a run that may change while it is listed."""
-    return (run.id, run.status, run.updated, *(run.credits or (None, None)))
-
-
-class PageFacts(msgspec.Struct, frozen=True):
-    """One answer: where in the listing it stands, and its readable rows."""
-
-    start: int
-    end: int
-    at_end: bool
-    count: int | None
-    rows: Sequence[RowFact]
-    unreadable: int = 0
-
-
-class Read(msgspec.Struct, frozen=True):
-    """Read a page that holds the row at `offset`, and as much as fits on the side of `forward`."""
-
-    status: str
-    offset: int
-    forward: bool = True
-    recovering: bool = False
-
-
-class Missing(msgspec.Struct, frozen=True):
-    """Ask for the open runs that were not seen in this poll, with the time of their creation."""
-
-
-Request: TypeAlias = Read | Missing
-Answer: TypeAlias = PageFacts | dict[str, float]
-Steps: TypeAlias = Generator[Request, Answer, None]
-
-
-class Order(msgspec.Struct, frozen=True):
-    """Which orders the rows seen so far allow; at least `_EVIDENCE` steps make one learned."""
-
-    created_descending: bool = True
-    created_ascending: bool = True
-    updated_descending: bool = True
-    updated_ascending: bool = True
-    created_steps: int = 0
-    updated_steps: int = 0
-
-    @property
-    def newest_first(self) -> bool:
-        """New or changed runs stand at the front."""
-        return self._by_created(self.created_descending, self.created_ascending) or (
-            self._by_updated(self.updated_descending, self.updated_ascending)
-        )
-
-    @property
-    def oldest_first(self) -> bool:
-        """New or changed runs stand at the end."""
-        return self._by_created(self.created_ascending, self.created_descending) or (
-            self._by_updated(self.updated_ascending, self.updated_descending)
-        )
-
-    @property
-    def learned(self) -> bool:
-        """One direction is known."""
-        return self.newest_first != self.oldest_first
-
-    def _by_created(self, this: bool, other: bool) -> bool:  # noqa: FBT001 (two alike)
-        return this and not other and self.created_steps >= _EVIDENCE
-
-    def _by_updated(self, this: bool, other: bool) -> bool:  # noqa: FBT001 (two alike)
-        return this and not other and self.updated_steps >= _EVIDENCE
-
-    def joined(self, other: Order) -> Order:
-        """Allow only what both allow, with the evidence of both."""
-        return Order(
-            self.created_descending and other.created_descending,
-            self.created_ascending and other.created_ascending,
-            self.updated_descending and other.updated_descending,
-            self.updated_ascending and other.updated_ascending,
-            min(self.created_steps + other.created_steps, _EVIDENCE),
-            min(self.updated_steps + other.updated_steps, _EVIDENCE),
-        )
-
-
-def judge(rows: Sequence[RowFact]) -> Order:
-    """Judge rows that stand one after the other; a row without a time fits no order."""
-    created = _directions([row.created for row in rows])
-    updated = _directions([row.updated for row in rows])
-    return Order(created[0], created[1], updated[0], updated[1], created[2], updated[2])
-
-
-def _directions(times: Sequence[float | None]) -> tuple[bool, bool, int]:
-    descending = ascending = None not in times
-    steps = 0
-    for first, second in pairwise(times):
-        if first is None or second is None:
-            continue
-        if second != first:
-            steps += 1
-            descending = descending and second < first
-            ascending = ascending and second > first
-    return descending, ascending, steps
 
 
 class ScanState(msgspec.Struct, omit_defaults=True):
@@ -201,15 +82,15 @@ class Poll:
     def _contact(self) -> Steps:
         yield from self._open_lists()
         floor = self._contact_floor or 0.0
-        walk = _Walk(0)
+        walk = Walk(0)
         for _ in range(_CONTACT_WALKS):
-            walk = _Walk(0)
+            walk = Walk(0)
             while not walk.at_end:
                 page = yield from walk.read()
                 if (
                     walk.order.newest_first
                     and not walk.order.oldest_first
-                    and _is_older(page.rows, floor, walk.order)
+                    and is_older(page.rows, floor, walk.order)
                 ):
                     break
             # A count that fell says that rows were deleted, and others slipped by unseen.
@@ -226,13 +107,13 @@ class Poll:
     def _poll(self) -> Steps:
         state = self.state
         backward = state.order.learned and state.order.oldest_first
-        walk = _Walk(state.first_offset if backward else 0)
+        walk = Walk(state.first_offset if backward else 0)
         first = yield from walk.read()
         if backward and not first.rows and first.start > 0:
             # Runs were deleted: the page is beyond the end now.
-            walk = _Walk(max(0, (first.count or 1) - 1) if first.count is not None else 0)
+            walk = Walk(max(0, (first.count or 1) - 1) if first.count is not None else 0)
             first = yield from walk.read()
-        changed = _signature(first) != state.signature
+        changed = signature_of(first) != state.signature
         is_all = first.start == 0 and first.at_end
         same_count = state.count_is_true and first.count is not None and first.count == state.count
         is_proven = is_all or (first.count == state.count and self._order_proves(first, same_count))
@@ -272,23 +153,23 @@ class Poll:
         # Oldest first: the next run comes behind this page only when the page is full.
         return first.at_end and bool(first.rows)
 
-    def _to_the_end_and_back(self, walk: _Walk, order: Order) -> Steps:
+    def _to_the_end_and_back(self, walk: Walk, order: Order) -> Steps:
         """Oldest first: what is new stands at the end."""
         began = walk.first
         while not walk.at_end:
             yield from walk.read()
-        back = _Walk(began.start, forward=False, anchor=began)
+        back = Walk(began.start, forward=False, anchor=began)
         while back.last.start > 0 and not (order.learned and _is_settled(back.last.rows)):
             yield from back.read()
         walk.absorb(back)
 
     def _open_lists(self) -> Steps:
         for status in ("PENDING", "RUNNING"):
-            walk = _Walk(0, status)
+            walk = Walk(0, status)
             while not walk.at_end:
                 yield from walk.read()
 
-    def _search(self, walk: _Walk) -> Steps:
+    def _search(self, walk: Walk) -> Steps:
         """Read on in ALL until each open run that is in no list is found."""
         missing = yield Missing()
         assert isinstance(missing, dict)  # noqa: S101 (the protocol of the generator)
@@ -297,14 +178,14 @@ class Poll:
         order = self.state.order.joined(walk.order)
         limit = min(missing.values())
         if order.learned and order.oldest_first:
-            search = _Walk(walk.last.start, forward=False, anchor=walk.last)
+            search = Walk(walk.last.start, forward=False, anchor=walk.last)
         else:
-            search = walk if walk.began_at == 0 else _Walk(0)
+            search = walk if walk.began_at == 0 else Walk(0)
         left = set(missing)
         while left and not search.is_through:
             page = yield from search.read()
             left.difference_update(row.run_id for row in page.rows)
-            if order.learned and _is_older(page.rows, limit, order):
+            if order.learned and is_older(page.rows, limit, order):
                 break
         self.is_whole = self.is_whole and search.is_whole
         if search.is_whole:
@@ -312,13 +193,13 @@ class Poll:
 
     # -- what is learned
 
-    def _learn(self, walk: _Walk, order: Order) -> None:
+    def _learn(self, walk: Walk, order: Order) -> None:
         first = walk.first
         self.listing_count = first.count
         self.state = msgspec.structs.replace(
             self.state,
             order=order,
-            signature=_signature(first),
+            signature=signature_of(first),
             count=first.count,
             count_is_true=walk.count_is_true
             if walk.count_is_true is not None
@@ -328,7 +209,7 @@ class Poll:
         if order.learned and order.oldest_first and walk.at_end:
             # The next poll begins where the next run will stand.
             self.state = msgspec.structs.replace(
-                self.state, signature=_signature(walk.last), first_offset=walk.last.start
+                self.state, signature=signature_of(walk.last), first_offset=walk.last.start
             )
 
 
@@ -357,10 +238,10 @@ class Reconciliation:
         if forward:
             # Some rows again, for those that deletions moved to the front since the last slice.
             offset = max(0, offset - _OVERLAP_ROWS)
-        walk = _Walk(offset, forward=forward, recovering=True)
+        walk = Walk(offset, forward=forward, recovering=True)
         for _ in range(pages):
             page = yield from walk.read()
-            old = state.order.learned and _is_older(page.rows, state.reconcile_from, state.order)
+            old = state.order.learned and is_older(page.rows, state.reconcile_from, state.order)
             if walk.is_through or old:
                 self.is_done = True
                 break
@@ -375,114 +256,5 @@ class Reconciliation:
         )
 
 
-class _Walk:
-    """Pages of one listing, one after the other, each begun with rows of the one before."""
-
-    def __init__(
-        self,
-        offset: int,
-        status: str = ALL,
-        *,
-        forward: bool = True,
-        anchor: PageFacts | None = None,
-        recovering: bool = False,
-    ) -> None:
-        self.began_at = offset
-        self.status = status
-        self.forward = forward
-        self.order = Order()
-        self.at_end = False
-        self.is_whole = True
-        self.saw_open = False
-        self.count_is_true: bool | None = None
-        self.first: PageFacts = anchor or PageFacts(
-            offset, offset, at_end=False, count=None, rows=()
-        )
-        self.last = self.first
-        self._pages = 1 if anchor else 0
-        self._recovering = recovering
-
-    @property
-    def is_through(self) -> bool:
-        """Nothing is left in the walk's direction."""
-        return self.at_end if self.forward else self._pages > 0 and self.last.start == 0
-
-    def read(self) -> Generator[Request, Answer, PageFacts]:
-        """Read the next page; step back when rows between it and the last one may be missing."""
-        previous = self.last
-        if self._pages == 0:
-            page = yield from self._page(self.began_at)
-            self.first = page
-            return page
-        offset = previous.end if self.forward else max(0, previous.start - 1)
-        size = max(1, previous.end - previous.start)
-        page = previous
-        for step in range(_MAX_STEPS_BACK):
-            page = yield from self._page(offset)
-            if not _leaves_gap(previous, page):
-                if self.forward and step == 0 and page.end <= previous.end and not page.at_end:
-                    # Nothing more came: a count that says otherwise is wrong.
-                    self.at_end = True
-                    self.count_is_true = False
-                return page
-            back = size * 2**step
-            offset = max(0, offset - back) if self.forward else offset + back
-        self.is_whole = False
-        return page
-
-    def _page(self, offset: int) -> Generator[Request, Answer, PageFacts]:
-        page = yield Read(self.status, offset, self.forward, self._recovering)
-        assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
-        self._pages += 1
-        self.order = self.order.joined(judge(page.rows))
-        self.saw_open = self.saw_open or any(row.is_open and row.owned for row in page.rows)
-        self.at_end = page.at_end if self.forward else self.at_end
-        if page.count is None:
-            self.count_is_true = False
-        elif page.at_end:
-            # The one answer by which the count can be checked: it saw the end.
-            self.count_is_true = page.count == page.end if page.rows else page.count <= page.start
-        self.last = page
-        return page
-
-    def absorb(self, back: _Walk) -> None:
-        """Take over what a walk in the other direction saw."""
-        self.order = self.order.joined(back.order)
-        self.saw_open = self.saw_open or back.saw_open
-        self.is_whole = self.is_whole and back.is_whole
-        if back.is_through:
-            self.began_at = 0
-
-
-def _leaves_gap(previous: PageFacts, page: PageFacts) -> bool:
-    """Tell whether rows between two pages may have slipped by: they overlap, but share no row."""
-    if not previous.rows or previous.unreadable or page.unreadable:
-        return False
-    if page.start >= previous.end or page.end < previous.start:
-        # Pages of one row stand side by side and can't overlap.
-        return page.start > previous.end or page.end < previous.start
-    before = {row.run_id for row in previous.rows}
-    return not any(row.run_id in before for row in page.rows)
-
-
 def _is_settled(rows: Sequence[RowFact]) -> bool:
     return bool(rows) and all(row.settled for row in rows)
-
-
-def _is_older(rows: Sequence[RowFact], limit: float, order: Order) -> bool:
-    """All rows, and so all behind them, are from before the limit by each time that may order."""
-    by_created = order.created_descending or order.created_ascending
-    by_updated = order.updated_descending or order.updated_ascending
-    times = [row.created for row in rows if by_created]
-    times += [row.updated for row in rows if by_updated]
-    return bool(times) and all(time is not None and time < limit for time in times)
-
-
-def _signature(page: PageFacts) -> str:
-    return page_signature([row.signature for row in page.rows])
-
-
-def page_signature(rows: Sequence[tuple[object, ...]]) -> str:
-    """Digest the signatures of a page's rows."""
-    text = repr(list(rows))
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -33,9 +33,12 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "telemetry": "",
         # What is known of runs.
         "numbers": "model",
-        "scan": "model",
+        "order": "model",
+        "walk": "order",
+        "scan": "model order walk",
         # What the scan learned is stored with what was counted, in the scan's own types.
-        "ledger": "database model numbers scan",
+        "recording": "database model numbers order scan",
+        "ledger": "database model numbers recording scan",
         # From the API to the ledger.
         "bodies": "",
         "pacing": "",
@@ -43,18 +46,18 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "transport": "bodies config pacing",
         "decoding": "model transport",
         "api": "config decoding model pacing page_size transport",
-        "collector": "api ledger log model publisher scan transport",
+        "collector": "api ledger log model order publisher recording scan transport walk",
         # From the ledger to the answer.
         "metrics": "config model numbers",
         "exposition": "metrics model numbers",
         "http_protocol": "",
         "listen": "http_protocol",
         "page": "model",
-        "publisher": "exposition ledger log metrics model",
+        "publisher": "exposition ledger log metrics model recording",
         "server": "config exposition http_protocol listen model numbers page",
         # What puts them together.
         "app": "api collector config database exposition ledger listen log numbers pacing page"
-        " publisher server transport",
+        " publisher recording server transport",
         "check": "api app config log pacing transport",
         "demo": "config simulator",
         "cli": "app check config database demo listen log server",
