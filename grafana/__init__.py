@@ -1,0 +1,1 @@
+"""Dashboards, recording rules and alerts for invent-exporter, and what generates them."""
