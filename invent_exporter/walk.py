@@ -16,6 +16,8 @@ from invent_exporter.order import Order, PageFacts, judge
 
 ALL = "ALL"
 _MAX_STEPS_BACK = 5
+_MAX_REPEATS = 3
+"""Pages in a row with nothing but the rows of the one before: the server ignores `page`."""
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -61,6 +63,7 @@ class Walk:
         )
         self.last = self.first
         self._pages = 1 if anchor else 0
+        self._repeats = 0
         self._recovering = recovering
 
     @property
@@ -81,15 +84,26 @@ class Walk:
         for step in range(_MAX_STEPS_BACK):
             page = yield from self._page(offset)
             if not _leaves_gap(previous, page):
-                if self.forward and step == 0 and page.end <= previous.end and not page.at_end:
-                    # Nothing more came: a count that says otherwise is wrong.
-                    self.at_end = True
-                    self.count_is_true = False
+                if self.forward and step == 0:
+                    self._notice_no_progress(previous, page)
                 return page
             back = size * 2**step
             offset = max(0, offset - back) if self.forward else offset + back
         self.is_whole = False
         return page
+
+    def _notice_no_progress(self, previous: PageFacts, page: PageFacts) -> None:
+        """End a walk that would never come to an end."""
+        if page.end <= previous.end and not page.at_end:
+            # Nothing more came: a count that says otherwise is wrong.
+            self.at_end = True
+            self.count_is_true = False
+        before = {row.run_id for row in previous.rows}
+        repeats = page.rows and before.issuperset(row.run_id for row in page.rows)
+        self._repeats = self._repeats + 1 if repeats else 0
+        if self._repeats == _MAX_REPEATS:
+            self.at_end = True
+            self.is_whole = False
 
     def _page(self, offset: int) -> Generator[Request, Answer, PageFacts]:
         page = yield Read(self.status, offset, self.forward, self._recovering)
