@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -42,6 +42,8 @@ _T = TypeVar("_T")
 RECONCILE_SHARE = 0.2
 """The part of the request budget that reconciliations may take."""
 _STOP_SECONDS = 2.0
+_ALIAS_PATIENCE_SECONDS = 30.0
+"""How long the first attempt of `c` goes alone: a long one must not hold the others up."""
 
 log = get_logger(__name__)
 
@@ -205,7 +207,7 @@ class Exporter:
 
     def ready(self) -> bool:
         """Tell whether each org's first attempt has ended."""
-        return all(collector.attempted for collector in self.collectors)
+        return all(collector.first_attempt.is_set() for collector in self.collectors)
 
     def view(self, telemetry_path: str) -> page.PageView:
         """Show what is known, from memory."""
@@ -273,31 +275,29 @@ class Exporter:
             await collector.start()
         # `c` first: until it is known which org that is, another entry could take its runs.
         aliases = [each for each in self.collectors if each.label == "c"]
-        tasks = [asyncio.create_task(self.publisher.run(), name="releases")]
+        others = [each for each in self.collectors if each not in aliases]
+        stopped = asyncio.create_task(stop.wait())
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self.publisher.run(), name="releases")
+        ]
         tasks += [asyncio.create_task(each.run(), name=each.label) for each in aliases]
         try:
-            waiting = asyncio.create_task(stop.wait())
-            while aliases and not all(each.attempted for each in aliases):
-                await asyncio.wait([waiting], timeout=0.05)
-                if stop.is_set():
-                    break
-            tasks += [
-                asyncio.create_task(each.run(), name=each.label)
-                for each in self.collectors
-                if each not in aliases
-            ]
-            await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            await self._supervise(waiting, tasks)
+            first = [asyncio.create_task(each.first_attempt.wait()) for each in aliases]
+            tasks += first
+            if first:
+                await asyncio.wait(first, timeout=_ALIAS_PATIENCE_SECONDS)
+            tasks += [asyncio.create_task(each.run(), name=each.label) for each in others]
+            await self._supervise(stopped, tasks)
         finally:
-            for task in tasks:
+            for task in (stopped, *tasks):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(stopped, *tasks, return_exceptions=True)
 
     @staticmethod
-    async def _supervise(stop: asyncio.Task[bool], tasks: list[asyncio.Task[None]]) -> None:
+    async def _supervise(stopped: asyncio.Task[bool], tasks: list[asyncio.Task[Any]]) -> None:
         """Wait for the end; a loop that died of a bug is the end too, with its error."""
-        running = {stop, *tasks}
-        while not stop.done():
+        running = {stopped, *tasks}
+        while not stopped.done():
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()

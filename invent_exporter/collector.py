@@ -8,6 +8,7 @@ committed.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -113,7 +114,7 @@ class Collector:
         """Prepare; nothing is read until `start`."""
         self.settings = settings
         self.label = settings.configured_id
-        self.attempted = False
+        self.first_attempt = asyncio.Event()
         self.up: bool | None = None
         self.last_poll_seconds: float | None = None
         self.last_success_seconds: float | None = None
@@ -208,7 +209,7 @@ class Collector:
             self._succeeded(duration)
         else:
             await self._failed(reason, duration)
-        self.attempted = True
+        self.first_attempt.set()
         self.interval_seconds = wait_seconds
         if not self.dropped:
             shared.telemetry.set_poll_interval(self.label, wait_seconds)
@@ -420,7 +421,7 @@ class Collector:
     def drop(self, org_id: str) -> None:
         """Poll no more: another entry is the same org."""
         self.dropped = True
-        self.attempted = True
+        self.first_attempt.set()
         self._shared.telemetry.forget_org(self.settings.configured_id)
         log.warning(
             "an org is configured twice; the later entry is dropped",

@@ -34,7 +34,7 @@ import sys
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
-from socket import SO_ERROR, SOL_SOCKET
+from socket import IPPROTO_TCP, SO_ERROR, SOL_SOCKET, TCP_NODELAY
 from typing import TYPE_CHECKING, Any, cast
 
 import h11
@@ -125,6 +125,9 @@ class Connection(H11Protocol):
         So clients that only hold connections open push each other out, and a scraper gets in.
         """
         self._wire = cast("asyncio.Transport", transport)
+        # asyncio does this only for sockets that name their protocol; without it an answer's second
+        # part waits 40 ms for the client's delayed acknowledgement of the first.
+        self._wire.get_extra_info("socket").setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         wire_socket = transport.get_extra_info("socket")
         if wire_socket is not None:
             # asyncio does so only for sockets that name their protocol; without it a small answer

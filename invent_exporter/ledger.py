@@ -124,11 +124,6 @@ class Ledger:
             return org
         return self.load(org_id, walk_floor=0.0)
 
-    def forget_alias(self, org: OrgLedger) -> None:
-        """Let `c` mean another org from now on: the key was made in another one."""
-        with self.database.engine.begin() as connection:
-            connection.execute(update(db.org).where(db.org.c.org == org.key).values(alias=None))
-
     # -- pages
 
     def record(
