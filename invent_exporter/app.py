@@ -285,7 +285,11 @@ class Exporter:
             first = [asyncio.create_task(each.first_attempt.wait()) for each in aliases]
             tasks += first
             if first:
-                await asyncio.wait(first, timeout=_ALIAS_PATIENCE_SECONDS)
+                await asyncio.wait(
+                    [stopped, *first],
+                    timeout=_ALIAS_PATIENCE_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
             tasks += [asyncio.create_task(each.run(), name=each.label) for each in others]
             await self._supervise(stopped, tasks)
         finally:
