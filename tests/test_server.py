@@ -278,6 +278,16 @@ def test_bad_telemetry_path_is_named(path: str) -> None:
         check_telemetry_path(path)
 
 
+def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -> None:
+    """Nagle's algorithm is off: it would hold the body back for 40 ms."""
+    with running.connect() as raw:
+        raw.sendall(GET_METRICS)
+        read_answer(raw)
+        (connection,) = running.server._by_age
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
 # Delivery
 
 
