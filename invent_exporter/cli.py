@@ -6,9 +6,7 @@ What a command needs is imported when it runs: `--version` and `--help` load the
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -44,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "serve")
     flags = parser.parse_args(arguments)
     if flags.version:
-        print(f"{PROGRAM}, version {__version__} (Python {platform.python_version()})")
+        print(f"{PROGRAM}, version {__version__} (Python {sys.version.split()[0]})")
         return EXIT_OK
     try:
         result: int = flags.run(flags)
@@ -227,6 +225,8 @@ def _web_place(flags: argparse.Namespace) -> tuple[str, int, str] | int:
 
 
 def _run_serve(config: Config, secrets: Secrets, host: str, port: int, telemetry_path: str) -> int:
+    import asyncio
+
     from invent_exporter.app import serve
     from invent_exporter.database import StateError
     from invent_exporter.listen import ListenError
@@ -251,6 +251,8 @@ def _check(flags: argparse.Namespace) -> int:
     loaded = _load(flags)
     if isinstance(loaded, int):
         return loaded
+    import asyncio
+
     from invent_exporter.check import check
 
     return EXIT_OK if asyncio.run(check(*loaded, sys.stdout)) else EXIT_FAILED
