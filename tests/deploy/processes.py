@@ -1,0 +1,117 @@
+"""Start the exporter, Prometheus and Alertmanager as processes, and wait for what they do."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import httpx
+import yaml
+
+from tests.deploy.chart import ROOT
+from tests.programs import require
+
+DEADLINE_SECONDS: Final = 120.0
+END_SECONDS: Final = 30.0
+
+
+def wait_for(what: str, condition: Callable[[], bool]) -> None:
+    """Return when the condition holds; fail when it still does not at the deadline."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {DEADLINE_SECONDS:g} s: {what}"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    """Return a port of the loopback that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class Server:
+    """A process that serves HTTP on the loopback while it is entered."""
+
+    def __init__(self, command: Sequence[str | Path], port: int, ready: str, log: Path) -> None:
+        """Prepare; `ready` is the path that answers 200 when it is."""
+        self.port = port
+        self._command = command
+        self._ready = ready
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Start it and wait until it is ready."""
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT
+            )
+        try:
+            wait_for(f"{self._command[0]} is ready", self._is_ready)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ask it to end, and end it when it does not."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self._log.read_text()
+        try:
+            return self.get(self._ready).is_success
+        except httpx.TransportError:
+            return False
+
+    def get(self, path: str, **parameters: str) -> httpx.Response:
+        """Ask it."""
+        return httpx.get(
+            f"http://127.0.0.1:{self.port}{path}", params=parameters, timeout=30, trust_env=False
+        )
+
+    def data(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON of another's API
+        """Return `data` of an answer of Prometheus' API."""
+        answer = self.get(path, **parameters)
+        assert answer.is_success, answer.text
+        return answer.json()["data"]
+
+
+def exporter(folder: Path, config: dict[str, Any]) -> Server:
+    """Return the exporter on a free port, with this configuration."""
+    port = free_port()
+    (folder / f"exporter-{port}.yaml").write_text(json.dumps(config))
+    command = (
+        *(sys.executable, ROOT / "exporter.py", "serve"),
+        f"--config.file={folder}/exporter-{port}.yaml",
+        f"--web.listen-address=127.0.0.1:{port}",
+    )
+    return Server(command, port, "/-/ready", folder / f"exporter-{port}.log")
+
+
+def prometheus(folder: Path, config: dict[str, Any]) -> Server:
+    """Return a real Prometheus on a free port, with this configuration."""
+    port = free_port()
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    command = (
+        require("prometheus"),
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/tsdb",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--enable-feature=exemplar-storage",
+    )
+    return Server(command, port, "/-/ready", folder / "prometheus.log")

@@ -1,0 +1,172 @@
+"""compose.yaml and what it mounts, as far as it goes without a registry of images."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from invent_exporter.simulator import DEMO_KEY, SimulatorServer, demo_world
+from tests.deploy.chart import ROOT
+from tests.deploy.processes import Server, exporter, free_port, prometheus, wait_for
+from tests.programs import require
+
+LOADER = "github.com/compose-spec/compose-go/v2/cmd@v2.16.2"
+"""What docker compose itself reads its files with."""
+
+DEPLOY = ROOT / "deploy"
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """Return the project as docker compose reads it: merged, interpolated, checked."""
+    go = require("go")
+    done = subprocess.run(
+        [go, "run", LOADER, "--format", "json", "compose.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=600,
+        env={**os.environ, "GOFLAGS": "-modcacherw"},
+    )
+    if done.returncode != 0 and "dial tcp" in done.stderr:
+        reason = f"compose's loader can't be fetched: {done.stderr}"
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    assert done.returncode == 0, done.stderr
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+def test_profiles_share_all_but_the_exporter(project: dict[str, Any]) -> None:
+    """`demo`, which is the default, polls the simulator; `real` polls a real org."""
+    profiles = {name: service["profiles"] for name, service in project["services"].items()}
+    both = ["demo", "real"]
+    assert profiles == {
+        "simulator": ["demo"],
+        "demo": ["demo"],
+        "real": ["real"],
+        "prometheus": both,
+        "alertmanager": both,
+        "grafana": both,
+    }
+    assert "COMPOSE_PROFILES=demo\n" in (ROOT / ".env").read_text()
+
+
+def test_every_service_is_hardened(project: dict[str, Any]) -> None:
+    """Read-only, without capabilities, on the loopback only, with a fixed version."""
+    for name, service in project["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}, name
+        tag = service["image"].rsplit(":", 1)[1]
+        assert tag == "local" or re.fullmatch(r"v?\d+\.\d+\.\d+", tag), name
+
+
+def test_every_mounted_file_is_there(project: dict[str, Any]) -> None:
+    """What is mounted from the checkout exists and can't be changed from inside."""
+    mounted = set()
+    for service in project["services"].values():
+        for volume in service.get("volumes", []):
+            if volume["type"] == "bind":
+                assert Path(volume["source"]).exists(), volume["source"]
+                assert volume["read_only"] is True
+                mounted.add(Path(volume["source"]).relative_to(ROOT).as_posix())
+    assert {"grafana/rules", "grafana/dashboards", "deploy/demo.yaml"} <= mounted
+
+
+def test_home_dashboard_is_there(project: dict[str, Any]) -> None:
+    """Grafana opens with a dashboard that is in the mounted folder."""
+    grafana = project["services"]["grafana"]
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    provider = yaml.safe_load(
+        (DEPLOY / "grafana" / "provisioning" / "dashboards" / "invent.yaml").read_text()
+    )
+    assert provider["providers"][0]["options"]["path"] == str(home.parent)
+    assert (ROOT / "grafana" / "dashboards" / home.name).exists()
+
+
+def test_the_key_of_the_real_org_is_a_file(project: dict[str, Any]) -> None:
+    """The key is a secret, not a variable, and git ignores the file."""
+    service = project["services"]["real"]
+    assert [secret["source"] for secret in service["secrets"]] == ["invent-api-key"]
+    assert "INVENT_API_KEY" not in service["environment"]
+    file = Path(project["secrets"]["invent-api-key"]["file"])
+    ignored = subprocess.run(
+        [require("git"), "check-ignore", "--quiet", "--no-index", file], cwd=ROOT, check=False
+    )
+    assert ignored.returncode == 0
+
+
+def test_alertmanager_accepts_its_configuration() -> None:
+    """A real amtool reads it."""
+    done = subprocess.run(
+        [require("amtool"), "check-config", DEPLOY / "alertmanager" / "alertmanager.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_stack_works_with_real_servers(tmp_path: Path) -> None:
+    """The demo's exporter, Prometheus and Alertmanager find each other and the rules run.
+
+    Hosts and paths of containers are replaced; all else is as compose mounts it.
+    """
+    text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
+    demo = yaml.safe_load((DEPLOY / "demo.yaml").read_text())
+    assert demo["api"]["key"] == DEMO_KEY
+    with SimulatorServer(demo_world(1)) as simulator:
+        demo["api"]["url"] = simulator.url
+        demo["state"] = {"url": "sqlite://"}
+        alerts = free_port()
+        with exporter(tmp_path, demo) as served, _alertmanager(tmp_path, alerts):
+            for old, new in {
+                "exporter:10480": f"127.0.0.1:{served.port}",
+                "alertmanager:9093": f"127.0.0.1:{alerts}",
+                "/etc/prometheus/rules/": f"{ROOT}/grafana/rules/",
+                "scrape_interval: 15s": "scrape_interval: 1s",
+                "evaluation_interval: 15s": "evaluation_interval: 1s",
+            }.items():
+                assert old in text
+                text = text.replace(old, new)
+            with prometheus(tmp_path, yaml.safe_load(text)) as server:
+                query = (
+                    'invent_runs_finished_total{job="invent-exporter",instance="invent-exporter"}'
+                )
+                wait_for("runs", lambda: bool(server.data("/api/v1/query", query=query)["result"]))
+                up = server.data("/api/v1/query", query='up{job="invent-exporter"}')["result"]
+                assert [sample["value"][1] for sample in up] == ["1"]
+                managers = server.data("/api/v1/alertmanagers")["activeAlertmanagers"]
+                assert [item["url"] for item in managers] == [
+                    f"http://127.0.0.1:{alerts}/api/v2/alerts"
+                ]
+                wait_for("the rules are evaluated and well", lambda: _are_rules_well(server))
+
+
+def _are_rules_well(server: Server) -> bool:
+    """Whether the rules of all groups with the usual, short interval were evaluated; none fails."""
+    groups = server.data("/api/v1/rules")["groups"]
+    health = [(group["interval"], rule) for group in groups for rule in group["rules"]]
+    assert not [rule for _, rule in health if rule["health"] == "err"]
+    usual = [rule["health"] for interval, rule in health if interval == 1]
+    return len(usual) > 0 and set(usual) == {"ok"}
+
+
+def _alertmanager(folder: Path, port: int) -> Server:
+    command = (
+        require("prometheus-alertmanager"),
+        f"--config.file={DEPLOY}/alertmanager/alertmanager.yml",
+        f"--storage.path={folder}/alertmanager",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
+    )
+    return Server(command, port, "/-/ready", folder / "alertmanager.log")

@@ -1,0 +1,164 @@
+"""The shipped scrape configurations, in a real Prometheus: series go on across pods."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from invent_exporter.simulator import SimulatorServer
+from tests.deploy.chart import CHART, ROOT, only, render
+from tests.deploy.processes import Server, exporter, prometheus, wait_for
+
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+LEDGER_SERIES = re.compile(r"invent_(runs?|credits?|step_credits|workflows?|org)_.+")
+PROCESS_SERIES = re.compile(
+    r"invent_(up|poll|api|ledger|reconcile|config|exporter)(_.+)?|(process|python|scrape)_.+|up"
+)
+
+
+def _from_file(name: str) -> list[dict[str, Any]]:
+    (job,) = yaml.safe_load((PROMETHEUS / name).read_text())["scrape_configs"]
+    rules: list[dict[str, Any]] = job["metric_relabel_configs"]
+    return rules
+
+
+def _from_service_monitor() -> list[dict[str, Any]]:
+    """Return the relabelings as the operator hands them to Prometheus."""
+    monitor = only(render(sets=("serviceMonitor.enabled=true",)), "ServiceMonitor")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    names = {"sourceLabels": "source_labels", "targetLabel": "target_label"}
+    return [
+        {names.get(key, key): value for key, value in rule.items()}
+        for rule in endpoint["metricRelabelings"]
+    ]
+
+
+def test_service_monitor_and_files_relabel_the_same_metrics() -> None:
+    """Each of the three picks the ledger's series by the same expression."""
+    jobs = (_from_file("prometheus.yml"), _from_file("kubernetes.yml"), _from_service_monitor())
+    assert len({rule["regex"] for job in jobs for rule in job}) == 1
+    assert len(_from_file("kubernetes.yml")) == len(_from_service_monitor()) == 2
+
+
+def test_service_monitor_names_the_release() -> None:
+    """`instance` is namespace and name of the release, or what the values say."""
+    assert _from_service_monitor()[0]["replacement"] == "apps/invent-invent-exporter"
+    monitoring = render("helm4", CHART / "ci" / "monitoring-values.yaml")
+    (endpoint,) = only(monitoring, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["metricRelabelings"][0]["replacement"] == "invent"
+    assert endpoint["metricRelabelings"][-1]["action"] == "drop"
+
+
+def _series(server: Server, job: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = server.data("/api/v1/series", **{"match[]": f'{{job="{job}"}}'})
+    return found
+
+
+def test_increase_spans_the_replacement_of_a_pod(tmp_path: Path) -> None:
+    """Counters of the ledger stay one series when another pod serves them; the process' do not."""
+    jobs = {
+        "kubernetes": _from_file("kubernetes.yml"),
+        "service-monitor": _from_service_monitor(),
+    }
+    targets = tmp_path / "targets.json"
+    scrape_configs = [
+        {
+            "job_name": name,
+            "file_sd_configs": [{"files": [str(targets)], "refresh_interval": "1s"}],
+            "metric_relabel_configs": rules,
+        }
+        for name, rules in jobs.items()
+    ]
+    intervals = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    with SimulatorServer() as simulator:
+        config = {
+            "api": {"url": simulator.url, "key": "key-main", "requests_per_minute": 6000},
+            "poll_interval": "200ms",
+            "state": {"url": f"sqlite:///{tmp_path}/ledger.db"},
+            "metrics": {"newborn_hold": "0s"},
+        }
+        # What is open at first contact makes the workflow known, at 0.
+        first = simulator.world.add_run(status="RUNNING")
+        targets.write_text("[]")
+        with prometheus(
+            tmp_path, {"global": intervals, "scrape_configs": scrape_configs}
+        ) as server:
+            _serve_one_pod(server, targets, config, pod="a", failed=0)
+
+            def finish() -> None:
+                simulator.world.finish_run(first, "FAILED")
+
+            _serve_one_pod(server, targets, config, pod="b", failed=1, act=finish)
+            for job in jobs:
+                _check_series(_series(server, job))
+                failed = f'invent_runs_finished_total{{job="{job}",status="FAILED"}}'
+                answer = server.data("/api/v1/query", query=f"sum(increase({failed}[10m])) > 0")
+                assert answer["result"], "increase() does not see the failure"
+
+
+def _serve_one_pod(
+    server: Server,
+    targets: Path,
+    config: dict[str, Any],
+    *,
+    pod: str,
+    failed: int,
+    act: Callable[[], object] = lambda: None,
+) -> None:
+    """Run one pod until Prometheus has seen that many failed runs from it, for each job."""
+    with exporter(targets.parent, config) as served:
+        labels = {"pod": pod, "namespace": "apps"}
+        targets.write_text(
+            json.dumps([{"targets": [f"127.0.0.1:{served.port}"], "labels": labels}])
+        )
+        act()
+
+        def is_seen() -> bool:
+            up = server.data("/api/v1/query", query=f'up{{pod="{pod}"}} == 1')["result"]
+            query = 'sum by (job) (invent_runs_finished_total{status="FAILED"})'
+            runs = server.data("/api/v1/query", query=query)["result"]
+            return len(up) == 2 and [item["value"][1] for item in runs] == [str(failed)] * 2
+
+        wait_for(f"{failed} failed runs seen from pod {pod}", is_seen)
+
+
+def _check_series(series: list[dict[str, str]]) -> None:
+    ledger = [labels for labels in series if LEDGER_SERIES.fullmatch(labels["__name__"])]
+    process = [labels for labels in series if PROCESS_SERIES.fullmatch(labels["__name__"])]
+    assert len(ledger) + len(process) == len(series)
+    assert "invent_run_duration_seconds_bucket" in {labels["__name__"] for labels in ledger}
+    assert {labels.get("pod") for labels in ledger} == {None}
+    assert len({labels["instance"] for labels in ledger}) == 1
+    # Target labels of the process tell the pods apart.
+    started = [item for item in process if item["__name__"] == "process_start_time_seconds"]
+    assert {labels["pod"] for labels in started} == {"a", "b"}
+    assert len({labels["instance"] for labels in started}) == 2
+
+
+def test_every_metric_is_on_one_side(tmp_path: Path) -> None:
+    """Each metric that the exporter serves is clearly the ledger's or the process's."""
+    with SimulatorServer() as simulator:
+        simulator.world.add_run(status="COMPLETED")
+        config = {
+            "api": {"url": simulator.url, "key": "key-main"},
+            "poll_interval": "200ms",
+            "state": {"url": "sqlite://"},
+        }
+        with exporter(tmp_path, config) as served:
+            wait_for("runs", lambda: "\ninvent_runs_open{" in served.get("/metrics").text)
+            text = served.get("/metrics").text
+    names = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    assert "invent_workflow_info" in names
+    for name in names:
+        assert bool(LEDGER_SERIES.fullmatch(name)) != bool(PROCESS_SERIES.fullmatch(name)), name
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "kubernetes.yml"])
+def test_relabelling_uses_the_tested_expression(name: str) -> None:
+    """The expression of the files matches what these tests call the ledger's series."""
+    expression = _from_file(name)[0]["regex"]
+    assert expression.replace("?:", "") == LEDGER_SERIES.pattern
