@@ -28,7 +28,6 @@ The module is longer than others because bounds and delivery are one life of one
 from __future__ import annotations
 
 import asyncio
-import socket
 import struct
 import sys
 import time
@@ -128,11 +127,6 @@ class Connection(H11Protocol):
         # asyncio does this only for sockets that name their protocol; without it an answer's second
         # part waits 40 ms for the client's delayed acknowledgement of the first.
         self._wire.get_extra_info("socket").setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        wire_socket = transport.get_extra_info("socket")
-        if wire_socket is not None:
-            # asyncio does so only for sockets that name their protocol; without it a small answer
-            # waits 40 ms for the client's delayed acknowledgement.
-            wire_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(_Transport(self._wire, self))
         self._by_age[self] = None
         if len(self._by_age) > self._bounds.connections:

@@ -434,10 +434,14 @@ def test_large_answer_broken_off_is_not_acknowledged(end: Callable[[socket.socke
         assert running.metrics.acknowledged == []
 
 
-def test_client_that_never_reads_is_let_go_unacknowledged() -> None:
-    """An answer that stays in the send queue is given up on, however quiet the client is."""
+@pytest.mark.parametrize("body_bytes", [30_000, len(LARGE)])
+def test_client_that_never_reads_is_let_go_unacknowledged(body_bytes: int) -> None:
+    """An answer that stays in our kernel, or before it, is given up on, however quiet it is."""
     bounds = Bounds(quiet_seconds=0.1, delivery_seconds=0.5)
-    with serving(bounds, LARGE) as running, running.connect(receive_buffer_bytes=4096) as raw:
+    with (
+        serving(bounds, LARGE[:body_bytes]) as running,
+        running.connect(receive_buffer_bytes=4096) as raw,
+    ):
         raw.sendall(GET_METRICS)
         until(lambda: running.metrics.asked, "request to arrive")
         running.until_gone()
@@ -446,9 +450,15 @@ def test_client_that_never_reads_is_let_go_unacknowledged() -> None:
 
 def test_request_sent_ahead_proves_nothing(running: Running) -> None:
     """A client that pipelines its requests did not read the first answer to send the second."""
+    running.metrics.may_answer.clear()
     raw = running.connect()
-    raw.sendall(GET_METRICS * 3)
-    until(lambda: len(running.metrics.asked) == 3, "requests to arrive")
+    raw.sendall(GET_METRICS)
+    until(lambda: running.metrics.asked, "request to arrive")
+    raw.sendall(GET_METRICS * 2)
+    running.metrics.may_answer.set()
+    until(lambda: len(running.metrics.asked) == 3, "requests to be answered")
+    raw.sendall(GET_METRICS)
+    until(lambda: len(running.metrics.asked) == 4, "the last request to be answered")
     reset(raw)
     running.until_gone()
     assert running.metrics.acknowledged == []
