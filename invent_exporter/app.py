@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from invent_exporter import __version__, page
 from invent_exporter.api import RunsApi
 from invent_exporter.collector import Allowance, Clocks, Collector, CollectorSettings
-from invent_exporter.database import open_database
+from invent_exporter.config import ConfigError
+from invent_exporter.database import StateError, open_database
 from invent_exporter.exposition import Exposition
 from invent_exporter.ledger import Ledger
 from invent_exporter.listen import Server
@@ -177,6 +178,10 @@ class Exporter:
             other.drop(org_id)
         return True
 
+    def redact(self, text: str) -> str:
+        """Take known secrets out of a text."""
+        return self._secrets.redact(text)
+
     async def _release(self, org: OrgLedger, groups: dict[str, list[str]]) -> bool:
         try:
             await self.in_ledger(lambda: self.ledger.release(org, groups))
@@ -249,7 +254,7 @@ class Exporter:
                     run.workflow_id,
                     names.get(run.workflow_id),
                     run.ended_seconds,
-                    self._secrets.redact(run.error),
+                    run.error,
                     self._link(collector.label, run.workflow_id, run.run_id),
                 )
                 for run in failed
@@ -270,9 +275,15 @@ class Exporter:
     async def run(self, stop: asyncio.Event) -> None:
         """Poll every org until `stop` is set."""
         for collector in self.collectors:
-            collector.register_key()
-        for collector in self.collectors:
-            await collector.start()
+            # A key that can't be read now is an error of the poll, which tries again.
+            with contextlib.suppress(ConfigError):
+                collector.register_key()
+        try:
+            for collector in self.collectors:
+                await collector.start()
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            raise StateError(f"state.url: {self._config.state_url}: {cause}") from error
         # `c` first: until it is known which org that is, another entry could take its runs.
         aliases = [each for each in self.collectors if each.label == "c"]
         others = [each for each in self.collectors if each not in aliases]

@@ -98,6 +98,9 @@ class Shared(Protocol):
     async def in_ledger(self, call: Callable[[], _T]) -> _T:
         """Run a call in the ledger's thread."""
 
+    def redact(self, text: str) -> str:
+        """Take known secrets out of a text."""
+
     def other_org_ids(self, collector: Collector) -> frozenset[str]:
         """List the real ids of the other polled orgs."""
 
@@ -334,7 +337,7 @@ class Collector:
         recorded = await shared.in_ledger(
             lambda: shared.ledger.record(
                 org,
-                chunk.runs,
+                [self._without_secrets(run) for run in chunk.runs],
                 invalid,
                 now=shared.clocks.time(),
                 other_org_ids=shared.other_org_ids(self),
@@ -381,6 +384,13 @@ class Collector:
             for run, signature in zip(chunk.runs, signatures, strict=True)
         ]
         return PageFacts(chunk.start, chunk.end, at_end=chunk.at_end, count=chunk.count, rows=rows)
+
+    def _without_secrets(self, run: Run) -> Run:
+        """Redact before anything shortens the error, stores it or shows it."""
+        if not run.error:
+            return run
+        error = self._shared.redact(run.error)
+        return run if error == run.error else msgspec.structs.replace(run, error=error)
 
     def _tell(self, recorded: Recorded) -> None:
         self._history_failed += recorded.history_failed

@@ -207,9 +207,9 @@ class Poll:
             first_offset=0,
         )
         if order.learned and order.oldest_first and walk.at_end:
-            # The next poll begins where the next run will stand.
+            # The next poll asks for the same page, at whose end the next run will stand.
             self.state = msgspec.structs.replace(
-                self.state, signature=signature_of(walk.last), first_offset=walk.last.start
+                self.state, signature=signature_of(walk.last), first_offset=walk.last_asked
             )
 
 
