@@ -74,6 +74,13 @@ class Order(msgspec.Struct, frozen=True):
         """One direction is known."""
         return self.newest_first != self.oldest_first
 
+    @property
+    def created_first_is_newest(self) -> bool | None:
+        """Whether created times fall along the listing; None when they follow no direction."""
+        if self._by_created(self.created_descending, self.created_ascending):
+            return True
+        return False if self._by_created(self.created_ascending, self.created_descending) else None
+
     def _by_created(self, this: bool, other: bool) -> bool:  # noqa: FBT001 (two alike)
         return this and not other and self.created_steps >= _EVIDENCE
 

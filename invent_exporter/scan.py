@@ -26,10 +26,12 @@ from collections.abc import Sequence
 import msgspec
 
 from invent_exporter.order import Order, PageFacts, RowFact, is_older, signature_of
-from invent_exporter.walk import Missing, Steps, Walk
+from invent_exporter.walk import ALL, Missing, Read, Steps, Walk
 
 _OVERLAP_ROWS = 50
 _CONTACT_WALKS = 3
+_MAX_SEEKS = 8
+_MAX_PROBES = 64
 
 
 class ScanState(msgspec.Struct, omit_defaults=True):
@@ -182,6 +184,9 @@ class Poll:
         else:
             search = walk if walk.began_at == 0 else Walk(0)
         left = set(missing)
+        newest_first = order.created_first_is_newest
+        if newest_first is not None:
+            yield from _seek(left, missing, walk.last.end, newest_first=newest_first)
         while left and not search.is_through:
             page = yield from search.read()
             left.difference_update(row.run_id for row in page.rows)
@@ -254,6 +259,33 @@ class Reconciliation:
             else walk.last.start,
             reconciled=state.reconcile_began if self.is_done else state.reconciled,
         )
+
+
+def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_first: bool) -> Steps:
+    """Look for buried runs by halving, where the listing follows the times of creation.
+
+    Takes what it finds out of `left`. It only saves requests: what it does not find is looked for
+    by a walk.
+    """
+    for run_id in sorted(left, key=lambda run_id: created[run_id])[:_MAX_SEEKS]:
+        low, high = (offset if newest_first else 0), None
+        at = low
+        for _ in range(_MAX_PROBES):
+            if run_id not in left or (high is not None and low >= high):
+                break
+            page = yield Read(ALL, at)
+            assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
+            left.difference_update(row.run_id for row in page.rows)
+            times = [row.created for row in page.rows if row.created is not None]
+            if not times:
+                high = min(at, page.start)
+            elif (min(times) > created[run_id]) if newest_first else (max(times) < created[run_id]):
+                low = page.end
+            elif (max(times) < created[run_id]) if newest_first else (min(times) > created[run_id]):
+                high = page.start
+            else:
+                break
+            at = low + max(low, page.end - page.start) if high is None else (low + high) // 2
 
 
 def _is_settled(rows: Sequence[RowFact]) -> bool:
