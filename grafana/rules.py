@@ -27,10 +27,9 @@ def read_thresholds(path: Path) -> dict[str, str]:
 
     Raises ValueError when the file is not a flat mapping of names to single values.
     """
-    knobs = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # noqa: S506: makes strings only
+    knobs = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # noqa: S506 (it makes strings only)
     if not isinstance(knobs, dict) or not all(isinstance(value, str) for value in knobs.values()):
-        message = f"{path}: expected lines of `name: value`"
-        raise ValueError(message)
+        raise ValueError(f"{path}: expected lines of `name: value`")
     return knobs
 
 
@@ -43,15 +42,14 @@ def fill(template: str, thresholds: Mapping[str, str]) -> str:
     def value(marker: re.Match[str]) -> str:
         name = marker.group(1)
         if name not in thresholds:
-            message = f"no threshold is named {name}: add it to grafana/thresholds.yaml"
-            raise ValueError(message)
+            raise ValueError(f"no threshold is named {name}: add it to grafana/thresholds.yaml")
         return thresholds[name]
 
     return MARKER.sub(value, template)
 
 
 def render(root: Path) -> dict[str, str]:
-    """Return the text of each rule file by its name, from the templates and thresholds in `root`."""
+    """Return the text of each rule file by its name, made from what is in `root`."""
     thresholds = read_thresholds(root / "thresholds.yaml")
     return {
         template.name: GENERATED.format(name=template.name) + fill(template.read_text(), thresholds)
