@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import signal
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from sqlalchemy.exc import SQLAlchemyError
 
-from invent_exporter import __version__, page
+from invent_exporter import __version__
 from invent_exporter.api import RunsApi
-from invent_exporter.collector import Allowance, Clocks, Collector, CollectorSettings
+from invent_exporter.clocks import Clocks, SystemClocks
+from invent_exporter.collector import Collector, CollectorSettings
 from invent_exporter.config import ConfigError
 from invent_exporter.database import StateError, open_database
 from invent_exporter.exposition import Exposition
@@ -25,7 +23,8 @@ from invent_exporter.ledger import Ledger
 from invent_exporter.listen import Server
 from invent_exporter.log import Secrets, get_logger
 from invent_exporter.numbers import Bounds
-from invent_exporter.pacing import RateLimiter
+from invent_exporter.overview import Overview
+from invent_exporter.pacing import PageAllowance, RateLimiter
 from invent_exporter.publisher import Publisher
 from invent_exporter.recording import LedgerSettings
 from invent_exporter.server import Application
@@ -40,56 +39,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-RECONCILE_SHARE = 0.2
-"""The part of the request budget that reconciliations may take."""
 _STOP_SECONDS = 2.0
 _ALIAS_PATIENCE_SECONDS = 30.0
 """How long the first attempt of `c` goes alone: a long one must not hold the others up."""
 
 log = get_logger(__name__)
-
-
-class SystemClocks:
-    """The time of this machine, and chance."""
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-        return time.monotonic()
-
-    def time(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def random(self) -> float:
-        """Return a number from 0 up to 1."""
-        return random.random()  # noqa: S311 (spreads polls, guards nothing)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
-
-
-class PageAllowance:
-    """The pages that reconciliations may read: a share of the budget, saved up for a minute."""
-
-    def __init__(self, requests_per_minute: float, clock: Callable[[], float]) -> None:
-        """Begin with a full minute's share."""
-        self._share_per_minute = max(1.0, requests_per_minute * RECONCILE_SHARE)
-        self._clock = clock
-        self._saved = self._share_per_minute
-        self._at = clock()
-
-    def available(self) -> int:
-        """Return how many pages may be read now."""
-        now = self._clock()
-        earned = (now - self._at) * self._share_per_minute / 60
-        self._saved = min(self._share_per_minute, self._saved + earned)
-        self._at = now
-        return int(self._saved)
-
-    def spend(self, pages: int) -> None:
-        """Take what was read."""
-        self._saved -= pages
 
 
 class Exporter:
@@ -136,9 +90,7 @@ class Exporter:
             version=__version__,
         )
         self.api = RunsApi(self._transport, config.api.page_size)
-        self.allowance: Allowance = PageAllowance(
-            config.api.requests_per_minute, self.clocks.monotonic
-        )
+        self.allowance = PageAllowance(config.api.requests_per_minute, self.clocks.monotonic)
         self.collectors = [
             Collector(
                 CollectorSettings(
@@ -200,7 +152,7 @@ class Exporter:
 
         return read
 
-    # -- health and the page
+    # -- health
 
     def stalled(self) -> tuple[str, ...]:
         """List the orgs whose poll loop stalled."""
@@ -213,62 +165,6 @@ class Exporter:
     def ready(self) -> bool:
         """Tell whether each org's first attempt has ended."""
         return all(collector.first_attempt.is_set() for collector in self.collectors)
-
-    def view(self, telemetry_path: str) -> page.PageView:
-        """Show what is known, from memory."""
-        orgs = tuple(
-            self._org_view(collector) for collector in self.collectors if not collector.dropped
-        )
-        return page.PageView(__version__, orgs, telemetry_path, self.clocks.time())
-
-    def _org_view(self, collector: Collector) -> page.OrgView:
-        org = collector.org
-        names = self._config.workflow_names
-        failed = [] if org is None else reversed(org.numbers.failed)
-        open_runs = None if org is None else self.publisher.open_runs(org)
-        error = collector.error
-        return page.OrgView(
-            org_id=collector.label,
-            name=collector.settings.org_name,
-            up=collector.up,
-            last_poll_timestamp_seconds=collector.last_poll_seconds,
-            last_success_timestamp_seconds=collector.last_success_seconds,
-            poll_interval_seconds=collector.interval_seconds,
-            error=None if error is None else self._secrets.redact(error),
-            open_runs=None
-            if open_runs is None
-            else tuple(
-                page.OpenRuns(
-                    names.get(workflow_id, workflow_id),
-                    group.status,
-                    group.runs,
-                    group.oldest_timestamp_seconds,
-                )
-                for workflow_id, groups in open_runs.items()
-                for group in groups
-                if group.runs
-            ),
-            failed=tuple(
-                page.FailedRun(
-                    run.run_id,
-                    run.workflow_id,
-                    names.get(run.workflow_id),
-                    run.ended_seconds,
-                    run.error,
-                    self._link(collector.label, run.workflow_id, run.run_id),
-                )
-                for run in failed
-            ),
-        )
-
-    def _link(self, org_id: str, workflow_id: str, run_id: str) -> str | None:
-        if self._config.run_link is None:
-            return None
-        return self._config.run_link.format(
-            org_id=quote(org_id, safe=""),
-            workflow_id=quote(workflow_id, safe=""),
-            run_id=quote(run_id, safe=""),
-        )
 
     # -- life
 
@@ -343,10 +239,17 @@ async def serve(
     """
     exporter = Exporter(config, secrets, revision=revision)
     try:
+        overview = Overview(
+            exporter.collectors,
+            exporter.publisher,
+            secrets.redact,
+            workflow_names=config.workflow_names,
+            run_link=config.run_link,
+        )
         application = Application(
             exporter.exposition,
             exporter,
-            lambda: exporter.view(telemetry_path),
+            lambda: overview.view(telemetry_path, exporter.clocks.time()),
             telemetry_path=telemetry_path,
         )
         stop = asyncio.Event()

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from invent_exporter import __version__
 from invent_exporter.api import RunsApi
-from invent_exporter.app import SystemClocks
+from invent_exporter.clocks import SystemClocks
 from invent_exporter.pacing import RateLimiter
 from invent_exporter.telemetry import Telemetry
 from invent_exporter.transport import ApiError, Transport

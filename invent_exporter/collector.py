@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from invent_exporter.api import Chunk, Listing, RunsApi
+    from invent_exporter.clocks import Clocks
     from invent_exporter.ledger import Ledger
     from invent_exporter.model import Run
+    from invent_exporter.pacing import PageAllowance
     from invent_exporter.publisher import Publisher
     from invent_exporter.recording import OrgLedger, Recorded
     from invent_exporter.telemetry import Telemetry
@@ -59,32 +61,6 @@ class CollectorSettings:
     reconcile_window_seconds: float
 
 
-class Clocks(Protocol):
-    """Time and chance, passed in."""
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-
-    def time(self) -> float:
-        """Seconds since the epoch."""
-
-    def random(self) -> float:
-        """Return a number from 0 up to 1."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-
-
-class Allowance(Protocol):
-    """The pages that reconciliations of all orgs may read, a share of the request budget."""
-
-    def available(self) -> int:
-        """Return how many may be read now."""
-
-    def spend(self, pages: int) -> None:
-        """Take what was read."""
-
-
 class Shared(Protocol):
     """What the collectors of one process have in common."""
 
@@ -93,7 +69,7 @@ class Shared(Protocol):
     telemetry: Telemetry
     publisher: Publisher
     clocks: Clocks
-    allowance: Allowance
+    allowance: PageAllowance
 
     async def in_ledger(self, call: Callable[[], _T]) -> _T:
         """Run a call in the ledger's thread."""

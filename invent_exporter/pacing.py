@@ -112,3 +112,30 @@ def _http_date(value: str) -> float | None:
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
+
+
+RECONCILE_SHARE = 0.2
+"""The part of the request budget that reconciliations may take."""
+
+
+class PageAllowance:
+    """The pages that reconciliations may read: a share of the budget, saved up for a minute."""
+
+    def __init__(self, requests_per_minute: float, clock: Clock) -> None:
+        """Begin with a full minute's share."""
+        self._share_per_minute = max(1.0, requests_per_minute * RECONCILE_SHARE)
+        self._clock = clock
+        self._saved = self._share_per_minute
+        self._at = clock()
+
+    def available(self) -> int:
+        """Return how many pages may be read now."""
+        now = self._clock()
+        earned = (now - self._at) * self._share_per_minute / 60
+        self._saved = min(self._share_per_minute, self._saved + earned)
+        self._at = now
+        return int(self._saved)
+
+    def spend(self, pages: int) -> None:
+        """Take what was read."""
+        self._saved -= pages

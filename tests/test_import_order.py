@@ -41,12 +41,15 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "ledger": "database model numbers recording scan",
         # From the API to the ledger.
         "bodies": "",
+        "clocks": "",
         "pacing": "",
         "page_size": "",
         "transport": "bodies config pacing",
         "decoding": "model transport",
         "api": "config decoding model pacing page_size transport",
-        "collector": "api ledger log model order publisher recording scan transport walk",
+        "collector": "api clocks ledger log model order pacing publisher recording scan transport"
+        " walk",
+        "overview": "collector page publisher",
         # From the ledger to the answer.
         "metrics": "config model numbers",
         "exposition": "metrics model numbers",
@@ -56,9 +59,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "publisher": "exposition ledger log metrics model recording",
         "server": "config exposition http_protocol listen model numbers page",
         # What puts them together.
-        "app": "api collector config database exposition ledger listen log numbers pacing page"
-        " publisher recording server transport",
-        "check": "api app config log pacing transport",
+        "app": "api clocks collector config database exposition ledger listen log numbers"
+        " overview pacing publisher recording server transport",
+        "check": "api clocks config log pacing transport",
         "demo": "config simulator",
         "cli": "app check config database demo listen log server",
         # The fake API knows nothing of the product that it tests.
