@@ -1,7 +1,6 @@
 """The chart as Helm renders it: valid, restricted, and the same for every supported version."""
 
 import json
-import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.deploy.chart import (
     pod_specs,
     render,
 )
+from tests.deploy.go_modules import module_folder
 from tests.deploy.restricted import violations
 from tests.programs import require
 
@@ -81,20 +81,7 @@ def test_both_helms_render_the_same(values_file: Path) -> None:
 @pytest.fixture(scope="module")
 def operator_schemas() -> dict[str, Any]:
     """Return the operator's schemas by kind, made to refuse unknown fields."""
-    done = subprocess.run(
-        [require("go"), "mod", "download", "-json", OPERATOR],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "GOFLAGS": "-modcacherw"},
-    )
-    if done.returncode != 0:
-        reason = f"the operator's schemas can't be fetched: {done.stdout} {done.stderr}"
-        if os.environ.get("CI"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    folder = Path(json.loads(done.stdout)["Dir"]) / "example" / "prometheus-operator-crd"
+    folder = module_folder(OPERATOR) / "example" / "prometheus-operator-crd"
     schemas = {}
     for plural in ("servicemonitors", "prometheusrules"):
         text = (folder / f"monitoring.coreos.com_{plural}.yaml").read_text()

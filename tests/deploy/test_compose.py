@@ -1,7 +1,6 @@
 """compose.yaml and what it mounts, as far as it goes without a registry of images."""
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from invent_exporter.simulator import DEMO_KEY, SimulatorServer, demo_world
 from tests.deploy.chart import ROOT
+from tests.deploy.go_modules import run_program
 from tests.deploy.processes import Server, exporter, free_port, prometheus, wait_for
 from tests.programs import require
 
@@ -24,21 +24,7 @@ DEPLOY = ROOT / "deploy"
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
     """Return the project as docker compose reads it: merged, interpolated, checked."""
-    go = require("go")
-    done = subprocess.run(
-        [go, "run", LOADER, "--format", "json", "compose.yaml"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        timeout=600,
-        env={**os.environ, "GOFLAGS": "-modcacherw"},
-    )
-    if done.returncode != 0 and "dial tcp" in done.stderr:
-        reason = f"compose's loader can't be fetched: {done.stderr}"
-        if os.environ.get("CI"):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+    done = run_program(LOADER, "--format", "json", "compose.yaml", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     read: dict[str, Any] = json.loads(done.stdout)
     return read
