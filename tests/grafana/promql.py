@@ -1,0 +1,75 @@
+"""What a PromQL query selects, and by which labels it groups and joins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import promql_parser
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A metric with the labels that are matched."""
+
+    metric: str
+    labels: frozenset[str]
+
+
+def nodes(expr: Any) -> Iterator[Any]:  # noqa: ANN401 (each kind of node is a class of its own)
+    """Walk a parsed query."""
+    yield expr
+    for name in ("lhs", "rhs", "expr", "vector_selector"):
+        if hasattr(expr, name):
+            yield from nodes(getattr(expr, name))
+    for argument in getattr(expr, "args", ()):
+        yield from nodes(argument)
+
+
+def selectors(query: str) -> set[Selector]:
+    """Return what the query reads."""
+    return {
+        Selector(node.name or "", frozenset(matcher.name for matcher in node.matchers.matchers))
+        for node in nodes(promql_parser.parse(query))
+        if isinstance(node, promql_parser.VectorSelector)
+    }
+
+
+def grouping_labels(query: str) -> set[str]:
+    """Return the labels after `by`, `on` and `group_left`."""
+    found: set[str] = set()
+    for node in nodes(promql_parser.parse(query)):
+        modifier = getattr(node, "modifier", None)
+        if modifier is None:
+            continue
+        if isinstance(node, promql_parser.AggregateExpr):
+            found.update(modifier.labels)
+        else:
+            found.update(modifier.matching.labels if modifier.matching else ())
+            found.update(modifier.group_labels or ())
+    return found
+
+
+def bare_counters(query: str) -> set[str]:
+    """Return counters that are read without rate or increase: their value alone says nothing.
+
+    `group` reads no value, it asks which series there are.
+    """
+    return set(_bare_counters(promql_parser.parse(query)))
+
+
+def _bare_counters(expr: Any) -> Iterator[str]:  # noqa: ANN401 (see nodes)
+    if isinstance(expr, promql_parser.AggregateExpr) and str(expr.op) == "group":
+        return
+    if isinstance(expr, promql_parser.VectorSelector):
+        suffixes = ("_total", "_bucket", "_count", "_sum")
+        name = expr.name or ""
+        if name.endswith(suffixes) and ":" not in name:
+            yield name
+        return
+    for name in ("lhs", "rhs", "expr"):
+        if hasattr(expr, name):
+            yield from _bare_counters(getattr(expr, name))
+    for argument in getattr(expr, "args", ()):
+        yield from _bare_counters(argument)

@@ -1,0 +1,269 @@
+"""Run every query of the dashboards and rules on a real Prometheus with the demo's metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from invent_exporter.metrics import FAMILIES
+from tests.grafana.history import write_history
+from tests.grafana.promql import bare_counters, grouping_labels, selectors
+from tests.programs import require
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_SECONDS = 120.0
+FINISHED_RUNS = "invent_runs_finished_total"
+TARGET_LABELS = {"job", "instance"}
+OF_PROMETHEUS = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
+NOT_IN_THE_DEMO = {
+    # Of sub-orgs, which the demo does not read.
+    "invent_org_balance_credits": {"org_id"},
+    "invent_org_promo_balance_credits": {"org_id"},
+    "invent_org_spending_cap_credits": {"org_id"},
+    "invent_org_spending_cap_used_credits": {"org_id"},
+    # Of a configuration that can be read again, which the demo's can't.
+    "invent_config_last_reload_successful": set(),
+}
+"""Metrics of the contract that only some configurations have, with their labels."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query, where it stands, and whether it asks for the newest value alone."""
+
+    place: str
+    expr: str
+    instant: bool = False
+
+
+def _interpolate(expr: str) -> str:
+    expr = expr.replace("$__rate_interval", "5m").replace("$__range", "4h")
+    return re.sub(r"\$(job|instance|org_id|workflow_id|origin)\b", ".+", expr)
+
+
+def _dashboard_queries() -> Iterator[Query]:
+    for path in sorted((ROOT / "grafana/dashboards").glob("*.json")):
+        board = json.loads(path.read_text())
+        for panel in board["panels"]:
+            for target in panel.get("targets", ()):
+                place = f"{path.stem}/{panel['title']}/{target['refId']}"
+                yield Query(place, _interpolate(target["expr"]), target.get("instant", False))
+        for annotation in board["annotations"]["list"]:
+            expr = annotation["target"]["expr"]
+            assert annotation["expr"] == expr
+            yield Query(f"{path.stem}/annotation {annotation['name']}", _interpolate(expr))
+        for variable in board["templating"]["list"][1:]:
+            place, asked = f"{path.stem}/variable {variable['name']}", variable["query"]["query"]
+            if match := re.fullmatch(r"query_result\((.*)\)", asked):
+                yield Query(place, _interpolate(match[1]), instant=True)
+            elif match := re.fullmatch(r"label_values\((.*), (\w+)\)", asked):
+                expr = f"group by ({match[2]}) ({match[1]})"
+                yield Query(place, _interpolate(expr), instant=True)
+            else:
+                pytest.fail(f"{place}: {asked}: neither query_result nor label_values")
+
+
+def _rules() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted((ROOT / "grafana/rules").glob("*.yaml")):
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            for rule in group["rules"]:
+                yield path.stem, rule
+
+
+DASHBOARDS = list(_dashboard_queries())
+RECORDED = {rule["record"]: rule["expr"] for _, rule in _rules() if "record" in rule}
+RULES = [
+    Query(f"{stem}/{rule.get('record') or rule['alert']}", rule["expr"]) for stem, rule in _rules()
+]
+queries = pytest.mark.parametrize("query", [*DASHBOARDS, *RULES], ids=lambda query: query.place)
+
+
+@pytest.fixture(scope="module")
+def scrape() -> Iterator[str]:
+    """Start the demo and return what it serves once runs have finished."""
+    port, simulator = _free_ports(2)
+    command = [
+        *(sys.executable, "exporter.py", "demo"),
+        *("--web.listen-address", f"127.0.0.1:{port}"),
+        *("--simulator.listen-address", f"127.0.0.1:{simulator}"),
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as demo:
+        try:
+            yield _wait_for_runs(demo, f"http://127.0.0.1:{port}/metrics")
+        finally:
+            demo.terminate()
+
+
+def _wait_for_runs(demo: subprocess.Popen[bytes], url: str) -> str:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        assert demo.poll() is None, "the demo ended by itself"
+        try:
+            text = httpx.get(url, headers={"Accept": "text/plain"}).text
+        except httpx.TransportError:
+            text = ""
+        statuses = {
+            sample.labels["status"]
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == FINISHED_RUNS and sample.value > 0
+        }
+        steps = re.search(r"^invent_step_credits_total\{.*\} [1-9]", text, re.MULTILINE)
+        if steps and {"COMPLETED", "FAILED"} <= statuses:
+            return text
+        time.sleep(0.5)
+    pytest.fail("the demo finished no run in time")
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    scrape: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[httpx.Client, int]]:
+    """Start Prometheus on a history of the demo; with the time at which the history ends."""
+    program, promtool = require("prometheus"), require("promtool")
+    folder = tmp_path_factory.mktemp("prometheus")
+    # On a full half hour, so that the steps of subqueries meet samples.
+    end = int(time.time()) // 1800 * 1800
+    (folder / "history").write_text("".join(write_history(scrape, end)))
+    subprocess.run(
+        [
+            *(promtool, "tsdb", "create-blocks-from", "openmetrics"),
+            *("--max-block-duration=240h", "history", "data"),
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    (folder / "prometheus.yml").write_text("{}")
+    [port] = _free_ports(1)
+    command = [
+        str(program),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    ]
+    with (
+        subprocess.Popen(command) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_SECONDS) as client,
+    ):
+        try:
+            _wait_until_ready(server, client)
+            yield client, end
+        finally:
+            server.terminate()
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], client: httpx.Client) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "Prometheus ended by itself"
+        try:
+            if client.get("/-/ready").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    pytest.fail("Prometheus was not ready in time")
+
+
+def _ask(prometheus: tuple[httpx.Client, int], query: Query) -> list[dict[str, Any]]:
+    client, end = prometheus
+    if query.instant:
+        path, data = "/api/v1/query", {"query": query.expr, "time": str(end)}
+    else:
+        path = "/api/v1/query_range"
+        times = {"start": str(end - 3 * 3600), "end": str(end), "step": "60"}
+        data = {"query": query.expr, **times}
+    answer = client.post(path, data=data).json()
+    assert answer["status"] == "success", answer
+    result: list[dict[str, Any]] = answer["data"]["result"]
+    return result
+
+
+@pytest.mark.parametrize("query", DASHBOARDS, ids=lambda query: query.place)
+def test_queries_of_dashboards_return_data_in_the_demo(
+    prometheus: tuple[httpx.Client, int], query: Query
+) -> None:
+    """A panel that stays empty hides whether it works."""
+    found = _ask(prometheus, query)
+    values = [
+        value for series in found for _, value in series.get("values") or [series.get("value")]
+    ]
+    assert any(value != "NaN" for value in values)
+
+
+@pytest.mark.parametrize("query", RULES, ids=lambda query: query.place)
+def test_rules_run(prometheus: tuple[httpx.Client, int], query: Query) -> None:
+    """Joins find one partner each, recorded series put in as the queries that make them."""
+    _ask(prometheus, Query(query.place, _expand(query.expr), instant=True))
+
+
+def _expand(expr: str) -> str:
+    """Put the expression of each recorded series in its place, unless a range is asked of it."""
+    for _ in range(3):  # recorded series are made of others
+        for name, recorded in RECORDED.items():
+            # A query has no backslash that re.sub could take for its own.
+            expr = re.sub(rf"{name}(?![\w\[])", f"({recorded})", expr)
+    return expr
+
+
+@queries
+def test_names_are_declared(scrape: str, query: Query) -> None:
+    """Every metric and label that a query names is one that the exporter serves."""
+    declared = _declared(scrape)
+    labels = set().union(*declared.values()) | TARGET_LABELS | {"le"}
+    for selector in selectors(query.expr):
+        if ":" in selector.metric:
+            assert selector.metric in RECORDED
+            continue
+        assert selector.metric in declared, selector.metric
+        assert selector.labels <= declared[selector.metric] | TARGET_LABELS, selector
+    assert grouping_labels(query.expr) <= labels
+
+
+@queries
+def test_counters_are_read_as_rates(query: Query) -> None:
+    """The value of a counter says when it began, not what happens."""
+    assert bare_counters(query.expr) == set()
+
+
+@pytest.mark.parametrize("query", DASHBOARDS, ids=lambda query: query.place)
+def test_queries_follow_the_choice_of_job(query: Query) -> None:
+    """Two installations on one Prometheus stay apart."""
+    for selector in selectors(query.expr):
+        assert "job" in selector.labels or query.place.endswith("variable job"), selector
+
+
+def _declared(scrape: str) -> dict[str, set[str]]:
+    declared = {name: set(labels) for name, labels in NOT_IN_THE_DEMO.items()}
+    declared |= {name: set() for name in OF_PROMETHEUS}
+    for family in FAMILIES:
+        for suffix in ("_total", "_info", "_bucket", "_sum", "_count", ""):
+            declared.setdefault(family.name + suffix, set()).update(family.labels)
+    for found in text_string_to_metric_families(scrape):
+        for sample in found.samples:
+            declared.setdefault(sample.name, set()).update(sample.labels)
+    return declared
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
