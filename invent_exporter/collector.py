@@ -84,6 +84,10 @@ class Shared(Protocol):
         """Tell whether no earlier entry of the configuration is the same org."""
 
 
+class _DroppedError(Exception):
+    """The org turned out to be polled by another entry while this one's poll was under way."""
+
+
 class Collector:
     """Polls one org."""
 
@@ -135,10 +139,12 @@ class Collector:
 
     async def start(self) -> None:
         """Load what is known of the org, and serve it."""
+        if self.dropped:
+            return
         clocks = self._shared.clocks
         floor = clocks.time() - self.settings.lookback_seconds
         configured = self.settings.configured_id
-        self.org = await self._shared.in_ledger(
+        self.org = await self._in_ledger(
             lambda: self._shared.ledger.load(configured, walk_floor=floor)
         )
         if self.org.org_id is not None:
@@ -171,6 +177,8 @@ class Collector:
             scan = await self._scan()
             if scan is not None and scan.is_walk:
                 wait_seconds = max(interval, _WALK_STRETCH * (clocks.monotonic() - began))
+        except _DroppedError:
+            return wait_seconds
         except ApiError as error:
             reason, self.error = error.reason, error.message
             wait_seconds = max(
@@ -243,7 +251,7 @@ class Collector:
         if not poll.is_whole and not contact:
             raise ApiError("invalid_response", "the listing changed too fast to be read whole")
         if self._unsettled or contact or poll.absent or poll.state != org.scan:
-            await self._shared.in_ledger(
+            await self._in_ledger(
                 lambda: self._shared.ledger.complete(
                     org, poll.state, absent=poll.absent, contact=contact
                 )
@@ -263,7 +271,7 @@ class Collector:
             )
         await self._publish(named)
         if self._open_known or self._news or self._shared.publisher.open_runs(named) is None:
-            groups = await self._shared.in_ledger(lambda: self._shared.ledger.open_groups(named))
+            groups = await self._in_ledger(lambda: self._shared.ledger.open_groups(named))
             self._open_known = bool(groups)
             await self._shared.publisher.set_open(named, groups)
             self._news = False
@@ -281,7 +289,7 @@ class Collector:
             while True:
                 answer: Answer
                 if isinstance(request, Missing):
-                    runs = await self._shared.in_ledger(lambda: self._shared.ledger.open_runs(org))
+                    runs = await self._in_ledger(lambda: self._shared.ledger.open_runs(org))
                     answer = {
                         run_id: created
                         for run_id, created in runs.items()
@@ -310,7 +318,7 @@ class Collector:
         if unchanged is not None:
             return unchanged
         invalid = [InvalidRow(row.run_id or row.digest, row.reason) for row in chunk.invalid]
-        recorded = await shared.in_ledger(
+        recorded = await self._in_ledger(
             lambda: shared.ledger.record(
                 org,
                 [self._without_secrets(run) for run in chunk.runs],
@@ -386,9 +394,10 @@ class Collector:
             return org
         org_id, _ = Counter(org.numbers.org_id_votes).most_common(1)[0]
         if not self._shared.claim(self, org_id):
+            await self._in_ledger(lambda: self._shared.ledger.dissolve(org, org_id))
             self.drop(org_id)
             return None
-        named = await self._shared.in_ledger(lambda: self._shared.ledger.identify(org, org_id))
+        named = await self._in_ledger(lambda: self._shared.ledger.identify(org, org_id))
         if named is not org:
             # The ledger knew the org by its id before: go on from there at the next poll.
             self._unsettled = True
@@ -434,7 +443,7 @@ class Collector:
         reconciliation = Reconciliation(org.scan, now, window_from)
         recovered = org.numbers.recovered
         shared.allowance.spend(await self._drive(org, reconciliation.steps(pages)))
-        await shared.in_ledger(lambda: shared.ledger.save_scan(org, reconciliation.state))
+        await self._in_ledger(lambda: shared.ledger.save_scan(org, reconciliation.state))
         if org.numbers.recovered > recovered:
             log.warning(
                 "runs were found that polls had missed",
@@ -450,9 +459,15 @@ class Collector:
         clocks = self._shared.clocks
         if clocks.monotonic() - self._pruned_at < _PRUNE_SECONDS:
             return
-        more = await self._shared.in_ledger(lambda: self._shared.ledger.prune(org, clocks.time()))
+        more = await self._in_ledger(lambda: self._shared.ledger.prune(org, clocks.time()))
         if not more:
             self._pruned_at = clocks.monotonic()
+
+    async def _in_ledger(self, call: Callable[[], _T]) -> _T:
+        """Run a call in the ledger's thread, unless the ledger is another entry's by now."""
+        if self.dropped:
+            raise _DroppedError
+        return await self._shared.in_ledger(call)
 
     def _beat(self, seconds: float = 0.0) -> None:
         """Note a sign of life, and for how long none is to be expected."""

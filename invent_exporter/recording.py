@@ -199,8 +199,8 @@ class Page:
             None,
             None,
         )
+        self._vote(run)
         if owned:
-            self._vote(run)
             numbers = self._draft(run.workflow_label)
             numbers.learn(run)
             if contacted and (counted or not run.is_final):
