@@ -8,6 +8,7 @@ built anew in each session of tests.
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,8 +113,8 @@ def make_base(temporary: Path) -> None:
         buildah("commit", "--quiet", "--rm", container, BASE)
 
 
-def build(tag: str) -> None:
-    """Build the Dockerfile of the checkout as the image `tag`."""
+def build(tag: str, context: Path) -> None:
+    """Build the Dockerfile in `context` as the image `tag`."""
     buildah(
         *("build", "--isolation", "chroot", "--pull-never", "--network", "host"),
         # OCI's own format has no HEALTHCHECK.
@@ -121,5 +122,15 @@ def build(tag: str) -> None:
         # What this machine trusts, the build trusts: a package index may be behind a proxy.
         *("--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"),
         *("--build-arg", "VERSION=1.2.3", "--build-arg", "REVISION=0a1b2c3"),
-        *("--tag", tag, ROOT),
+        *("--tag", tag, context),
     )
+
+
+def copy_context(folder: Path) -> None:
+    """Copy what the Dockerfile takes, so that a change to the checkout can't split two builds."""
+    files = ("Dockerfile", ".dockerignore", "requirements.lock", "exporter.py")
+    for name in files:
+        shutil.copy2(ROOT / name, folder / name)
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("invent_exporter", "deploy/image"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)

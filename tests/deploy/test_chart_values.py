@@ -1,6 +1,7 @@
 """Each value of the chart does what its comment says, and nothing unknown is taken."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from tests.deploy.chart import (
     HELMS,
     ROOT,
     VALUES_FILES,
+    Manifest,
+    helm,
     kinds,
     only,
     refusal,
@@ -328,11 +331,15 @@ def test_probes_ask_the_paths_of_their_meaning() -> None:
     assert container["readinessProbe"]["httpGet"] == {"path": "/-/ready", "port": "metrics"}
 
 
+def _has_config(item: Manifest) -> bool:
+    return item["kind"] == "ConfigMap" and "config.yaml" in item["data"]
+
+
 @pytest.mark.parametrize("values_file", VALUES_FILES, ids=lambda path: path.name)
 def test_the_exporter_accepts_the_rendered_config(values_file: Path, tmp_path: Path) -> None:
     """The real `--config.check` takes the rendered file, its keys and state in reach."""
     manifests = render("helm4", values_file)
-    text: str = only(manifests, "ConfigMap")["data"]["config.yaml"]
+    (text,) = [item["data"]["config.yaml"] for item in manifests if _has_config(item)]
     config = yaml.safe_load(text)
     keys = [config["api"]["key_file"]]
     keys += [org["key_file"] for org in config.get("orgs", []) if "key_file" in org]
@@ -357,3 +364,29 @@ def test_the_exporter_accepts_the_rendered_config(values_file: Path, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert "ok" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ((), "create secret generic invent-api-key --from-file=api-key=FILE"),
+        (("persistence.enabled=false",), "each new pod is a new first contact"),
+        (('keys.create={"api-key": "not-a-real-key"}',), "helm -n apps test invent"),
+        ((), "serviceMonitor.enabled is false"),
+    ],
+)
+def test_notes_say_what_to_do_next(values: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    """What `helm install` prints names the Secret to make, and what is not kept."""
+    # A dry run takes no --kube-version, and a Helm built from source believes in an old one. Helm 3
+    # wants a cluster even for this.
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart)
+    described = yaml.safe_load((chart / "Chart.yaml").read_text())
+    del described["kubeVersion"]
+    (chart / "Chart.yaml").write_text(yaml.safe_dump(described))
+    arguments = [argument for value in values for argument in ("--set-json", value)]
+    command = ("install", "invent", str(chart), "--namespace", "apps", "--dry-run=client")
+    done = helm("helm4", *command, *arguments)
+    notes = done.stdout.split("NOTES:")[-1]
+    assert says in notes, done.stdout + done.stderr
+    assert "not-a-real-key" not in notes

@@ -15,10 +15,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from invent_exporter.simulator import SimulatorServer
+from tests.deploy.chart import only, render
 from tests.deploy.image import (
     ROOT,
     build,
     buildah,
+    copy_context,
     make_base,
     podman,
     podman_command,
@@ -33,14 +35,33 @@ USER_ID = 10001
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the name of the freshly built image."""
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder to build from, with the base image in place."""
     require_containers()
     make_base(tmp_path_factory.mktemp("base"))
+    folder = tmp_path_factory.mktemp("context")
+    copy_context(folder)
+    return folder
+
+
+def _build(context: Path) -> Iterator[str]:
     tag = f"localhost/invent-exporter:test-{uuid.uuid4().hex[:12]}"
-    build(tag)
+    build(tag, context)
     yield tag
     buildah("rmi", "--force", tag)
+
+
+@pytest.fixture(scope="module")
+def image(context: Path) -> Iterator[str]:
+    """Return the name of the freshly built image."""
+    yield from _build(context)
+
+
+@pytest.fixture
+def image_built_again(image: str, context: Path) -> Iterator[str]:
+    """Return the name of a second image, built after the first from the same files."""
+    assert image
+    yield from _build(context)
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +135,13 @@ class Exporter:
                     found[status] = found.get(status, 0) + int(sample.value)
         return {status: count for status, count in found.items() if count}
 
+    def run(self, *command: str) -> str:
+        """Run a command inside and return what it printed; it must succeed."""
+        return podman("exec", self.name, *command)
+
     def python(self, code: str) -> str:
         """Run Python code inside, as there is no shell, and return what it printed."""
-        return podman("exec", self.name, "/usr/bin/python", "-c", code)
+        return self.run("/usr/bin/python", "-c", code)
 
     def kill(self) -> None:
         """End it as a power cut would."""
@@ -187,6 +212,15 @@ def test_image_is_small(image: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert size < 110 * MEBIBYTE
 
 
+def test_the_same_files_make_the_same_image(image: str, image_built_again: str) -> None:
+    """Two builds give the same image, layer and configuration, to the last bit."""
+    ids = {
+        podman("image", "inspect", "--format", "{{.Id}}", name)
+        for name in (image, image_built_again)
+    }
+    assert len(ids) == 1
+
+
 LIST_PROGRAMS = """
 import os
 names = [os.path.join(folder, name) for folder, _, names in os.walk("/") for name in names
@@ -245,7 +279,18 @@ def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
                 "None"
             )
             podman("healthcheck", "run", exporter.name)
+            assert exporter.run(*_command_of_helm_test(exporter.port)) == "ready"
             assert 'revision="0a1b2c3"' in exporter.get("/metrics").text
+
+
+def _command_of_helm_test(port: int) -> list[str]:
+    """Return what the chart's test pod runs, the Service's address replaced by the exporter's."""
+    (container,) = only(render(), "Pod")["spec"]["containers"]
+    service = "http://invent-invent-exporter.apps.svc:10480"
+    assert service in container["command"]
+    return [
+        argument.replace(service, f"http://127.0.0.1:{port}") for argument in container["command"]
+    ]
 
 
 READ_STATUS = """
