@@ -331,7 +331,10 @@ class Collector:
         self._beat()
         self._unsettled = self._unsettled or recorded.news
         self._news = self._news or recorded.news
-        self._open_ids.update(row.run_id for row in recorded.facts if row.is_open)
+        open_ids = {row.run_id for row in recorded.facts if row.is_open}
+        self._open_ids |= open_ids
+        # Also when this poll breaks off: the next one must look for them.
+        self._open_known = self._open_known or bool(open_ids)
         self._tell(recorded)
         self._pending |= recorded.changed
         if self._pending and shared.clocks.monotonic() - self._published_at >= _PUBLISH_SECONDS:
