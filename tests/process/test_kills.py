@@ -1,0 +1,126 @@
+"""Kill the exporter again and again while the API is sick: the numbers stay exact."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from invent_exporter.simulator import Order, Settings, SimulatorServer, Usage
+from tests.process.expected import differences
+from tests.process.harness import Exporter, make_config, wait_for
+from tests.process.traffic import ORG, Trouble, faults, lively_world
+from tests.process.watcher import Watcher
+
+KILLS = 10
+ORDERS: tuple[Order, ...] = ("created", "updated", "oldest", "mixed")
+
+
+@pytest.mark.parametrize("count", [True, False], ids=["count", "no_count"])
+def test_counts_stay_exact_when_killed(tmp_path: Path, count: bool) -> None:  # noqa: FBT001
+    """Ten kills at random moments, each order of the listing, every fault: exact in the end.
+
+    A scraper that looks ten times a second never sees a number go back, or one that is born above
+    0. The orders run side by side.
+    """
+    with ThreadPoolExecutor(len(ORDERS)) as pool:
+        results = [pool.submit(_live_and_die, tmp_path, order, count=count) for order in ORDERS]
+        for result in results:
+            result.result()
+
+
+def _live_and_die(tmp_path: Path, order: Order, *, count: bool) -> None:
+    folder = tmp_path / order
+    folder.mkdir()
+    seed = f"{order}:{count}"
+    random = Random(seed)
+    world = lively_world(sum(seed.encode()))
+    settings = Settings(order=order, count=count, rate_limit_per_minute=None)
+    with SimulatorServer(world, settings=settings) as simulator:
+        config = make_config(
+            simulator.url,
+            folder,
+            api={"timeout": "2s"},
+            metrics={"newborn_hold": "1s"},
+            reconcile_interval="2s",
+        )
+        trouble = Trouble(simulator, sum(seed.encode()))
+        with Exporter(folder, config) as exporter, Watcher(lambda: exporter.url) as watcher:
+            exporter.wait_until_up()
+            # First contact is complete: what comes now must be counted.
+            since = time.time()
+            world.automatic = True
+            simulator.add_faults(*faults())
+            for _ in range(KILLS):
+                _let_it_live(random.uniform(0.0, 3.0), exporter, trouble)
+                exporter.kill()
+                exporter.launch()
+                # Some die before they have read anything.
+                if random.random() < 0.2:
+                    time.sleep(random.uniform(0.0, 1.0))
+                else:
+                    exporter.wait_until_listening()
+            trouble.end()
+            simulator.faults.clear()
+            exporter.wait_until_listening()
+            _settle(exporter, simulator, since)
+            _revise_downward(exporter, simulator, since)
+            assert watcher.wrong == []
+            assert watcher.scrapes > KILLS
+        # The test is only worth something when the trouble came.
+        assert min(trouble.removed, trouble.revised, trouble.spoiled) > 3
+        assert len({request.fault for request in simulator.requests}) > 5
+
+
+def _let_it_live(seconds: float, exporter: Exporter, trouble: Trouble) -> None:
+    """Pass the time until the kill, with trouble now and then."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        trouble.polled(exporter.last_success())
+        trouble.make()
+        time.sleep(0.3)
+
+
+def _settle(exporter: Exporter, simulator: SimulatorServer, since: float) -> None:
+    """Wait until all is exact; then let polls and a reconciliation pass, and see that it stays."""
+    wrong = ["nothing was compared"]
+
+    def is_exact() -> bool:
+        nonlocal wrong
+        wrong = differences(exporter.scrape(), simulator.world.truth(since))
+        return not wrong
+
+    try:
+        wait_for("the numbers are exact", is_exact, 40)
+    except AssertionError as error:
+        lines = "\n".join(wrong[:20])
+        raise AssertionError(f"{error}\n{lines}\n{exporter.log[-3000:]}") from error
+    exporter.wait_for_reconciliation()
+    assert differences(exporter.scrape(), simulator.world.truth(since)) == []
+
+
+def _revise_downward(exporter: Exporter, simulator: SimulatorServer, since: float) -> None:
+    """Usage that shrinks after it was counted is told apart, and no counter follows it down."""
+    world = simulator.world
+    before = exporter.scrape()
+    truth = world.truth(since)
+    costly = [
+        run
+        for run in truth.runs
+        if run.finished and run.state == "listed" and run.usages and run.created_at > since
+    ]
+    taken = 0.0
+    for run in costly[-3:]:
+        usage = run.usages[-1]
+        world.revise_usage(run.id, Usage((usage.ai + usage.other) / 2, usage.ai / 2))
+        taken += (usage.ai + usage.other) / 2
+    name = "invent_credit_corrections_total"
+    corrections = before.find(name, org_id=ORG) or 0.0
+    after = exporter.wait_for(
+        "the corrections are counted",
+        lambda now: abs((now.find(name, org_id=ORG) or 0.0) - corrections - taken) < 1e-6,
+    )
+    assert after.among("invent_credits_total") == before.among("invent_credits_total")

@@ -1,0 +1,174 @@
+"""Lively simulated worlds, and the trouble that tests make in them."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from invent_exporter.simulator import (
+    Fault,
+    Org,
+    SimulatorServer,
+    Usage,
+    Workflow,
+    World,
+    add_many,
+)
+
+if TYPE_CHECKING:
+    from invent_exporter.simulator.spoil import SpoilKind
+
+ORG: Final = "org-main"
+KEY: Final = "key-main"
+_SPOILS: Final[tuple[SpoilKind, ...]] = (
+    *("null_id", "missing_status", "bad_date", "lone_surrogate", "not_an_object", "deep_nesting"),
+)
+
+
+def lively_world(seed: int, *, history: int = 300) -> World:
+    """Make a world with some history, and with traffic once it is made automatic."""
+    world = World(seed, time.time)
+    world.add_org(Org(id=ORG, name="Main", key=KEY))
+    for workflow in _workflows():
+        world.add_workflow(workflow)
+    world.automatic = False
+    if history:
+        add_many(world, history, workflows=3, seconds=7200)
+    return world
+
+
+def _workflows() -> tuple[Workflow, ...]:
+    return (
+        Workflow(
+            id="wf-fast",
+            name="fast",
+            org_id=ORG,
+            origins=("WEBHOOK", "TRIGGER"),
+            runs_per_hour=3 * 3600,
+            duration_seconds=0.05,
+            duration_spread=1.5,
+            queue_seconds=0.05,
+            failed=0.1,
+            skipped=0.1,
+        ),
+        Workflow(
+            id="wf-flaky",
+            name="flaky",
+            org_id=ORG,
+            runs_per_hour=3600,
+            duration_seconds=1.0,
+            failed=0.3,
+            canceled=0.2,
+            late_usage_seconds=0.7,
+            step_objects=True,
+        ),
+        Workflow(
+            id=None,
+            name="deleted",
+            org_id=ORG,
+            origins=("TRIGGER",),
+            runs_per_hour=1800,
+            duration_seconds=6.0,
+            stuck_run=2,
+        ),
+        Workflow(
+            id="wf-late",
+            name="appears later, its first run fails",
+            org_id=ORG,
+            runs_per_hour=1800,
+            duration_seconds=0.3,
+            first_fails=True,
+            appears_after_seconds=4.0,
+        ),
+    )
+
+
+def faults() -> tuple[Fault, ...]:
+    """Make one request in eight go wrong, in each way that a sick service or network has."""
+    share = 0.01
+    return (
+        Fault(kind="status", status=500, probability=share),
+        Fault(kind="status", status=503, body="empty", probability=share),
+        Fault(kind="rate_limited", probability=share),
+        Fault(kind="rate_limited", retry_after="seconds", seconds=1, probability=share / 2),
+        Fault(kind="rate_limited", retry_after="date", seconds=1, probability=share / 2),
+        Fault(kind="html", probability=share),
+        Fault(kind="empty_body", probability=share),
+        Fault(kind="half_json", probability=share),
+        Fault(kind="not_a_list", probability=share),
+        Fault(kind="no_pagination", probability=share),
+        Fault(kind="cut_off", probability=share),
+        Fault(kind="reset", probability=share),
+        Fault(kind="drip", seconds=0.3, probability=share),
+        Fault(kind="slow", seconds=0.4, probability=share),
+        Fault(kind="slow", seconds=3, probability=share / 2),
+    )
+
+
+class Trouble:
+    """Lets runs vanish, be revised and be unreadable, so that what must be counted stays known.
+
+    A run is let vanish only after two complete polls ended since its last change: the poll before
+    the last one has then read it, so it stands in the numbers for good.
+    """
+
+    def __init__(self, simulator: SimulatorServer, seed: int) -> None:
+        """Make trouble in the world of `simulator`."""
+        self._world = simulator.world
+        self._random = Random(f"{seed}:trouble")
+        self._polls: list[float] = []
+        self._spoiled: list[str] = []
+        self.vanished_open = 0
+        self.removed = 0
+        self.revised = 0
+        self.spoiled = 0
+
+    def polled(self, last_success_seconds: float | None) -> None:
+        """Note when the last complete poll ended, by the exporter's own account."""
+        if last_success_seconds and last_success_seconds not in self._polls[-1:]:
+            self._polls.append(last_success_seconds)
+
+    def make(self) -> None:
+        """Make a little trouble."""
+        with self._world.lock:
+            self._world.advance()
+            runs = self._world.truth().runs
+            listed = [run for run in runs if run.state == "listed" and run.id.startswith("run_")]
+            for run in self._random.sample(listed, min(2, len(listed))):
+                usage = run.usages[-1] if run.usages else None
+                if run.finished and usage is not None:
+                    # Upward, for every sum to be known whichever revisions were seen.
+                    grown = Usage(usage.ai + usage.other + 1.5, usage.ai + 0.5)
+                    self._world.revise_usage(run.id, grown)
+                    self.revised += 1
+            if len(self._polls) > 2:
+                before = self._polls[-3] - 0.5
+                known = [
+                    run
+                    for run in listed
+                    if (run.final_at or run.created_at) < before and run.id not in self._spoiled
+                    and self._world.get_run(run.id).updated_at < before
+                ]
+                for run in self._random.sample(known, min(1, len(known))):
+                    self._world.remove_run(run.id)
+                    self.removed += 1
+                    self.vanished_open += not run.finished
+            fresh = [run for run in listed if run.created_at > self._world.clock() - 0.5]
+            for run in self._random.sample(fresh, min(1, len(fresh))):
+                if self._world.get_run(run.id).removed_at is None:
+                    self._world.spoil_run(run.id, self._random.choice(_SPOILS))
+                    self._spoiled.append(run.id)
+                    self.spoiled += 1
+            if len(self._spoiled) > 3:
+                self._mend(self._spoiled.pop(0))
+
+    def end(self) -> None:
+        """Let the world stand still, with every run readable."""
+        self._world.automatic = False
+        for run_id in self._spoiled:
+            self._mend(run_id)
+        self._spoiled.clear()
+
+    def _mend(self, run_id: str) -> None:
+        self._world.spoil_run(run_id, None)
