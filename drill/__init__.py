@@ -1,0 +1,1 @@
+"""Drills: incidents played against a real Prometheus and Alertmanager with the shipped rules."""

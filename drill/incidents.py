@@ -1,0 +1,236 @@
+"""The twelve incidents: what happens, which alert must come, and where Overview shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from drill.stage import Stage
+from drill.traffic import Habit, Traffic
+from invent_exporter.simulator import Fault, SimulatorServer
+
+ACME, UMBRELLA = "acme", "umbrella"
+NEWBORN = "wf-newborn"
+
+
+def quiet_habits() -> tuple[Habit, ...]:
+    """Return the workflows of a quiet day: none fails, one is rare, one is long."""
+    return (
+        Habit("wf-invoices", ACME, "WORKFLOW", 5, 1),
+        Habit("wf-orders", ACME, "WEBHOOK", 4, 0.5),
+        Habit("wf-shipping", ACME, "TRIGGER", 6, 2),
+        Habit("wf-payroll", ACME, "TRIGGER", 6, 1),
+        Habit("wf-agent", ACME, "WORKFLOW", 5, 3, credits=3),
+        Habit("wf-reports", ACME, "TRIGGER", 10, 2),
+        Habit("wf-search", ACME, "WEBHOOK", 4, 1),
+        Habit("wf-archive", ACME, "TRIGGER", 60, 20),
+        Habit("wf-orders", UMBRELLA, "WEBHOOK", 5, 1),
+    )
+
+
+@dataclass
+class Theater:
+    """What an incident can reach."""
+
+    stage: Stage
+    simulator: SimulatorServer
+    traffic: Traffic
+    hung: list[str] = field(default_factory=list)
+
+    def habit(self, workflow_id: str) -> Habit:
+        """Find a workflow of acme."""
+        return next(habit for habit in self.traffic.habits if habit.workflow_id == workflow_id)
+
+    def fault(self, fault: Fault) -> None:
+        """Let the API misbehave, from now on."""
+        self.simulator.add_faults(fault)
+
+    def tidy_up(self) -> None:
+        """Cancel the runs that hang or wait."""
+        waiting = [
+            run.id
+            for run in self.simulator.world.truth().runs
+            if run.workflow_id == "wf-payroll" and run.status_now == "PENDING"
+        ]
+        for run_id in (*self.hung, *waiting):
+            self.simulator.world.finish_run(run_id, "CANCELED")
+
+    def clear_faults(self) -> None:
+        """Let the API behave."""
+        self.simulator.faults.clear()
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One incident. `expected` must arrive; `allowed` may, for they follow from it."""
+
+    name: str
+    begin: Callable[[Theater], None]
+    concerns: dict[str, str]
+    """Labels of the alerts that belong to it."""
+    expected: str
+    allowed: frozenset[str]
+    seen_at: str
+    """Where Overview's first screen shows it."""
+    end: Callable[[Theater], None] = lambda _: None
+
+
+def _fail(theater: Theater) -> None:
+    theater.habit("wf-invoices").failing = 0.8
+
+
+def _newborn(theater: Theater) -> None:
+    theater.simulator.world.add_run(
+        org_id=ACME, workflow_id=NEWBORN, origin="WEBHOOK", status="FAILED", error="Error: no such"
+    )
+
+
+def _storm(theater: Theater) -> None:
+    theater.traffic.storm(theater.habit("wf-orders"), 450, 15)
+
+
+def _hang(theater: Theater) -> None:
+    habit = theater.habit("wf-shipping")
+    world = theater.simulator.world
+    run_id = world.add_run(org_id=ACME, workflow_id=habit.workflow_id, origin="TRIGGER")
+    world.start_run(run_id)
+    theater.hung.append(run_id)
+
+
+def _jam(theater: Theater) -> None:
+    theater.habit("wf-payroll").waiting = True
+
+
+def _burn(theater: Theater) -> None:
+    habit = theater.habit("wf-agent")
+    habit.every_minutes, habit.credits = 1, 20
+
+
+def _silence(theater: Theater) -> None:
+    theater.habit("wf-reports").paused = True
+
+
+def _leak(theater: Theater) -> None:
+    theater.habit("wf-search").growth = 1.06
+
+
+def _kill(theater: Theater) -> None:
+    theater.stage.kill_exporter()
+
+
+def _of(workflow_id: str) -> dict[str, str]:
+    return {"org_id": ACME, "workflow_id": workflow_id}
+
+
+RUNS = (
+    Incident(
+        "A workflow starts to fail",
+        _fail,
+        _of("wf-invoices"),
+        "InventConsecutiveFailures",
+        frozenset(
+            {"InventRunFailed", "InventFailureRatioHigh", "InventNoSuccess", "InventCreditsWasted"}
+        ),
+        "Tiles «Failed runs», «Workflows failing», «Success ratio»; first row of the table; red in "
+        "«Runs finished»",
+    ),
+    Incident(
+        "A new workflow's first run fails",
+        _newborn,
+        _of(NEWBORN),
+        "InventRunFailed",
+        frozenset(),
+        "Tile «Failed runs»; its row in the table, 100%, 1 in a row",
+    ),
+    Incident(
+        "A storm of webhooks",
+        _storm,
+        _of("wf-orders"),
+        "InventRunsSurge",
+        frozenset({"InventCreditSpike"}),
+        "«Runs submitted»: WEBHOOK towers over the rest",
+    ),
+    Incident(
+        "A run hangs",
+        _hang,
+        _of("wf-shipping"),
+        "InventRunStuck",
+        frozenset(),
+        "Tile «Oldest open run»",
+    ),
+    Incident(
+        "The queue jams",
+        _jam,
+        _of("wf-payroll"),
+        "InventQueueBackingUp",
+        frozenset({"InventNoSuccess"}),
+        "«Open runs»: PENDING rises; tiles «Open runs» and «Oldest open run»",
+    ),
+    Incident(
+        "A loop burns credits",
+        _burn,
+        _of("wf-agent"),
+        "InventCreditSpike",
+        frozenset(),
+        "«Credits burned»: one workflow towers; tile «Credits this month, forecast»",
+    ),
+    Incident(
+        "A workflow is not triggered any more",
+        _silence,
+        _of("wf-reports"),
+        "InventNoSuccess",
+        frozenset(),
+        "«Most overdue for a success»: at the top, red",
+    ),
+    Incident(
+        "Durations leak slowly",
+        _leak,
+        _of("wf-search"),
+        "InventRunsSlow",
+        frozenset(),
+        "«Duration»: p95 and p99 climb",
+    ),
+)
+"""Played at once: each has its own workflow, so its alerts can be told apart."""
+
+EXPORTER = (
+    Incident(
+        "The key is revoked",
+        lambda theater: theater.fault(Fault(kind="status", status=401, org=UMBRELLA)),
+        {"org_id": UMBRELLA},
+        "InventKeyRejected",
+        frozenset({"InventOrgUnreadable", "InventPollStale"}),
+        "Tiles «Age of the data» and «API answers not OK»",
+        Theater.clear_faults,
+    ),
+    Incident(
+        "The API throttles",
+        lambda theater: theater.fault(
+            Fault(kind="rate_limited", org=UMBRELLA, probability=0.5, retry_after="none")
+        ),
+        {"org_id": UMBRELLA},
+        "InventRateLimited",
+        frozenset({"InventOrgUnreadable", "InventPollStale"}),
+        "Tile «API answers not OK»",
+        Theater.clear_faults,
+    ),
+    Incident(
+        "The API is down",
+        lambda theater: theater.fault(Fault(kind="status", status=503)),
+        {},
+        "InventOrgUnreadable",
+        frozenset({"InventPollStale", "InventReconcileStale"}),
+        "Tiles «Age of the data» and «API answers not OK»; the lines of the panels go flat",
+        Theater.clear_faults,
+    ),
+    Incident(
+        "The exporter is killed",
+        _kill,
+        {},
+        "InventExporterDown",
+        frozenset({"InventMetricsAbsent"}),
+        "Tile «Age of the data» goes on rising; the other panels end",
+        lambda theater: theater.stage.start_exporter(),
+    ),
+)
+"""Played one after the other: they touch all that the exporter says."""

@@ -1,0 +1,55 @@
+"""Hold the example of an Alertmanager: accepted, and it sends alerts where it should."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.programs import require
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "grafana/alertmanager.yaml"
+
+
+def _amtool(*arguments: str) -> str:
+    command = [str(require("amtool")), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_amtool_accepts_the_example() -> None:
+    """Alertmanager loads it."""
+    assert "SUCCESS" in _amtool("check-config", str(CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [
+        (["severity=critical", "component=runs"], "pager"),
+        (["severity=critical", "component=exporter"], "pager"),
+        (["severity=warning", "component=runs"], "chat"),
+        (["severity=warning", "component=credits"], "chat"),
+    ],
+)
+def test_only_critical_alerts_wake_somebody_up(labels: list[str], receiver: str) -> None:
+    """Routes go by severity."""
+    routed = _amtool("config", "routes", "test", f"--config.file={CONFIG}", *labels)
+    assert routed.strip() == receiver
+
+
+def test_inhibition_names_alerts_that_exist() -> None:
+    """A rule that was renamed would inhibit nothing, silently."""
+    rules = "".join(path.read_text() for path in (ROOT / "grafana/rules").glob("*.yaml"))
+    known = set(re.findall(r"- alert: (\w+)", rules))
+    text = yaml.safe_load(CONFIG.read_text())["inhibit_rules"]
+    assert set(re.findall(r"Invent[A-Z]\w+", str(text))) <= known
+
+
+def test_the_exporter_being_down_silences_the_rest_of_its_job_alone() -> None:
+    """Another exporter's alerts still arrive."""
+    rule = yaml.safe_load(CONFIG.read_text())["inhibit_rules"][0]
+    assert rule["source_matchers"] == ['alertname="InventExporterDown"']
+    assert rule["equal"] == ["job"]

@@ -1,0 +1,82 @@
+"""Hold that a drill changes the pace of the rules and nothing else."""
+
+import re
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from drill.incidents import EXPORTER, RUNS, Incident
+from drill.report import Result, write_report
+from drill.speed import SPEED, fast_rules, shorten, shorten_query
+from drill.stage import Notice
+from tests.programs import require
+
+GRAFANA = Path(__file__).parents[2] / "grafana"
+ALERTS = set(
+    re.findall(r"- alert: (\w+)", "".join(p.read_text() for p in (GRAFANA / "rules").glob("*")))
+)
+
+
+def test_durations_are_divided() -> None:
+    """Five minutes become five seconds."""
+    assert SPEED == 60
+    assert shorten("5m") == "5000ms"
+    assert shorten_query("increase(a:b5m[1h]) > x offset 30s") == (
+        "increase(a:b5m[60000ms]) > x offset 500ms"
+    )
+
+
+def test_no_duration_is_left_as_it_was() -> None:
+    """A range that was missed would see sixty times too much."""
+    for group in fast_rules(GRAFANA)["groups"]:
+        for rule in group["rules"]:
+            assert not re.search(r"\[\d+[smhdw]\]|offset \d+[smhdw]\b", rule["expr"])
+            assert rule.get("for", "0ms").endswith("ms")
+
+
+def test_prometheus_accepts_the_fast_rules(tmp_path: Path) -> None:
+    """What the drill loads is valid."""
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump(fast_rules(GRAFANA)))
+    command = [str(require("promtool")), "check", "rules", str(path)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def test_twelve_incidents_expect_alerts_that_exist() -> None:
+    """A renamed alert would never arrive."""
+    incidents = [*RUNS, *EXPORTER]
+    assert len(incidents) == 12
+    for incident in incidents:
+        assert {incident.expected, *incident.allowed} <= ALERTS
+        assert incident.seen_at
+
+
+def _result(incident: Incident, *alerts: str) -> Result:
+    return Result(incident, 0.0, [Notice(5.0, alert, {}, is_firing=True) for alert in alerts])
+
+
+@pytest.mark.parametrize(
+    ("alerts", "is_right"),
+    [
+        (["InventRunStuck"], True),
+        (["InventRunStuck", "InventErrorBudgetBurnSlow"], True),
+        ([], False),
+        (["InventRunStuck", "InventRunsSlow"], False),
+    ],
+)
+def test_a_missing_and_a_false_alert_are_wrong(alerts: list[str], *, is_right: bool) -> None:
+    """The drill fails on either."""
+    hang = next(incident for incident in RUNS if incident.expected == "InventRunStuck")
+    assert _result(hang, *alerts).is_right == is_right
+
+
+def test_the_report_names_what_arrived_when_and_what_should_not_have() -> None:
+    """It can be read without the drill's log."""
+    hang = next(incident for incident in RUNS if incident.expected == "InventRunStuck")
+    moment = datetime(2026, 11, 24, tzinfo=UTC)
+    text = write_report(24, [], [_result(hang, "InventRunStuck", "InventRunsSlow")], moment)
+    assert "no alert" in text
+    assert "| A run hangs | InventRunStuck | 5 min | none | InventRunsSlow |" in text
