@@ -219,7 +219,7 @@ def _what_and_where(board: dashboard.Dashboard) -> None:
             "twice the median age of the last success over a week. High: not started, or failing.",
             Place(11, 4, 5, 8),
             now(named(overdue), "{{workflow_name}}"),
-            unit="suffix: x usual",
+            unit="suffix:x usual",
             limits=steps((None, GREEN), (4, ORANGE), (8, RED)),
         )
     )

@@ -51,6 +51,15 @@ def grouping_labels(query: str) -> set[str]:
     return found
 
 
+def aggregations(query: str) -> list[set[str]]:
+    """Return the labels that each aggregation keeps."""
+    return [
+        set(node.modifier.labels) if node.modifier else set()
+        for node in nodes(promql_parser.parse(query))
+        if isinstance(node, promql_parser.AggregateExpr)
+    ]
+
+
 def bare_counters(query: str) -> set[str]:
     """Return counters that are read without rate or increase: their value alone says nothing.
 

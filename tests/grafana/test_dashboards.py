@@ -137,3 +137,18 @@ def test_variables_of_queries_exist(name: str) -> None:
     text = json.dumps([BOARDS[name]["panels"], BOARDS[name]["annotations"]])
     used = set(re.findall(r'=~\\"\$(\w+)', text))
     assert used <= known
+
+
+@boards
+def test_lines_over_time_use_the_rate_interval(name: str) -> None:
+    """Grafana knows the scrape interval; a fixed window would not fit every one."""
+    excepted = {
+        "Mean duration against last week": {"1h"},  # what is compared is an hour
+        "Credits burned": {"$__range"},  # which workflows are drawn, not how
+    }
+    for panel in BOARDS[name]["panels"]:
+        for target in panel.get("targets", ()):
+            if not target.get("instant"):
+                windows = set(re.findall(r"\[([^\]:]+)\]", target["expr"]))
+                allowed = {"$__rate_interval"} | excepted.get(panel["title"], set())
+                assert windows <= allowed, panel["title"]

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from grafana.rules import MARKER, fill, read_thresholds, render
+from tests.grafana.promql import aggregations
 from tests.programs import require
 
 ROOT = Path(__file__).parents[2]
@@ -16,17 +17,13 @@ RULES = sorted((ROOT / "grafana/rules").glob("*.yaml"))
 PROMTOOL_TESTS = sorted((Path(__file__).parent / "promtool").glob("*.yaml"))
 
 
-def _alerts() -> list[dict[str, Any]]:
-    return [
-        rule
-        for path in RULES
-        for group in yaml.safe_load(path.read_text())["groups"]
-        for rule in group["rules"]
-        if "alert" in rule
-    ]
-
-
-ALERTS = _alerts()
+RULES_LIST: list[dict[str, Any]] = [
+    rule
+    for path in RULES
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]
+ALERTS = [rule for rule in RULES_LIST if "alert" in rule]
 alerts = pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 
 
@@ -102,6 +99,21 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
         headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
         expected = [name, "What it means", "Look first", "What to do", "Usual causes"]
         assert headings == expected, name
+
+
+def test_recorded_series_are_named_level_metric_operations() -> None:
+    """Prometheus' convention: https://prometheus.io/docs/practices/rules/."""
+    for rule in RULES_LIST:
+        if "record" in rule:
+            assert re.fullmatch(r"(org|workflow|workflow_origin):invent_\w+:\w+", rule["record"])
+
+
+def test_rules_keep_the_job_and_drop_the_instance() -> None:
+    """Two installations stay apart; one that moved to another address stays one."""
+    for rule in RULES_LIST:
+        for kept in aggregations(rule["expr"]):
+            assert "job" in kept, rule
+            assert "instance" not in kept, rule
 
 
 def _run(*command: str) -> None:
