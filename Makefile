@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test drill check format clean
+.PHONY: help demo test drill bench check format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test: $(VENV)/.dev ## all tests, or some: make test ARGS="-k ledger"
 
 drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which alert comes when
 	$(BIN)/python -m drill --report docs/drill-report.md $(ARGS)
+
+bench: $(VENV)/.dev ## what it costs, against peers and floors: make bench ARGS="ledger"
+	$(BIN)/python -m bench $(ARGS)
 
 check: $(VENV)/.dev ## ruff, mypy and the import order
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""Benchmarks: one file for each question, each against its peer or floor in the same run."""

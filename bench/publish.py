@@ -1,0 +1,85 @@
+"""Measure what it costs to publish when 1 of 500 workflows changed, of 102,000 samples.
+
+Against encoding everything once, gzip included. Prometheus' form alone is asked for here, and made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+
+from bench.client import OPENMETRICS, samples_in
+from bench.table import Row, Size, ms
+from invent_exporter.exposition import Exposition, View
+from invent_exporter.metrics import WorkflowView
+from invent_exporter.numbers import BASE_KEYS, Bounds, WorkflowNumbers
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+# With steps and 35 bounds more than by default a workflow has 204 samples: 500 have 102,000.
+_BOUNDS = Bounds(
+    (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, *range(7200, 7200 + 10)),
+    (0.5, 1, 5, 10, 30, 60, *range(300, 300 + 10)),
+    (0.1, 1, 2, 5, 10, 20, 50, *range(100, 100 + 10)),
+)
+_STEPS = 50
+
+
+def rows(size: Size) -> list[Row]:
+    """Measure."""
+    return asyncio.run(_rows(size))
+
+
+async def _rows(size: Size) -> list[Row]:
+    workflows = size.of(500, 50)
+    views: dict[Hashable, View | None] = {number: _view(number) for number in range(workflows)}
+    whole: list[float] = []
+    one: list[float] = []
+    chunks: list[int] = []
+    samples = 0
+    for _ in range(size.of(5, 2)):
+        exposition = Exposition(CollectorRegistry(), time.monotonic)
+        await exposition.publish({})
+        await exposition.answer(OPENMETRICS, "gzip")
+        began = time.perf_counter()
+        await exposition.publish(views)
+        whole.append(time.perf_counter() - began)
+        for _ in range(10):
+            before = exposition.encoded_chunks
+            began = time.perf_counter()
+            await exposition.publish({7: _view(7)})
+            one.append(time.perf_counter() - began)
+            chunks.append(exposition.encoded_chunks - before)
+        plain = await exposition.answer(OPENMETRICS, "")
+        samples = samples_in(plain.body.decode())
+        exposition.close()
+    return [
+        Row(
+            f"publishing 1 changed of {workflows} workflows, {samples:,} samples, gzip",
+            f"{ms(one)}, {median(chunks):.0f} chunk encoded",
+            f"everything anew: {ms(whole)}",
+            f"1/{median(whole) / median(one):.0f}",
+            "under 1/20",
+            median(one) * 20 < median(whole),
+        )
+    ]
+
+
+def _view(number: int) -> WorkflowView:
+    numbers = WorkflowNumbers.empty(_BOUNDS)
+    for step in range(_STEPS):
+        numbers.steps[f"step-{step}"] = random.random() * 1000
+    for key in BASE_KEYS:
+        numbers.finished[key] = random.randrange(10_000)
+        numbers.credits_ai[key] = random.random() * 1000
+    for histogram in [*numbers.duration.values(), numbers.queue, numbers.run_credits]:
+        for run in range(50):
+            histogram.observe(random.random() * 3600, f"run-{number}-{run}", 1.7e9 + run)
+    numbers.released = numbers.groups()
+    return WorkflowView("org", f"workflow-{number}", f"Workflow {number}", numbers, ())
