@@ -17,16 +17,14 @@ import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter.log import get_logger
-from invent_exporter.order import PageFacts, RowFact, page_signature, row_signature
-from invent_exporter.recording import InvalidRow
+from invent_exporter.reading import Reader
 from invent_exporter.scan import Poll, Reconciliation
 from invent_exporter.transport import ApiError
-from invent_exporter.walk import ALL, Missing, Read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from invent_exporter.api import Chunk, Listing, RunsApi
+    from invent_exporter.api import Listing, RunsApi
     from invent_exporter.clocks import Clocks
     from invent_exporter.ledger import Ledger
     from invent_exporter.model import Run
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from invent_exporter.publisher import Publisher
     from invent_exporter.recording import OrgLedger, Recorded
     from invent_exporter.telemetry import Telemetry
-    from invent_exporter.walk import Answer, Steps
+    from invent_exporter.walk import Steps
 
 _T = TypeVar("_T")
 
@@ -111,7 +109,6 @@ class Collector:
         self._unsettled = True
         self._news = True
         self._open_known = True
-        self._open_ids: set[str] = set()
         self._alive_until = shared.clocks.monotonic()
         self._published_at = 0.0
         self._pending: set[str] = set()
@@ -247,7 +244,8 @@ class Collector:
             open_known=self._open_known,
             contact_floor=org.floor_seconds if contact else None,
         )
-        await self._drive(org, poll.steps())
+        may_skip = not (self._unsettled or self._open_known)
+        await self._drive(org, poll.steps(), may_skip=may_skip)
         if not poll.is_whole and not contact:
             raise ApiError("invalid_response", "the listing changed too fast to be read whole")
         if self._unsettled or contact or poll.absent or poll.state != org.scan:
@@ -279,110 +277,45 @@ class Collector:
         await self._prune(named)
         return poll
 
-    async def _drive(self, org: OrgLedger, steps: Steps) -> int:
+    async def _drive(self, org: OrgLedger, steps: Steps, *, may_skip: bool = False) -> int:
         """Do what the scan asks for; return how many pages were read."""
-        listings: dict[str, Listing] = {}
-        pages = 0
-        self._open_ids = set()
-        try:
-            request = next(steps)
-            while True:
-                answer: Answer
-                if isinstance(request, Missing):
-                    runs = await self._in_ledger(lambda: self._shared.ledger.open_runs(org))
-                    answer = {
-                        run_id: created
-                        for run_id, created in runs.items()
-                        if run_id not in self._open_ids
-                    }
-                else:
-                    answer = await self._read(org, listings, request)
-                    pages += 1
-                request = steps.send(answer)
-        except StopIteration:
-            return pages
-
-    async def _read(self, org: OrgLedger, listings: dict[str, Listing], read: Read) -> PageFacts:
         shared = self._shared
-        listing = listings.get(read.status)
-        if listing is None:
-            listing = listings[read.status] = shared.api.listing(
-                self.settings.configured_id,
-                self._read_key,
-                read.status,
-                label=self.label,
-                heartbeat=self._beat,
-            )
-        chunk = await listing.read(read.offset, forward=read.forward)
-        unchanged = self._unchanged_facts(org, read, chunk)
-        if unchanged is not None:
-            return unchanged
-        invalid = [InvalidRow(row.run_id or row.digest, row.reason) for row in chunk.invalid]
-        recorded = await self._in_ledger(
-            lambda: shared.ledger.record(
-                org,
-                [self._without_secrets(run) for run in chunk.runs],
-                invalid,
-                now=shared.clocks.time(),
-                other_org_ids=shared.other_org_ids(self),
-                recovering=read.recovering,
-            )
+        reader = Reader(
+            org,
+            self._listing,
+            shared.ledger,
+            self._in_ledger,
+            self._recorded,
+            clock=shared.clocks.time,
+            redact=shared.redact,
+            other_org_ids=shared.other_org_ids(self),
+            may_skip=may_skip,
         )
+        return await reader.drive(steps)
+
+    def _listing(self, status: str) -> Listing:
+        return self._shared.api.listing(
+            self.settings.configured_id,
+            self._read_key,
+            status,
+            label=self.label,
+            heartbeat=self._beat,
+        )
+
+    async def _recorded(self, org: OrgLedger, recorded: Recorded) -> None:
+        """Take note of a page that was committed."""
         self._beat()
-        self._unsettled = self._unsettled or recorded.news
         self._news = self._news or recorded.news
-        open_ids = {row.run_id for row in recorded.facts if row.is_open}
-        self._open_ids |= open_ids
-        # Also when this poll breaks off: the next one must look for them.
-        self._open_known = self._open_known or bool(open_ids)
-        self._tell(recorded)
-        self._pending |= recorded.changed
-        if self._pending and shared.clocks.monotonic() - self._published_at >= _PUBLISH_SECONDS:
-            await self._publish(org)
-        return PageFacts(
-            chunk.start,
-            chunk.end,
-            at_end=chunk.at_end,
-            count=chunk.count,
-            rows=recorded.facts,
-            unreadable=len(chunk.invalid),
-        )
-
-    def _unchanged_facts(self, org: OrgLedger, read: Read, chunk: Chunk) -> PageFacts | None:
-        """Recognise the first answer of the last complete poll: the ledger need not be asked.
-
-        Nothing was open then, so every row is final and settled.
-        """
-        if self._unsettled or self._open_known or chunk.invalid or read.status != ALL:
-            return None
-        signatures = [row_signature(run) for run in chunk.runs]
-        if page_signature(signatures) != org.scan.signature:
-            return None
-        rows = [
-            RowFact(
-                run.id,
-                run.created,
-                run.updated,
-                is_open=False,
-                owned=True,
-                settled=True,
-                signature=signature,
-            )
-            for run, signature in zip(chunk.runs, signatures, strict=True)
-        ]
-        return PageFacts(chunk.start, chunk.end, at_end=chunk.at_end, count=chunk.count, rows=rows)
-
-    def _without_secrets(self, run: Run) -> Run:
-        """Redact before anything shortens the error, stores it or shows it."""
-        if not run.error:
-            return run
-        error = self._shared.redact(run.error)
-        return run if error == run.error else msgspec.structs.replace(run, error=error)
-
-    def _tell(self, recorded: Recorded) -> None:
+        # Also when this poll breaks off: the next one must settle, and look for what is open.
+        self._unsettled = self._unsettled or recorded.news
+        self._open_known = self._open_known or any(row.is_open for row in recorded.facts)
         self._history_failed += recorded.history_failed
         for run in recorded.failed:
             log.warning("run failed", **failed_run_fields(self.label, run))
+        self._pending |= recorded.changed
+        since = self._shared.clocks.monotonic() - self._published_at
+        if self._pending and since >= _PUBLISH_SECONDS:
+            await self._publish(org)
 
     async def _publish(self, org: OrgLedger) -> None:
         changed, self._pending = self._pending, set()

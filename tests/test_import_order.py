@@ -47,7 +47,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "transport": "bodies config pacing",
         "decoding": "model transport",
         "api": "config decoding model pacing page_size transport",
-        "collector": "api clocks ledger log model order pacing publisher recording scan transport"
+        "reading": "api ledger model order recording walk",
+        "collector": "api clocks ledger log model pacing publisher reading recording scan transport"
         " walk",
         "overview": "collector page publisher",
         # From the ledger to the answer.
