@@ -2,7 +2,7 @@
 
 The base image is made on the spot: Debian with its own Python, under the official image's name.
 It is kept below the user's cache folder, because making it takes a minute; the image itself is
-built anew in each session of tests.
+built anew each time that tests run.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ def podman(*arguments: str) -> str:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Keep other sessions of tests from making the base at the same time."""
+    """Keep other runs of the tests from making the base at the same time."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
