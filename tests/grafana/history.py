@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from prometheus_client.parser import text_string_to_metric_families
 
 DAY = 86_400
-DENSE_SECONDS, DENSE_STEP = 4 * 3600, 60
+DENSE_SECONDS, DENSE_STEP = 2 * 3600, 60
 SPARSE_SECONDS, SPARSE_STEP = 8 * DAY, 1800
 
 
@@ -41,10 +42,23 @@ def write_history(scrape: str, end: int) -> Iterator[str]:
     yield "# EOF\n"
 
 
-def _series(scrape: str) -> Iterator[tuple[str, dict[str, str], float, str]]:
-    target = {"job": "invent-exporter", "instance": "invent-exporter"}
+def _busiest_workflows(scrape: str) -> set[str]:
+    """Choose a few workflows: they say as much as all, in a third of the time."""
+    finished: Counter[str] = Counter()
     for family in text_string_to_metric_families(scrape):
         for sample in family.samples:
+            if sample.name == "invent_runs_finished_total":
+                finished[sample.labels["workflow_id"]] += int(sample.value)
+    return {workflow for workflow, _ in finished.most_common(3)}
+
+
+def _series(scrape: str) -> Iterator[tuple[str, dict[str, str], float, str]]:
+    target = {"job": "invent-exporter", "instance": "invent-exporter"}
+    kept = _busiest_workflows(scrape)
+    for family in text_string_to_metric_families(scrape):
+        for sample in family.samples:
+            if sample.labels.get("workflow_id") not in {None, *kept}:
+                continue
             rises = family.type in {"counter", "histogram"}
             kind = "rises" if rises else "stays"
             yield sample.name, {**target, **sample.labels}, sample.value, kind

@@ -50,7 +50,7 @@ class Query:
 
 
 def _interpolate(expr: str) -> str:
-    expr = expr.replace("$__rate_interval", "5m").replace("$__range", "4h")
+    expr = expr.replace("$__rate_interval", "5m").replace("$__range", "2h")
     return re.sub(r"\$(job|instance|org_id|workflow_id|origin)\b", ".+", expr)
 
 
@@ -187,7 +187,7 @@ def _ask(prometheus: tuple[httpx.Client, int], query: Query) -> list[dict[str, A
         path, data = "/api/v1/query", {"query": query.expr, "time": str(end)}
     else:
         path = "/api/v1/query_range"
-        times = {"start": str(end - 3 * 3600), "end": str(end), "step": "60"}
+        times = {"start": str(end - 3600), "end": str(end), "step": "60"}
         data = {"query": query.expr, **times}
     answer = client.post(path, data=data).json()
     assert answer["status"] == "success", answer
