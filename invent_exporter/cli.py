@@ -6,6 +6,7 @@ What a command needs is imported when it runs: `--version` and `--help` load the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -271,17 +272,19 @@ def _demo(flags: argparse.Namespace) -> int:
     secrets = Secrets()
     setup_logging(flags.log_level, flags.log_format, secrets)
     host, port, telemetry_path = place
-    try:
-        server = start_simulator(
-            *simulator,
-            seed=flags.seed,
-            order=flags.order,
-            send_count=not flags.no_count,
-            requests_per_minute=flags.rate_limit,
-        )
-    except OSError as error:
-        return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
-    with server:
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(
+                start_simulator(
+                    *simulator,
+                    seed=flags.seed,
+                    order=flags.order,
+                    send_count=not flags.no_count,
+                    requests_per_minute=flags.rate_limit,
+                )
+            )
+        except OSError as error:
+            return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
         shown = host or "localhost"
         print(f"page for people        http://{shown}:{port}/")
         print(f"metrics                http://{shown}:{port}{telemetry_path}")

@@ -1,0 +1,32 @@
+"""The demo command when something is in its way."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_demo_on_a_busy_simulator_port_ends_in_one_line() -> None:
+    """A port that another program has is named with its flag, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = subprocess.run(
+            [
+                sys.executable,
+                "exporter.py",
+                "demo",
+                f"--simulator.listen-address={address}",
+                "--web.listen-address=127.0.0.1:0",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    expected = f"invent-exporter: --simulator.listen-address: {address}: Address already in use\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", expected)
