@@ -200,6 +200,9 @@ class Poll:
 
     def _learn(self, walk: Walk, order: Order) -> None:
         first = walk.first
+        if order.learned and order.oldest_first and not walk.at_end:
+            # Polls and reconciliations would begin at an end that nobody has seen yet.
+            order = self.state.order
         self.listing_count = first.count
         self.state = msgspec.structs.replace(
             self.state,

@@ -135,8 +135,10 @@ def _leaves_gap(previous: PageFacts, page: PageFacts) -> bool:
     """Tell whether rows between two pages may have slipped by: they overlap, but share no row."""
     if not previous.rows or previous.unreadable or page.unreadable:
         return False
-    if page.start >= previous.end or page.end < previous.start:
-        # Pages of one row stand side by side and can't overlap.
-        return page.start > previous.end or page.end < previous.start
+    # Pages of one or two rows stand side by side and can't overlap.
+    if page.start >= previous.end:
+        return page.start > previous.end
+    if page.end <= previous.start:
+        return page.end < previous.start
     before = {row.run_id for row in previous.rows}
     return not any(row.run_id in before for row in page.rows)
