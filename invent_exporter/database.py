@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import (
     Column,
@@ -32,12 +33,16 @@ from sqlalchemy import (
 from sqlalchemy.pool import StaticPool
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from sqlalchemy import Insert, Update
     from sqlalchemy.engine import Engine
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x1E7E17
 """Stands in the header of a SQLite file, so that another program's file is not taken for ours."""
 
+_VACUUM_PAGES = 200
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _tables = MetaData()
 
@@ -105,6 +110,35 @@ invalid = Table(
 )
 
 
+class Batch:
+    """A statement for many rows, compiled at its first use.
+
+    `Connection.execute` would put together the parameters of each row anew, which takes longer
+    than SQLite needs for the row.
+    """
+
+    def __init__(self, statement: Insert | Update) -> None:
+        """Take a statement whose bound parameters, or columns, the rows name."""
+        self._statement = statement
+        self._sql = ""
+        self._names: Sequence[str] | None = None
+
+    def execute(self, connection: Connection, rows: Collection[Mapping[str, object]]) -> None:
+        """Run the statement for each row; every row of every call has the same keys."""
+        if not rows:
+            return
+        if not self._sql:
+            compiled = self._statement.compile(
+                dialect=connection.dialect, column_keys=list(next(iter(rows)))
+            )
+            self._sql, self._names = str(compiled), compiled.positiontup
+        if self._names is None:  # the driver takes parameters by name
+            connection.exec_driver_sql(self._sql, [dict(row) for row in rows])
+        else:
+            values = itemgetter(*self._names)
+            connection.exec_driver_sql(self._sql, [values(row) for row in rows])
+
+
 class StateError(Exception):
     """The state can't be used; the text says which file, what is wrong and what to do."""
 
@@ -124,6 +158,16 @@ class Database:
             return 0
         files = (self.path, Path(f"{self.path}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    def give_back_pages(self) -> None:
+        """Return some of the pages that deletions left empty to the file system."""
+        pooled = self.engine.raw_connection()
+        try:
+            # `execute` would take one step of this statement, which is one page.
+            connection = cast("sqlite3.Connection", pooled.driver_connection)
+            connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+        finally:
+            pooled.close()
 
     def close(self) -> None:
         """Close the file and let the next process have it."""

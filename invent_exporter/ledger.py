@@ -29,7 +29,6 @@ from invent_exporter.recording import (
     OrgLedger,
     Page,
     Recorded,
-    copy_of,
     store_workflows,
     to_json,
 )
@@ -184,7 +183,7 @@ class Ledger:
 
         """
         walk = org.settled_walk + 1
-        numbers = copy_of(org.numbers)
+        numbers = org.numbers.draft()
         vanished = 0
         with self.database.engine.begin() as connection:
             for run_id in absent:
@@ -241,7 +240,7 @@ class Ledger:
         """Commit that groups of series (by workflow) are shown at their value from now on."""
         drafts = {}
         for name, names in groups.items():
-            draft = copy_of(org.workflows[name])
+            draft = org.workflows[name].draft()
             draft.released = [*draft.released, *names]
             drafts[name] = draft
         with self.database.engine.begin() as connection:
@@ -292,8 +291,7 @@ class Ledger:
             )
         if doomed:
             org.floor_seconds = floor
-            with self.database.engine.begin() as connection:
-                connection.exec_driver_sql("PRAGMA incremental_vacuum(200)").fetchall()
+            self.database.give_back_pages()
         return len(doomed) == _PRUNE_ROWS
 
 

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
 
 FINAL_STATUSES = ("CANCELED", "COMPLETED", "SKIPPED", "FAILED")
 OPEN_STATUSES = ("PENDING", "RUNNING")
@@ -71,6 +76,29 @@ class Version(msgspec.Struct, frozen=True, gc=False):
     version: float | None = None
 
 
+class _Once(Generic[_T]):
+    """A property that is read once; functools.cached_property takes a lock each time, up to 3.11.
+
+    Two threads may read it both, which costs time and changes nothing: a run never changes.
+    """
+
+    def __init__(self, read: Callable[[Any], _T]) -> None:
+        self._read = read
+        self._name = read.__name__
+        self.__doc__ = read.__doc__
+
+    @overload
+    def __get__(self, run: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, run: object, owner: type) -> _T: ...
+    def __get__(self, run: object | None, owner: type) -> Self | _T:
+        if run is None:
+            return self
+        # Found in the instance from now on, before the class is asked for this descriptor.
+        value = run.__dict__[self._name] = self._read(run)
+        return value
+
+
 class Run(msgspec.Struct, frozen=True, dict=True):
     """One run. Field names and meanings are the API's; a property is our reading of them.
 
@@ -92,66 +120,66 @@ class Run(msgspec.Struct, frozen=True, dict=True):
     error: str | None = None
     usage: Usage | None = None
 
-    @cached_property
+    @_Once
     def status_label(self) -> str:
         """The status as the API spells it, or UNKNOWN for one that is not in its documentation."""
         known = self.status in FINAL_STATUSES or self.status in OPEN_STATUSES
         return self.status if known else UNKNOWN
 
-    @cached_property
+    @_Once
     def origin_label(self) -> str:
         """The origin as the API spells it, or UNKNOWN."""
         return self.origin if self.origin in ORIGINS and self.origin is not None else UNKNOWN
 
-    @cached_property
+    @_Once
     def workflow_label(self) -> str:
         """The workflow's id; `__none__` for a run without one."""
         return self.workflow_id or NO_WORKFLOW
 
-    @cached_property
+    @_Once
     def is_final(self) -> bool:
         """A known status alone decides; an unknown one is final when the run has ended."""
         if self.status in OPEN_STATUSES:
             return False
         return self.status in FINAL_STATUSES or self.ended_at is not None
 
-    @cached_property
+    @_Once
     def created(self) -> float | None:
         """When the run was created, in seconds since the epoch."""
         return seconds(self.created_at)
 
-    @cached_property
+    @_Once
     def started(self) -> float | None:
         """When the run started."""
         return seconds(self.started_at)
 
-    @cached_property
+    @_Once
     def updated(self) -> float | None:
         """When the run was last changed."""
         return seconds(self.updated_at)
 
-    @cached_property
+    @_Once
     def ended(self) -> float | None:
         """When the run ended; where the API does not say, when it was last changed."""
         return self.updated if self.ended_at is None else seconds(self.ended_at)
 
-    @cached_property
+    @_Once
     def first_time(self) -> float | None:
         """When the run came to be, as well as it can be known: its first time that is not null."""
         times = (self.created, self.started, self.ended)
         return next((time for time in times if time is not None), None)
 
-    @cached_property
+    @_Once
     def duration_seconds(self) -> float | None:
         """How long the run worked; None unless it started and ended. Clock skew reads as 0."""
         return None if self.ended_at is None else difference(self.started, self.ended)
 
-    @cached_property
+    @_Once
     def queue_seconds(self) -> float | None:
         """How long the run waited to start; None unless it did. Clock skew reads as 0."""
         return difference(self.created, self.started)
 
-    @cached_property
+    @_Once
     def credits(self) -> tuple[float, float] | None:
         """Credits as (ai, other), each at least 0; None when the usage is not known yet."""
         if self.usage is None or self.usage.total is None:
@@ -159,14 +187,14 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         ai = max(0.0, self.usage.ai_total or 0.0)
         return ai, max(0.0, self.usage.total - ai)
 
-    @cached_property
+    @_Once
     def credits_total(self) -> float | None:
         """`usage.total`, at least 0; None when it is not known yet."""
         if self.usage is None or self.usage.total is None:
             return None
         return max(0.0, self.usage.total)
 
-    @cached_property
+    @_Once
     def step_credits(self) -> dict[str, float]:
         """Credits by step, without values that are neither a number nor an object with `total`.
 
@@ -174,7 +202,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         """
         return {} if self.usage is None else _read_steps(self.usage.steps)
 
-    @cached_property
+    @_Once
     def version_label(self) -> str:
         """The version of the workflow that ran, without a trailing `.0`; empty when not known."""
         number = self.version

@@ -55,6 +55,10 @@ class Histogram(msgspec.Struct):
         self.total += value
         keep_newest(self.exemplars, bucket, Exemplar(run_id, value, timestamp_seconds or 0.0))
 
+    def draft(self) -> Histogram:
+        """Copy what changes; bounds and exemplars are only ever replaced."""
+        return Histogram(self.bounds, [*self.counts], self.total, {**self.exemplars})
+
     def rebucket(self, bounds: tuple[float, ...]) -> Histogram:
         """Carry the observations over to other bounds, so that no cumulative count goes back.
 
@@ -129,6 +133,23 @@ class WorkflowNumbers(msgspec.Struct, omit_defaults=True):
             {status: Histogram.empty(bounds.duration_seconds) for status in TIMED_STATUSES},
             Histogram.empty(bounds.queue_seconds),
             Histogram.empty(bounds.credits),
+        )
+
+    def draft(self) -> WorkflowNumbers:
+        """Copy, so that the copy can be changed and dropped."""
+        return msgspec.structs.replace(
+            self,
+            duration={status: histogram.draft() for status, histogram in self.duration.items()},
+            queue=self.queue.draft(),
+            run_credits=self.run_credits.draft(),
+            finished={**self.finished},
+            finished_exemplars={**self.finished_exemplars},
+            submitted={**self.submitted},
+            credits_ai={**self.credits_ai},
+            credits_other={**self.credits_other},
+            steps={**self.steps},
+            last_finished={**self.last_finished},
+            released=[*self.released],
         )
 
     def rebucket(self, bounds: Bounds) -> bool:
@@ -253,3 +274,12 @@ class OrgNumbers(msgspec.Struct, omit_defaults=True):
     credit_corrections: float = 0.0
     failed: list[FailedRun] = []
     org_id_votes: dict[str, int] = {}
+
+    def draft(self) -> OrgNumbers:
+        """Copy, so that the copy can be changed and dropped."""
+        return msgspec.structs.replace(
+            self,
+            invalid={**self.invalid},
+            failed=[*self.failed],
+            org_id_votes={**self.org_id_votes},
+        )

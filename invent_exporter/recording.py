@@ -6,7 +6,7 @@ commit; on any error the drafts are dropped, and nothing has changed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from sqlalchemy import and_, bindparam, func, insert, or_, select, update
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection
-
-_Numbers = TypeVar("_Numbers", WorkflowNumbers, OrgNumbers)
 
 KEPT_FAILED_RUNS = 20
 _ERROR_LENGTH = 300
@@ -120,7 +118,7 @@ class Page:
         self._drafts: dict[str, WorkflowNumbers] = {}
         self._new: set[str] = set()
         self._folded: set[str] = set()
-        self._numbers = copy_of(org.numbers)
+        self._numbers = org.numbers.draft()
         self._inserted: dict[str, dict[str, object]] = {}
         self._updated: dict[str, dict[str, object]] = {}
         self.recorded = Recorded()
@@ -160,8 +158,12 @@ class Page:
 
     def _is_below_floor(self, run: Run) -> bool:
         """Tell whether a final run is wholly before the kept window: history, not to be kept."""
-        times = [time for time in (run.first_time, run.updated, run.ended) if time is not None]
-        return run.is_final and bool(times) and max(times) < self._org.floor_seconds
+        floor = self._org.floor_seconds
+        first = run.first_time
+        if not run.is_final or (first is not None and first >= floor):
+            return False
+        times = [time for time in (first, run.updated, run.ended) if time is not None]
+        return bool(times) and max(times) < floor
 
     def _fact(self, run: Run, row: _Known | None) -> RowFact:
         settled = row is None or (row.walk <= self._org.settled_walk and row.updated == run.updated)
@@ -326,7 +328,7 @@ class Page:
                 draft = WorkflowNumbers.empty(self._settings.bounds)
                 self._new.add(name)
             else:
-                draft = copy_of(known)
+                draft = known.draft()
             self._drafts[name] = draft
         return draft
 
@@ -410,12 +412,9 @@ class Page:
 
     def store(self, connection: Connection) -> None:
         """Write the drafts."""
-        if self._inserted:
-            connection.execute(insert(db.run), list(self._inserted.values()))
-        if self._updated:
-            connection.execute(
-                _UPDATE, [{"of_org": self._org.key, **row} for row in self._updated.values()]
-            )
+        _INSERT.execute(connection, self._inserted.values())
+        rows = [{"of_org": self._org.key, **row} for row in self._updated.values()]
+        _UPDATE.execute(connection, rows)
         store_workflows(connection, self._org, self._drafts, self._new, self._folded)
         if self._numbers != self._org.numbers:
             connection.execute(
@@ -452,8 +451,15 @@ _LOOK_UP = select(
     db.run.c.revised,
 ).where(db.run.c.run_id.in_(bindparam("ids", expanding=True)))
 
-_UPDATE = update(db.run).where(
-    db.run.c.org == bindparam("of_org"), db.run.c.run_id == bindparam("key")
+_INSERT = db.Batch(insert(db.run))
+_UPDATE = db.Batch(
+    update(db.run).where(db.run.c.org == bindparam("of_org"), db.run.c.run_id == bindparam("key"))
+)
+_INSERT_WORKFLOW = db.Batch(insert(db.workflow))
+_UPDATE_WORKFLOW = db.Batch(
+    update(db.workflow).where(
+        db.workflow.c.org == bindparam("of_org"), db.workflow.c.workflow_id == bindparam("name")
+    )
 )
 
 
@@ -477,11 +483,6 @@ def to_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def copy_of(numbers: _Numbers) -> _Numbers:
-    """Copy numbers, so that a draft can be changed and dropped."""
-    return msgspec.json.decode(msgspec.json.encode(numbers), type=type(numbers))
-
-
 def store_workflows(
     connection: Connection,
     org: OrgLedger,
@@ -496,15 +497,10 @@ def store_workflows(
         if name in new
     ]
     added += [{"org": org.key, "workflow_id": name, "numbers": None} for name in folded]
-    if added:
-        connection.execute(insert(db.workflow), added)
     changed = [
-        {"name": name, "json": to_json(draft)} for name, draft in drafts.items() if name not in new
+        {"of_org": org.key, "name": name, "numbers": to_json(draft)}
+        for name, draft in drafts.items()
+        if name not in new
     ]
-    if changed:
-        connection.execute(
-            update(db.workflow)
-            .where(db.workflow.c.org == org.key, db.workflow.c.workflow_id == bindparam("name"))
-            .values(numbers=bindparam("json")),
-            changed,
-        )
+    _INSERT_WORKFLOW.execute(connection, added)
+    _UPDATE_WORKFLOW.execute(connection, changed)
