@@ -1,0 +1,176 @@
+"""README and the code have the same metrics, keys, flags, variables and reasons."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from invent_exporter import cli, config
+from invent_exporter.config import Config, Key, OrgConfig, load_config
+from invent_exporter.metrics import FAMILIES
+from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/how-it-counts.md")
+
+SUFFIXES = {"counter": "_total", "info": "_info"}
+"""What a type adds to a family's name in every format."""
+
+
+def section(title: str) -> str:
+    """Return what stands under a heading of the second level."""
+    match = re.search(
+        rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL
+    )
+    assert match is not None, f"README has no section {title}"
+    return match[1]
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """Yield the cells of each row of a section's tables."""
+    for line in text.splitlines():
+        if line.startswith("| "):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def declared() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Name every family of the code as it is served, with its type and labels."""
+    registry = CollectorRegistry()
+    Telemetry(registry)
+    found = {}
+    for family in FAMILIES:
+        kind = family.metric().type
+        found[family.name + SUFFIXES.get(kind, "")] = (kind, family.labels)
+    # Direct instrumentation knows its labels; the build info gets its own when it is set.
+    for collector in registry._collector_to_names:
+        kind, name = collector._type, collector._name  # type: ignore[attr-defined]
+        labels = collector._labelnames  # type: ignore[attr-defined]
+        if name == "invent_exporter_build":
+            labels = ("version", "revision", "python_version")
+        found[name + SUFFIXES.get(kind, "")] = (kind, labels)
+    return found
+
+
+def test_metrics_tables_name_every_metric_with_its_type_and_labels() -> None:
+    """The tables and the code declare the same families."""
+    told = {
+        cells[0].strip("`"): (cells[1], tuple(filter(None, cells[2].split(", "))))
+        for cells in rows(section("Metrics"))
+        if cells[0].startswith("`")
+    }
+    assert told == declared()
+
+
+def test_metrics_named_elsewhere_exist() -> None:
+    """A metric that an example or a sentence names is served under that name."""
+    served = set(declared())
+    served |= {f"{name}_{part}" for name in declared() for part in ("bucket", "count", "sum")}
+    text = README + (ROOT / "docs/how-it-counts.md").read_text("utf-8")
+    named = set(re.findall(r"\binvent_(?!exporter\b)[a-z_]*[a-z]\b(?!…|_…)", text))
+    assert named - served == set()
+
+
+def example() -> str:
+    """Return the whole configuration that README shows."""
+    match = re.search(r"```yaml\n(.*?)```", section("Configuration"), re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def test_example_configuration_is_what_the_code_does_without_one(tmp_path: Path) -> None:
+    """The example is accepted as it stands, and shows the defaults, as it says."""
+    path = tmp_path / "config.yaml"
+    path.write_text(example(), "utf-8")
+    key_file = tmp_path / "invent-api-key"
+    key_file.write_text("not-a-real-key", "utf-8")
+    org = OrgConfig(id="c", key=Key.from_file(key_file))
+    assert load_config(path, {}) == Config(orgs=(org,))
+
+
+def test_example_configuration_has_every_key() -> None:
+    """With its commented lines in place the example has the keys that are known, and no other."""
+    lines = re.sub(r"^( *)# ( *)([a-z_]+:)", r"\1\2\3", example(), flags=re.MULTILINE)
+    whole: dict[str, Any] = yaml.safe_load(lines)
+    told = {
+        "": set(whole),
+        "orgs[]": set(whole["orgs"][0]),
+        **{name: set(whole[name]) for name in ("api", "state", "metrics", "links")},
+    }
+    assert told == {name: set(keys) for name, keys in config._KEYS.items()}
+
+
+def flags() -> dict[str, set[str]]:
+    """Name every long flag of the code, with the commands that have it."""
+    parser = cli._parser()
+    commands = next(
+        action.choices
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    found: dict[str, set[str]] = {}
+    for name, command in commands.items():
+        for action in command._actions:
+            for flag in action.option_strings:
+                if flag.startswith("--") and flag != "--help":
+                    found.setdefault(flag, set()).add(name)
+    return found
+
+
+def test_flags_table_names_every_flag_with_its_commands() -> None:
+    """The table and the parser have the same flags, of the same commands."""
+    told = {}
+    for cells in rows(section("Flags and environment")):
+        for flag in re.findall(r"`(--[a-z.-]+)`", cells[0]):
+            told[flag] = cells[1]
+    known = flags()
+    everywhere = known["--version"]
+    assert told == {
+        flag: "all" if commands == everywhere else ", ".join(sorted(commands, key=told[flag].find))
+        for flag, commands in known.items()
+    }
+
+
+def test_environment_table_names_every_variable() -> None:
+    """The table has the variables that the code reads."""
+    told = {
+        cells[0].strip("`")
+        for cells in rows(section("Flags and environment"))
+        if cells[0].startswith("`INVENT_")
+    }
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "invent_exporter").glob("*.py"))
+    assert told == set(re.findall(r'"(INVENT_[A-Z_]+)"', code))
+
+
+def test_troubleshooting_names_every_reason() -> None:
+    """Each reason for which a poll fails has its row."""
+    told = [cells[0].strip("`") for cells in rows(section("Troubleshooting"))]
+    assert tuple(reason for reason in told if reason in POLL_ERROR_REASONS) == POLL_ERROR_REASONS
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that the headings of a page give."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_relative_links_lead_somewhere(name: str) -> None:
+    """Every file and heading that a page links to is there."""
+    page = ROOT / name
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        path = page.parent / target if target else page
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text("utf-8"))):
+            broken.append(link)
+    assert broken == []
