@@ -111,7 +111,7 @@ def _silence(theater: Theater) -> None:
 
 
 def _leak(theater: Theater) -> None:
-    theater.habit("wf-search").growth = 1.06
+    theater.habit("wf-search").growth = 1.08
 
 
 def _kill(theater: Theater) -> None:

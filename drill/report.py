@@ -52,11 +52,23 @@ class Result:
         return self.first(self.incident.expected) is not None and not self.false
 
 
-def write_report(
-    quiet_hours: float, quiet: list[Notice], results: list[Result], moment: datetime
-) -> str:
+@dataclass
+class Played:
+    """A whole drill: alerts on the quiet day, alerts that belong to no incident, and the rest."""
+
+    quiet: list[Notice]
+    stray: list[Notice]
+    results: list[Result]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether all that should have come came, and nothing else."""
+        return not self.quiet and not self.stray and all(r.is_right for r in self.results)
+
+
+def write_report(quiet_hours: float, played: Played, moment: datetime) -> str:
     """Write the page."""
-    false_alarms = sorted({notice.alert for notice in quiet})
+    false_alarms = _names(played.quiet)
     lines = [
         "# Drill report",
         "",
@@ -68,12 +80,12 @@ def write_report(
         "to the webhook, without Alertmanager's `group_wait`.",
         "",
         f"**The quiet day** ({quiet_hours:g} hours, 9 workflows, 2 orgs): "
-        + (f"false alarms: {', '.join(false_alarms)}." if false_alarms else "no alert."),
+        + (f"false alarms: {false_alarms}." if false_alarms else "no alert."),
         "",
         f"| {' | '.join(COLUMNS)} |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for result in results:
+    for result in played.results:
         after = result.first(result.incident.expected)
         others = [
             f"{name} ({result.first(name):.0f} min)"
@@ -90,6 +102,12 @@ def write_report(
         "",
         "The eight incidents of runs are played at once, each in a workflow of its own; alerts on",
         "the org as a whole are listed with the first. The others follow one by one.",
+        f"Alerts of workflows in which nothing was played: {_names(played.stray) or 'none'}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _names(notices: list[Notice]) -> str:
+    found = {f"{notice.alert} ({notice.labels.get('workflow_id', 'org')})" for notice in notices}
+    return ", ".join(sorted(found))

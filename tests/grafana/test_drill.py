@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from drill.incidents import EXPORTER, RUNS, Incident
-from drill.report import Result, write_report
+from drill.report import Played, Result, write_report
 from drill.speed import SPEED, fast_rules, shorten, shorten_query
 from drill.stage import Notice
 from tests.programs import require
@@ -77,6 +77,17 @@ def test_the_report_names_what_arrived_when_and_what_should_not_have() -> None:
     """It can be read without the drill's log."""
     hang = next(incident for incident in RUNS if incident.expected == "InventRunStuck")
     moment = datetime(2026, 11, 24, tzinfo=UTC)
-    text = write_report(24, [], [_result(hang, "InventRunStuck", "InventRunsSlow")], moment)
+    stray = Notice(5.0, "InventRunsSlow", {"workflow_id": "wf-other"}, is_firing=True)
+    played = Played([], [stray], [_result(hang, "InventRunStuck", "InventRunsSlow")])
+    text = write_report(24, played, moment)
     assert "no alert" in text
     assert "| A run hangs | InventRunStuck | 5 min | none | InventRunsSlow |" in text
+    assert "nothing was played: InventRunsSlow (wf-other)." in text
+
+
+def test_a_stray_or_an_alert_on_the_quiet_day_makes_the_drill_fail() -> None:
+    """A false alarm is as wrong as a missing alert."""
+    notice = Notice(5.0, "InventRunsSlow", {"workflow_id": "wf-other"}, is_firing=True)
+    assert Played([], [], []).is_right
+    assert not Played([notice], [], []).is_right
+    assert not Played([], [notice], []).is_right

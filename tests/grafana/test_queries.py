@@ -122,7 +122,8 @@ def _wait_for_runs(demo: subprocess.Popen[bytes], url: str) -> str:
             if sample.name == FINISHED_RUNS and sample.value > 0
         }
         steps = re.search(r"^invent_step_credits_total\{.*\} [1-9]", text, re.MULTILINE)
-        if steps and {"COMPLETED", "FAILED"} <= statuses:
+        has_open = "invent_runs_open_oldest_timestamp_seconds{" in text
+        if steps and has_open and {"COMPLETED", "FAILED"} <= statuses:
             return text
         time.sleep(0.5)
     pytest.fail("the demo finished no run in time")
