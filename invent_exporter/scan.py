@@ -28,7 +28,8 @@ import msgspec
 from invent_exporter.order import Order, PageFacts, RowFact, is_older, signature_of
 from invent_exporter.walk import ALL, Missing, Read, Steps, Walk
 
-_OVERLAP_ROWS = 50
+_OVERLAP_PART = 3
+"""The part of a page that two slices of a reconciliation have in common."""
 _CONTACT_WALKS = 3
 _MAX_SEEKS = 8
 _MAX_PROBES = 64
@@ -242,24 +243,19 @@ class Reconciliation:
         """Yield up to `pages` reads."""
         state = self.state
         forward = not state.reconcile_backward
-        offset = state.reconcile_offset or 0
-        if forward:
-            # Some rows again, for those that deletions moved to the front since the last slice.
-            offset = max(0, offset - _OVERLAP_ROWS)
-        walk = Walk(offset, forward=forward, recovering=True)
+        walk = Walk(state.reconcile_offset or 0, forward=forward, recovering=True)
         for _ in range(pages):
             page = yield from walk.read()
             old = state.order.learned and is_older(page.rows, state.reconcile_from, state.order)
             if walk.is_through or old:
                 self.is_done = True
                 break
+        # Some rows again, for those that deletions move to the front until the next slice.
+        overlap = (walk.last.end - walk.last.start - 1) // _OVERLAP_PART
+        offset = walk.last.end - overlap if forward else walk.last.start
         self.state = msgspec.structs.replace(
             state,
-            reconcile_offset=None
-            if self.is_done
-            else walk.last.end
-            if forward
-            else walk.last.start,
+            reconcile_offset=None if self.is_done else offset,
             reconciled=state.reconcile_began if self.is_done else state.reconciled,
         )
 
