@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import signal
 import sys
 import tempfile
@@ -53,7 +55,8 @@ def main() -> int:
             for log in Path(folder).glob("*.log"):
                 sys.stderr.write(f"{log.name}:\n{log.read_text()[-2000:]}\n")
     moment = datetime.now(UTC)
-    text = write_report(flags.hours, played, moment)
+    machine = f"{os.cpu_count()} cores, {platform.freedesktop_os_release()['PRETTY_NAME']}"
+    text = write_report(flags.hours, played, moment, machine)
     sys.stdout.write(text)
     if flags.report:
         flags.report.write_text(text)

@@ -66,17 +66,19 @@ class Played:
         return not self.quiet and not self.stray and all(r.is_right for r in self.results)
 
 
-def write_report(quiet_hours: float, played: Played, moment: datetime) -> str:
+def write_report(quiet_hours: float, played: Played, moment: datetime, machine: str) -> str:
     """Write the page."""
     false_alarms = _names(played.quiet)
     lines = [
         "# Drill report",
         "",
-        f"`make drill`, {moment:%Y-%m-%d}, on 2 cores with Debian 12. A real Prometheus with the",
-        "shipped rules and thresholds, a real Alertmanager with the shipped inhibition, the",
-        f"exporter, and a simulated API. Time runs {SPEED} times as fast: every duration in the",
-        "rules, and the intervals of polls (30 s), scrapes and evaluations (60 s), are divided by",
-        "that. Times below are as they would be in real life, from the beginning of the incident",
+        f"`python -m drill --hours {quiet_hours:g}`, {moment:%Y-%m-%d}, {machine}.",
+        "",
+        "A real Prometheus with the shipped rules and thresholds, a real Alertmanager with the",
+        "shipped inhibition, the exporter, and a simulated API. Time runs",
+        f"{SPEED} times as fast: every duration in the rules, and the intervals of polls (30 s),",
+        "scrapes and evaluations (60 s), are divided by that.",
+        "Times below are as they would be in real life, from the beginning of the incident",
         "to the webhook, without Alertmanager's `group_wait`.",
         "",
         f"**The quiet day** ({quiet_hours:g} hours, 9 workflows, 2 orgs): "

@@ -79,7 +79,7 @@ def test_the_report_names_what_arrived_when_and_what_should_not_have() -> None:
     moment = datetime(2026, 11, 24, tzinfo=UTC)
     stray = Notice(5.0, "InventRunsSlow", {"workflow_id": "wf-other"}, is_firing=True)
     played = Played([], [stray], [_result(hang, "InventRunStuck", "InventRunsSlow")])
-    text = write_report(24, played, moment)
+    text = write_report(24, played, moment, "2 cores")
     assert "no alert" in text
     assert "| A run hangs | InventRunStuck | 5 min | none | InventRunsSlow |" in text
     assert "nothing was played: InventRunsSlow (wf-other)." in text
