@@ -40,7 +40,7 @@ class Listing:
             self._runs.append(self._run(number, created))
 
     def _run(self, number: int, created: float) -> bytes:
-        status = ("FAILED", "CANCELED")[number % 2] if number % 10 == 0 else "COMPLETED"
+        status = ("FAILED", "CANCELED")[number // 10 % 2] if number % 10 == 0 else "COMPLETED"
         origin = ("WEBHOOK", "TRIGGER", "WORKFLOW")[number % 3]
         times = {
             "created_at": created,

@@ -29,7 +29,7 @@ async def decoded(response: httpx.Response) -> AsyncIterator[bytes]:
     """
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("", "identity"):
-        async for piece in response.aiter_raw(CHUNK_BYTES):
+        async for piece in response.aiter_raw():  # as they come: at most 64 KiB
             yield piece
         return
     if encoding not in ("gzip", "x-gzip"):

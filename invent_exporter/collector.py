@@ -40,7 +40,10 @@ FAILED_POLLS_TO_DROP_GAUGES = 3
 STALL_POLLS = 10
 STALL_SECONDS = 300.0
 _WALK_STRETCH = 20
-_PUBLISH_SECONDS = 1.0
+_PUBLISH_SECONDS = (1.0, 10.0)
+"""While a walk goes on, it publishes no more and no less often than so."""
+_PUBLISH_STRETCH = 20
+"""Between these: publishing takes at most a twentieth of the time, however many series changed."""
 _PRUNE_SECONDS = 60.0
 _ERROR_LENGTH = 300
 
@@ -111,6 +114,7 @@ class Collector:
         self._open_known = True
         self._alive_until = shared.clocks.monotonic()
         self._published_at = 0.0
+        self._publish_took_seconds = 0.0
         self._pending: set[str] = set()
         self._pruned_at = 0.0
         self._history_failed = 0
@@ -314,13 +318,17 @@ class Collector:
             log.warning("run failed", **failed_run_fields(self.label, run))
         self._pending |= recorded.changed
         since = self._shared.clocks.monotonic() - self._published_at
-        if self._pending and since >= _PUBLISH_SECONDS:
+        shortest, longest = _PUBLISH_SECONDS
+        wait_seconds = min(longest, max(shortest, _PUBLISH_STRETCH * self._publish_took_seconds))
+        if self._pending and since >= wait_seconds:
             await self._publish(org)
 
     async def _publish(self, org: OrgLedger) -> None:
         changed, self._pending = self._pending, set()
+        began = self._shared.clocks.monotonic()
         await self._shared.publisher.publish(org, changed, org_name=self.org_name)
         self._published_at = self._shared.clocks.monotonic()
+        self._publish_took_seconds = self._published_at - began
 
     # -- who the org is
 
