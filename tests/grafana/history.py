@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -19,26 +20,22 @@ def write_history(scrape: str, end: int) -> Iterator[str]:
     hour before the end the process restarted and one workflow had another version.
     """
     series = list(_series(scrape))
+    changed = next(text for name, text, *_ in series if name == "invent_workflow_info")
     sparse = range(end - SPARSE_SECONDS, end - DENSE_SECONDS, SPARSE_STEP)
     for moment in (*sparse, *range(end - DENSE_SECONDS, end + 1, DENSE_STEP)):
         share = (moment - (end - SPARSE_SECONDS)) / SPARSE_SECONDS
         early = moment < end - 1800
-        first = True
-        for name, labels, value, kind in series:
-            now = value
-            if kind == "rises":
+        for name, labels, value, rises in series:
+            now, shown = value, labels
+            if rises:
                 now = value * share
             elif name == "process_start_time_seconds":
                 now = value - DAY if early else value
             elif name.endswith("_timestamp_seconds") and value:
                 now = value - (end - moment)
-            shown = labels
-            if name == "invent_workflow_info" and first:
-                first = False
-                if early:
-                    shown = {**labels, "version": "0"}
-            text = ",".join(f'{key}="{_escape(value)}"' for key, value in shown.items())
-            yield f"{name}{{{text}}} {now} {moment}\n"
+            if early and name == "invent_workflow_info" and labels == changed:
+                shown = re.sub('version="[^"]*"', 'version="0"', labels)
+            yield f"{name}{shown} {now} {moment}\n"
     yield "# EOF\n"
 
 
@@ -55,22 +52,24 @@ def _kept_workflows(scrape: str) -> set[str]:
     return {workflow for workflow, _ in finished.most_common(2)} | set(sorted(is_open)[:2])
 
 
-def _series(scrape: str) -> Iterator[tuple[str, dict[str, str], float, str]]:
+def _series(scrape: str) -> Iterator[tuple[str, str, float, bool]]:
     target = {"job": "invent-exporter", "instance": "invent-exporter"}
     kept = _kept_workflows(scrape)
     for family in text_string_to_metric_families(scrape):
+        rises = family.type in {"counter", "histogram"}
         for sample in family.samples:
-            if sample.labels.get("workflow_id") not in {None, *kept}:
-                continue
-            rises = family.type in {"counter", "histogram"}
-            kind = "rises" if rises else "stays"
-            yield sample.name, {**target, **sample.labels}, sample.value, kind
+            if sample.labels.get("workflow_id") in {None, *kept}:
+                yield sample.name, _text({**target, **sample.labels}), sample.value, rises
     for name, value in (
         ("up", 1),
         ("scrape_duration_seconds", 0.01),
         ("scrape_samples_scraped", 9),
     ):
-        yield name, target, value, "stays"
+        yield name, _text(target), value, False
+
+
+def _text(labels: dict[str, str]) -> str:
+    return "{" + ",".join(f'{key}="{_escape(value)}"' for key, value in labels.items()) + "}"
 
 
 def _escape(text: str) -> str:
