@@ -15,7 +15,8 @@ demo: $(VENV)/.runtime ## a simulated Invent API and the exporter on it, no acco
 	$(BIN)/python exporter.py demo
 
 test: $(VENV)/.dev ## all tests, or some: make test ARGS="-k ledger"
-	$(BIN)/python -m pytest $(ARGS)
+	@# Two files at a time: most tests wait for a program that they started.
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which alert comes when
 	$(BIN)/python -m drill --report docs/drill-report.md $(ARGS)
