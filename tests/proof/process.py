@@ -1,0 +1,283 @@
+"""The exporter without a network and without a process: it can be killed between any two writes.
+
+A kill is an exception that nothing catches, raised just before a statement, a commit or a publish;
+what was not committed is rolled back, as SQLite would at the next start. Then everything is built
+anew on the same file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from invent_exporter.api import RunsApi
+from invent_exporter.clocks import Clocks
+from invent_exporter.collector import Collector, CollectorSettings
+from invent_exporter.database import open_database
+from invent_exporter.exposition import Exposition
+from invent_exporter.ledger import Ledger
+from invent_exporter.numbers import Bounds
+from invent_exporter.pacing import PageAllowance
+from invent_exporter.publisher import Publisher
+from invent_exporter.recording import LedgerSettings
+from invent_exporter.telemetry import Telemetry
+from tests.proof.reference import Reference
+from tests.proof.scraper import Scraper
+from tests.proof.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from invent_exporter.exposition import View
+    from invent_exporter.model import Run
+    from invent_exporter.recording import InvalidRow, OrgLedger, Recorded
+    from invent_exporter.scan import ScanState
+    from invent_exporter.transport import Transport
+
+_T = TypeVar("_T")
+
+EPOCH = 1_800_000_000.0
+
+
+class KilledError(BaseException):
+    """The process ends here; not an Exception, so that nothing of the product catches it."""
+
+
+@dataclass
+class FakeClocks:
+    """A clock that the test turns."""
+
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return self.now
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return EPOCH + self.now
+
+    def random(self) -> float:
+        """Return the middle."""
+        return 0.5
+
+    async def sleep(self, seconds: float) -> None:
+        """Let the time pass at once."""
+        self.now += seconds
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of the configuration a test may change between two processes."""
+
+    configured_id: str = "org-1"
+    lookback_seconds: float = 86400.0
+    reconcile_interval_seconds: float = 900.0
+    reconcile_window_seconds: float = 86400.0
+    page_size: int = 100
+    max_workflows: int = 1000
+    step_credits: bool = False
+    newborn_hold_seconds: float = 65.0
+    bounds: Bounds = field(
+        default_factory=lambda: Bounds((1.0, 60.0, 3600.0), (1.0, 60.0), (1.0, 10.0))
+    )
+
+
+class Steps:
+    """Counts the points at which a process can be killed, or its disk fail."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self.kill_at: int | None = None
+        self.disk_fails_at: int | None = None
+
+    def step(self, *, on_disk: bool) -> None:
+        """Pass one point."""
+        self.passed += 1
+        if self.passed == self.kill_at:
+            raise KilledError
+        if on_disk and self.disk_fails_at is not None and self.passed >= self.disk_fails_at:
+            raise OperationalError("made to fail", None, OSError("disk is full"))
+
+
+class _WatchedLedger(Ledger):
+    """Tells the reference what was committed."""
+
+    service: Service
+    reference: Reference
+
+    def record(
+        self,
+        org: OrgLedger,
+        runs: Sequence[Run],
+        invalid: Sequence[InvalidRow],
+        *,
+        now: float,
+        other_org_ids: frozenset[str] = frozenset(),
+        recovering: bool = False,
+    ) -> Recorded:
+        """Record, and tell what was committed, as the service has it."""
+        recorded = super().record(
+            org, runs, invalid, now=now, other_org_ids=other_org_ids, recovering=recovering
+        )
+        self.reference.floor = org.floor_seconds
+        # Nothing changes at the service between an answer and its record.
+        rows = [self.service.runs[run.id] for run in runs if run.id in self.service.runs]
+        self.reference.see(rows, [row.key for row in invalid])
+        return recorded
+
+    def complete(
+        self, org: OrgLedger, scan: ScanState, *, absent: Iterable[str], contact: bool
+    ) -> int:
+        """Complete, and tell that first contact was made."""
+        vanished = super().complete(org, scan, absent=absent, contact=contact)
+        self.reference.contacted = org.contacted
+        return vanished
+
+
+class _WatchedExposition(Exposition):
+    """Lets the scraper look at every body that could be served."""
+
+    steps: Steps
+    watch: Callable[[bytes], None]
+
+    async def publish(self, changes: Mapping[Hashable, View | None]) -> int:
+        """Publish, and look."""
+        self.steps.step(on_disk=False)
+        generation = await super().publish(changes)
+        self.watch((await self.answer("text/plain", "")).body)
+        self.steps.step(on_disk=False)
+        return generation
+
+
+class Process:
+    """One life of the exporter with one org; it is what `Collector` calls `Shared`."""
+
+    def __init__(
+        self,
+        path: Path,
+        service: Service,
+        clocks: FakeClocks,
+        settings: Settings,
+        *,
+        reference: Reference,
+        scraper: Scraper,
+        hold_seconds: float | None = None,
+    ) -> None:
+        """Start on the state at `path`; `hold_seconds` is what the scraper must see held."""
+        self.clocks: Clocks = clocks
+        self.settings = settings
+        self.steps = Steps()
+        self.scraper = scraper
+        hold = settings.newborn_hold_seconds if hold_seconds is None else hold_seconds
+        database = open_database(f"sqlite:///{path}")
+        with database.engine.connect() as connection:
+            # What a power failure would do is not tested here, and syncing takes most of the time.
+            connection.commit()
+            connection.connection.driver_connection.execute("PRAGMA synchronous=OFF")  # type: ignore[union-attr]
+        event.listen(database.engine, "before_cursor_execute", self._before_statement)
+        event.listen(database.engine, "commit", self._before_commit)
+        ledger = _WatchedLedger(
+            database,
+            LedgerSettings(
+                settings.bounds,
+                settings.max_workflows,
+                settings.step_credits,
+                settings.reconcile_window_seconds,
+            ),
+        )
+        ledger.service, ledger.reference = service, reference
+        self.ledger: Ledger = ledger
+        self.telemetry = Telemetry(CollectorRegistry())
+        exposition = _WatchedExposition(CollectorRegistry(), clocks.monotonic)
+        exposition.steps = self.steps
+        exposition.watch = lambda body: scraper.watch(body, clocks.now, hold)
+        self.exposition: Exposition = exposition
+        self.publisher = Publisher(
+            exposition,
+            self._release,
+            newborn_hold_seconds=settings.newborn_hold_seconds,
+            workflow_names={},
+            clock=clocks.monotonic,
+        )
+        self.api = RunsApi(cast("Transport", service), settings.page_size)
+        self.allowance = PageAllowance(3000, clocks.monotonic)
+        self.collector = Collector(
+            CollectorSettings(
+                settings.configured_id,
+                None,
+                30.0,
+                settings.lookback_seconds,
+                settings.reconcile_interval_seconds,
+                settings.reconcile_window_seconds,
+            ),
+            self,
+            lambda: "key",
+        )
+
+    def _before_statement(self, *_arguments: object) -> None:
+        self.steps.step(on_disk=True)
+
+    def _before_commit(self, *_arguments: object) -> None:
+        self.steps.step(on_disk=True)
+
+    # -- what `Shared` asks for
+
+    async def in_ledger(self, call: Callable[[], _T]) -> _T:
+        """Run a call at once: there is no other thread to leave free."""
+        return call()
+
+    def redact(self, text: str) -> str:
+        """There are no secrets."""
+        return text
+
+    def other_org_ids(self, _collector: Collector) -> frozenset[str]:
+        """There is one org."""
+        return frozenset()
+
+    def claim(self, _collector: Collector, _org_id: str) -> bool:
+        """There is one org."""
+        return True
+
+    async def _release(self, org: OrgLedger, groups: dict[str, list[str]]) -> bool:
+        try:
+            self.ledger.release(org, groups)
+        except SQLAlchemyError:
+            return False
+        return True
+
+    # -- what a test does
+
+    async def scrape(self) -> int:
+        """Scrape, without the acknowledgement; return the generation that was served."""
+        answer = await self.exposition.answer("text/plain", "")
+        self.scraper.scraped(answer.body)
+        return answer.generation
+
+    async def let_go(self) -> None:
+        """Do what the publisher's own loop does when its time has come."""
+        while True:
+            due, _ = self.publisher._due()
+            if not due or not await self.publisher._let_go(due):
+                return
+
+    def stop(self) -> None:
+        """End, in order or after a kill: in both cases nothing more is written."""
+        self.exposition.close()
+        self.ledger.database.close()
+
+
+def run(coroutine: Awaitable[_T]) -> _T:
+    """Run a coroutine in a loop of its own."""
+
+    async def main() -> _T:
+        return await coroutine
+
+    return asyncio.run(main())

@@ -1,0 +1,161 @@
+"""The listing of runs as a model in memory, behind the interface of the transport.
+
+It shares nothing with the product but the bytes: rows go out as JSON and are decoded again. Times
+are whole or half seconds and credits whole quarters, so that sums are exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from invent_exporter.model import FINAL_STATUSES, OPEN_STATUSES
+from invent_exporter.transport import Answer, ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from invent_exporter.pacing import Heartbeat
+
+ORDERS = ("created_desc", "created_asc", "updated_desc", "updated_asc", "mixed")
+
+
+@dataclass
+class Run:
+    """One run as the service knows it; `usage` is what the field holds, None for a missing one.
+
+    `unreadable`: one of its fields can't be read. `hidden`: it is on no page. `late`: it, or its
+    last change, did not come to the end of the listing where news are looked for.
+    """
+
+    run_id: str
+    workflow_id: str | None
+    origin: str
+    status: str
+    created: float | None
+    started: float | None = None
+    ended: float | None = None
+    updated: float | None = None
+    usage: dict[str, object] | None = None
+    org_id: str | None = "org-1"
+    error: str | None = None
+    version: float | None = None
+    unreadable: bool = False
+    hidden: bool = False
+    hidden_at: float = 0.0
+    late: bool = False
+    changed_at_read: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """What the contract says of statuses: an unknown one is final once it has ended."""
+        if self.status in OPEN_STATUSES:
+            return False
+        return self.status in FINAL_STATUSES or self.ended is not None
+
+    def row(self) -> dict[str, object]:
+        """Write the run as the endpoint does, with fields in it that nobody reads."""
+        row: dict[str, object] = {
+            "id": self.run_id,
+            "status": self.status,
+            "origin": self.origin,
+            "created_at": rfc3339(self.created),
+            "started_at": "yesterday" if self.unreadable else rfc3339(self.started),
+            "ended_at": rfc3339(self.ended),
+            "updated_at": rfc3339(self.updated),
+            "org_id": self.org_id,
+            "workflow_org_id": self.org_id,
+            "workflow_id": self.workflow_id,
+            "workflow_version": {"version": 1, "steps": [{"id": "s"}]},
+            "result": {"anything": [1, None]},
+        }
+        if self.usage is not None:
+            row["usage"] = {**self.usage, "calls": []}
+        if self.error is not None:
+            row["error"] = self.error
+        if self.version is not None:
+            row["version"] = self.version
+        return row
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Spell a time as the API does."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+@dataclass
+class Service:
+    """The runs of one org, and how they are listed.
+
+    `before_read` is called before each page is made, with the number of reads so far: a test may
+    change runs there, or raise. It is the transport of `RunsApi`.
+    """
+
+    order: str = "created_desc"
+    sends_count: bool = True
+    runs: dict[str, Run] = field(default_factory=dict)
+    reads: int = 0
+    requests: list[tuple[str, int, int]] = field(default_factory=list)
+    before_read: Callable[[int], None] = lambda _reads: None
+
+    def add(self, run: Run) -> Run:
+        """Put a run into the listing."""
+        self.runs[run.run_id] = run
+        self.changed(run)
+        return run
+
+    def changed(self, run: Run) -> None:
+        """Note a change of a run: when, and whether it came where news are looked for."""
+        run.changed_at_read = self.reads
+        keys = [self._key(other) for other in self.runs.values() if other is not run]
+        if self.order != "mixed" and any(key > self._key(run) for key in keys):
+            run.late = True
+
+    def _key(self, run: Run) -> float:
+        return (run.created if self.order.startswith("created") else run.updated) or 0.0
+
+    def listed(self, status: str = "ALL") -> list[Run]:
+        """List what the service shows, in its order."""
+        shown = [
+            run for run in self.runs.values() if not run.hidden and status in {"ALL", run.status}
+        ]
+        if self.order == "mixed":
+            return sorted(shown, key=lambda run: hashlib.sha1(run.run_id.encode()).digest())  # noqa: S324
+        return sorted(
+            shown,
+            key=lambda run: (self._key(run), run.run_id),
+            reverse=self.order.endswith("desc"),
+        )
+
+    async def get(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        _key: Callable[[], str],
+        _label: str,
+        _heartbeat: Heartbeat = lambda _seconds: None,
+    ) -> Answer:
+        """Answer one request, as `Transport.get` does."""
+        assert path.endswith("/workflows/runs")
+        self.before_read(self.reads)
+        self.reads += 1
+        status, page, take = params["status"], int(params["page"]), int(params["take"])
+        self.requests.append((status, page, take))
+        listed = self.listed(status)
+        rows = listed[(page - 1) * take : page * take]
+        headers = {"pagination-page": str(page), "pagination-take": str(take)}
+        if self.sends_count:
+            headers["pagination-count"] = str(len(listed))
+        return Answer(200, headers, msgspec.json.encode([run.row() for run in rows]))
+
+
+def failing(reason: str) -> ApiError:
+    """Make the error with which a read fails."""
+    return ApiError(reason, f"made to fail: {reason}")
