@@ -71,7 +71,7 @@ class Stage:
 
     async def value(self, sample: str, *, acknowledge: bool = True, **labels: str) -> float | None:
         """Scrape one sample."""
-        for family in parse_openmetrics(await self.scrape(acknowledge=acknowledge)):
+        for family in parse_openmetrics(await self.scrape(acknowledge=acknowledge)):  # type: ignore[no-untyped-call]
             for found in family.samples:
                 if found.name == sample and labels.items() <= found.labels.items():
                     return float(found.value)
