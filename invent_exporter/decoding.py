@@ -132,6 +132,9 @@ def _reason_against(run: Run) -> str | None:
     return None
 
 
+_ROWS = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*)\s*,\s*)*\{")
+
+
 def _reason_of(message: str) -> str:
     """Turn msgspec's words for one run into a reason: which field it names."""
     match = _FIELD.search(message)
@@ -154,8 +157,11 @@ def _release_page(run: Run) -> None:
 
 
 def _looks_like_rows(body: bytes | bytearray) -> bool:
-    """Tell an array of objects with something wrong inside from what never was one, or is cut."""
-    return re.match(rb"\s*\[\s*\{", body) is not None and bytes(body[-100:]).rstrip()[-1:] == b"]"
+    """Tell an array of objects with something wrong inside from what never was one, or is cut.
+
+    A row before the first object may be no object itself: it is left out as any bad row is.
+    """
+    return _ROWS.match(body) is not None and bytes(body[-100:]).rstrip()[-1:] == b"]"
 
 
 def _describe(body: bytes | bytearray) -> str:

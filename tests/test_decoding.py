@@ -148,6 +148,13 @@ def test_a_field_of_the_wrong_type_leaves_out_that_run_alone(
     assert reason in INVALID_REASONS
 
 
+@pytest.mark.parametrize("first", [b"null", b"7", b"-1.5e3 , true"])
+def test_a_row_that_is_no_object_does_not_hide_that_another_spoils_the_page(first: bytes) -> None:
+    """Two bad rows at once: the page is still one to be taken apart, not a failed poll."""
+    with pytest.raises(SpoiledPageError):
+        decode_page(b"[" + first + b', {"id":"r","status":"FAILED","result":"\\ud800"}]')
+
+
 @pytest.mark.parametrize("name", ["id", "status"])
 def test_a_run_without_a_needed_field_is_left_out(name: str) -> None:
     """Without an id or a status there is nothing to count."""
