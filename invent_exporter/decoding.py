@@ -132,7 +132,7 @@ def _reason_against(run: Run) -> str | None:
     return None
 
 
-_ROWS = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*)\s*,\s*)*\{")
+_ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*)\s*,\s*)*\{")
 
 
 def _reason_of(message: str) -> str:
@@ -161,7 +161,7 @@ def _looks_like_rows(body: bytes | bytearray) -> bool:
 
     A row before the first object may be no object itself: it is left out as any bad row is.
     """
-    return _ROWS.match(body) is not None and bytes(body[-100:]).rstrip()[-1:] == b"]"
+    return _ROWS_BEGIN.match(body) is not None and bytes(body[-100:]).rstrip()[-1:] == b"]"
 
 
 def _describe(body: bytes | bytearray) -> str:
