@@ -420,12 +420,13 @@ class Collector:
 
 def failed_run_fields(org_id: str, run: Run) -> dict[str, object]:
     """List what a log line says of a failed run: what a metric must not carry."""
+    duration = run.duration_seconds
     return {
         "org_id": org_id,
         "workflow_id": run.workflow_label,
         "run_id": run.id,
         "origin": run.origin_label,
-        "duration_seconds": run.duration_seconds,
+        "duration_seconds": None if duration is None else round(duration, 3),
         "credits": run.credits_total,
         "error": (run.error or "")[:_ERROR_LENGTH],
     }
