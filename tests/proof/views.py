@@ -1,0 +1,58 @@
+"""What a small org's numbers look like: every family, every kind of exemplar, hostile texts."""
+
+from __future__ import annotations
+
+from invent_exporter.metrics import OpenRuns, OrgView, WorkflowView
+from invent_exporter.numbers import OrgNumbers, WorkflowNumbers
+from tests.proof.runs import BOUNDS, NOW, run, usage
+
+HOSTILE = 'a "quoted"\\ name,\n# HELP over {two="lines"} 1 # {run_id="x"} 1\r\u2028\u00fc\U0001f600'
+
+
+def released(numbers: WorkflowNumbers) -> WorkflowNumbers:
+    """Show the numbers at their value."""
+    numbers.released = numbers.groups()
+    return numbers
+
+
+def busy_numbers() -> WorkflowNumbers:
+    """Make the numbers of a workflow with some of everything."""
+    numbers = WorkflowNumbers.empty(BOUNDS)
+    runs = (
+        run("run-1", version=3.0, workflow_org_id="owner", credits_used=usage(5.5, 1.5)),
+        run("run-2", "FAILED", origin="WEBHOOK", ended=40.0, credits_used=usage(0.0)),
+        run("run-3", "FAILED", origin="WEBHOOK", ended=140.0),
+        run("run-4", "SKIPPED", started=None),
+        run("run-5", "ARCHIVED", origin="MANUAL"),
+        run("x" * 200, "CANCELED", origin="WORKFLOW", ended=None, updated=9.0),
+    )
+    for each in runs:
+        numbers.submit(each)
+        numbers.learn(each)
+        numbers.finish(each)
+        numbers.conclude(each)
+        numbers.spend_first(f"{each.origin_label}/{each.status_label}", each)
+    numbers.spend_step("collect", 4.0)
+    return numbers
+
+
+def golden_views() -> dict[object, OrgView | WorkflowView]:
+    """Make what the golden files show."""
+    org = OrgNumbers(
+        invalid={"time": 2}, recovered=1, vanished=2, revised=3, credit_corrections=0.25
+    )
+    newborn = busy_numbers()
+    folded = WorkflowNumbers.empty(BOUNDS)
+    folded.finish(run("run-9"))
+    open_runs = (
+        OpenRuns("TRIGGER", "RUNNING", 2, NOW - 60),
+        OpenRuns("WEBHOOK", "RUNNING", 1, NOW - 90),
+        OpenRuns("TRIGGER", "PENDING", 0, 0.0),
+        OpenRuns("TRIGGER", "UNKNOWN", 1, NOW - 5),
+    )
+    return {
+        (1,): OrgView("org-1", "Acme", org, 2),
+        (1, "busy"): WorkflowView("org-1", "busy", "Invoices", released(busy_numbers()), open_runs),
+        (1, "newborn"): WorkflowView("org-1", "newborn", HOSTILE, newborn, ()),
+        (1, "__other__"): WorkflowView("org-1", "__other__", "__other__", released(folded), None),
+    }
