@@ -1,285 +1,259 @@
-"""What is served: encoded once, in the form that is asked for, a newborn series at 0 first."""
+"""What is served is one generation, whole, in the form that was asked for."""
+
+from __future__ import annotations
 
 import asyncio
 import gzip
-import os
-import subprocess
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 
-import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client import CollectorRegistry, Gauge, Metric
 
-from invent_exporter.database import open_database
-from invent_exporter.exposition import Exposition
-from invent_exporter.ledger import Ledger
-from invent_exporter.model import Run, Usage
-from invent_exporter.numbers import Bounds
-from invent_exporter.publisher import Publisher
-from invent_exporter.recording import InvalidRow, LedgerSettings, OrgLedger
-from tests.programs import require
+from invent_exporter.exposition import Answer, Exposition, View
+from invent_exporter.metrics import FINISHED
+from tests.proof.process import FakeClocks
 
-NOW = 1_800_000_000.0
-OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
-DATA = Path(__file__).parent / "data"
-HOSTILE = 'wf "quoted" \\ back\n# HELP fake{x="1"} 1\n💥'
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
-class Stage:
-    """A ledger in memory, and what is served of it, on a clock of its own."""
+@dataclass(frozen=True)
+class Finished:
+    """A view of one series."""
 
-    def __init__(self, hold_seconds: float = 60.0) -> None:
-        settings = LedgerSettings(
-            Bounds((1.0, 10.0), (1.0,), (1.0, 5.0)),
-            max_workflows=10,
-            step_credits=True,
-            reconcile_window_seconds=86400.0,
-        )
-        self.now = 0.0
-        self.ledger = Ledger(open_database("sqlite://"), settings)
-        self.exposition = Exposition(CollectorRegistry(), lambda: self.now)
-        self.publisher = Publisher(
-            self.exposition,
-            self._release,
-            newborn_hold_seconds=hold_seconds,
-            workflow_names={"wf": "Invoices"},
-            clock=lambda: self.now,
-        )
-        self.org: OrgLedger = self.ledger.load("org", walk_floor=0.0)
-        self.ledger.complete(self.org, self.org.scan, absent=(), contact=True)
+    workflow_id: str
+    value: float
 
-    async def _release(self, org: OrgLedger, groups: dict[str, list[str]]) -> bool:
-        self.ledger.release(org, groups)
-        return True
-
-    async def see(self, *runs: Run) -> None:
-        """Record runs and publish."""
-        recorded = self.ledger.record(self.org, runs, [InvalidRow("x", "time")], now=NOW)
-        await self.publisher.publish(self.org, recorded.changed, org_name="Acme")
-        await self.publisher.set_open(self.org, self.ledger.open_groups(self.org))
-
-    async def scrape(self, *, acknowledge: bool = True) -> str:
-        """Scrape; a scrape that breaks off is not acknowledged."""
-        answer = await self.exposition.answer(OPENMETRICS, "")
-        if acknowledge:
-            self.exposition.acknowledge(answer.generation)
-        return answer.body.decode()
-
-    async def value(self, sample: str, *, acknowledge: bool = True, **labels: str) -> float | None:
-        """Scrape one sample."""
-        for family in parse_openmetrics(await self.scrape(acknowledge=acknowledge)):  # type: ignore[no-untyped-call]
-            for found in family.samples:
-                if found.name == sample and labels.items() <= found.labels.items():
-                    return float(found.value)
-        return None
-
-    async def let_go(self) -> None:
-        """Release what is due, as the publisher's loop does."""
-        due, _ = self.publisher._due()
-        if due:
-            await self.publisher._let_go(due)
+    def metrics(self) -> list[Metric]:
+        """Build it."""
+        metric = FINISHED.metric()
+        labels = {"org_id": "o", "origin": "TRIGGER", "status": "FAILED"}
+        metric.add_metric(FINISHED.values({**labels, "workflow_id": self.workflow_id}), self.value)
+        return [metric]
 
 
-def play(scene: Callable[[Stage], Awaitable[None]], hold_seconds: float = 60.0) -> None:
-    """Run a scene in an event loop."""
+class Stand:
+    """An exposition with one live gauge of its own."""
 
-    async def run() -> None:
-        stage = Stage(hold_seconds)
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.live = Gauge("live", "The exporter's own.", registry=registry)
+        self.clocks = FakeClocks()
+        self.exposition = Exposition(registry, self.clocks.monotonic)
+
+    async def answer(self, accept: str = "text/plain", encoding: str = "") -> Answer:
+        """Ask for metrics."""
+        return await self.exposition.answer(accept, encoding)
+
+    async def lines(self, accept: str = "text/plain", encoding: str = "") -> list[str]:
+        """Ask for metrics, and leave the comments out."""
+        answer = await self.answer(accept, encoding)
+        body = gzip.decompress(answer.body) if answer.content_encoding else answer.body
+        return [line for line in body.decode().splitlines() if not line.startswith("#")]
+
+
+def with_a_stand(story: Callable[[Stand], Awaitable[None]]) -> None:
+    """Tell a story on a fresh exposition."""
+
+    async def tell() -> None:
+        stand = Stand()
         try:
-            await scene(stage)
+            await story(stand)
         finally:
-            stage.exposition.close()
-            stage.ledger.database.close()
+            stand.exposition.close()
 
-    asyncio.run(run())
-
-
-def run_of(run_id: str, status: str = "COMPLETED", workflow: str = "wf", **more: object) -> Run:
-    """Make a run of 3 s that waited half a second."""
-    created = datetime.fromtimestamp(NOW, UTC)
-    final = status not in ("PENDING", "RUNNING")
-    fields: dict[str, object] = {
-        "id": run_id,
-        "status": status,
-        "origin": "WEBHOOK",
-        "workflow_id": workflow,
-        "workflow_org_id": "owner",
-        "version": 3.0,
-        "created_at": created,
-        "started_at": datetime.fromtimestamp(NOW + 0.5, UTC),
-        "ended_at": datetime.fromtimestamp(NOW + 3.5, UTC) if final else None,
-        "updated_at": created,
-        "usage": Usage(4.0, 1.5),
-    }
-    return Run(**(fields | more))  # type: ignore[arg-type]
+    asyncio.run(tell())
 
 
-FINISHED = "invent_runs_finished_total"
+def test_before_anything_is_published_the_own_metrics_are_served() -> None:
+    """A scrape is answered from the start."""
+
+    async def story(stand: Stand) -> None:
+        answer = await stand.answer()
+        assert answer.generation == 0
+        assert b"live 0.0" in answer.body
+
+    with_a_stand(story)
 
 
-def test_new_workflow_is_at_0_until_a_scrape_carried_it_and_the_hold_has_passed() -> None:
-    """Neither alone is enough; counters and histograms of the workflow come together."""
+@pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_what_is_published_is_in_every_form_at_once(accept: str, encoding: str) -> None:
+    """When `publish` returns, no answer is of an earlier generation."""
 
-    async def scene(stage: Stage) -> None:
-        await stage.see(run_of("r1", "FAILED"))
-        assert await stage.value(FINISHED, acknowledge=False, status="FAILED") == 0
-        stage.now = 100
-        await stage.let_go()
-        assert await stage.value(FINISHED, status="FAILED") == 0, "no scrape had carried the 0"
-        await stage.let_go()
-        assert await stage.value(FINISHED, status="FAILED", origin="WEBHOOK") == 1
-        assert await stage.value("invent_run_duration_seconds_count", status="FAILED") == 1
-        assert await stage.value("invent_credits_total", kind="ai", status="FAILED") == 0
-        assert (
-            await stage.value("invent_credits_total", kind="ai", status="FAILED", origin="WEBHOOK")
-            == 1.5
-        )
+    async def story(stand: Stand) -> None:
+        await stand.answer(accept, encoding)
+        for value in (1.0, 2.0, 3.0):
+            generation = await stand.exposition.publish({"a": Finished("wf", value)})
+            answer = await stand.answer(accept, encoding)
+            assert answer.generation == generation
+            lines = await stand.lines(accept, encoding)
+            assert sum(line.endswith(f" {value}") and "wf" in line for line in lines) == 1
 
-    play(scene)
+    with_a_stand(story)
 
 
-def test_scraped_zero_is_held_for_the_whole_hold() -> None:
-    """Other Prometheus servers scrape less often."""
+def test_a_view_is_replaced_and_taken_away_by_its_key() -> None:
+    """Others stay as they are."""
 
-    async def scene(stage: Stage) -> None:
-        await stage.see(run_of("r1"))
-        await stage.scrape()
-        stage.now = 59.9
-        await stage.let_go()
-        assert await stage.value(FINISHED, origin="WEBHOOK", status="COMPLETED") == 0
-        stage.now = 60.1
-        await stage.let_go()
-        assert await stage.value(FINISHED, origin="WEBHOOK", status="COMPLETED") == 1
+    async def story(stand: Stand) -> None:
+        await stand.exposition.publish({"a": Finished("wf-a", 1), "b": Finished("wf-b", 2)})
+        await stand.exposition.publish({"a": Finished("wf-a", 5)})
+        lines = "\n".join(await stand.lines())
+        assert 'workflow_id="wf-a"} 5.0' in lines
+        assert 'workflow_id="wf-b"} 2.0' in lines
+        await stand.exposition.publish({"a": None, "never-there": None})
+        lines = "\n".join(await stand.lines())
+        assert "wf-a" not in lines
+        assert 'workflow_id="wf-b"} 2.0' in lines
 
-    play(scene)
-
-
-def test_late_series_of_a_known_workflow_is_held_like_a_new_one() -> None:
-    """An UNKNOWN status and a step; what is released goes on unheld."""
-
-    async def scene(stage: Stage) -> None:
-        await stage.see(run_of("r1"))
-        await stage.scrape()
-        await stage.let_go()
-        usage = Usage(1.0, 0.0, steps=msgspec.Raw(b'{"send": 1}'))
-        await stage.see(run_of("r2", "ARCHIVED"), run_of("r3", usage=usage))
-        assert await stage.value(FINISHED, status="UNKNOWN") == 0
-        assert await stage.value("invent_step_credits_total", step="send") == 0
-        assert await stage.value(FINISHED, status="COMPLETED", origin="WEBHOOK") == 2
-        await stage.let_go()
-        assert await stage.value(FINISHED, status="UNKNOWN") == 1
-        assert await stage.value("invent_step_credits_total", step="send") == 1
-
-    play(scene, hold_seconds=0.0)
+    with_a_stand(story)
 
 
-def test_open_gauges_fall_to_0_and_go_away_when_not_known() -> None:
-    """Dropped by `set_open(None)`: after three failed polls they would lie."""
+def test_only_what_changed_is_encoded_anew() -> None:
+    """Encoding is slow; a poll that changes one workflow costs one workflow."""
 
-    async def scene(stage: Stage) -> None:
-        await stage.see(run_of("r1", "RUNNING"))
-        oldest = "invent_runs_open_oldest_timestamp_seconds"
-        assert await stage.value("invent_runs_open", status="RUNNING", origin="WEBHOOK") == 1
-        assert await stage.value(oldest, status="RUNNING") == NOW + 0.5
-        await stage.see(run_of("r1"))
-        assert await stage.value("invent_runs_open", status="RUNNING", origin="WEBHOOK") == 0
-        assert await stage.value(oldest) is None
-        await stage.publisher.set_open(stage.org, None)
-        assert await stage.value("invent_runs_open") is None
-        assert await stage.value(FINISHED) is not None
+    async def story(stand: Stand) -> None:
+        views: dict[Hashable, View | None] = {
+            number: Finished(f"wf-{number}", number) for number in range(20)
+        }
+        await stand.exposition.publish(views)
+        await stand.answer()
+        before = stand.exposition.encoded_chunks
+        await stand.exposition.publish({3: Finished("wf-3", 100)})
+        await stand.answer()
+        assert stand.exposition.encoded_chunks == before + 1
 
-    play(scene)
+    with_a_stand(story)
 
 
-def test_only_what_changed_is_encoded_again() -> None:
-    """One workflow of twenty, and the org."""
+def test_the_generation_is_the_same_in_every_form() -> None:
+    """So that a scrape of one form acknowledges for all."""
 
-    async def scene(stage: Stage) -> None:
-        await stage.see(*(run_of(f"r{n}", workflow=f"wf{n}") for n in range(9)))
-        await stage.scrape()
-        before = stage.exposition.encoded_chunks
-        await stage.see(run_of("again", workflow="wf3"))
-        await stage.scrape()
-        assert stage.exposition.encoded_chunks - before <= 2
-        as_before = (stage.exposition.encoded_chunks, stage.exposition.generation)
-        await stage.see()
-        assert (stage.exposition.encoded_chunks, stage.exposition.generation) == as_before
+    async def story(stand: Stand) -> None:
+        await stand.exposition.publish({"a": Finished("wf", 1)})
+        answers = [
+            await stand.answer(accept, encoding)
+            for accept in ("text/plain", OPENMETRICS)
+            for encoding in ("", "gzip")
+        ]
+        assert {answer.generation for answer in answers} == {1}
 
-    play(scene)
+    with_a_stand(story)
+
+
+def test_an_acknowledgement_moves_forward_only() -> None:
+    """Answers may arrive in any order."""
+
+    async def story(stand: Stand) -> None:
+        calls = []
+        stand.exposition.on_acknowledge = lambda: calls.append(stand.exposition.acknowledged)
+        for generation in (2, 1, 2, 5):
+            stand.exposition.acknowledge(generation)
+        assert stand.exposition.acknowledged == 5
+        assert calls == [2, 5]
+
+    with_a_stand(story)
+
+
+def test_answers_while_views_are_published_never_go_back() -> None:
+    """Whatever the moment, an answer is of one generation, and its numbers are that one's."""
+
+    async def story(stand: Stand) -> None:
+        async def publish() -> None:
+            for value in range(1, 30):
+                views: dict[Hashable, View | None] = {
+                    name: Finished(name, value) for name in ("wf-a", "wf-b")
+                }
+                await stand.exposition.publish(views)
+
+        publishing = asyncio.create_task(publish())
+        seen = []
+        while not publishing.done():
+            answer = await stand.answer()
+            counts = [
+                float(line.rpartition(" ")[2])
+                for line in answer.body.decode().splitlines()
+                if line.startswith("invent_runs_finished_total")
+            ]
+            assert counts == [answer.generation] * len(counts)
+            seen.append(answer.generation)
+            await asyncio.sleep(0)
+        await publishing
+        assert seen == sorted(seen)
+
+    with_a_stand(story)
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+@pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
+def test_the_own_metrics_are_refreshed_once_a_second(accept: str, encoding: str) -> None:
+    """Behind the published ones, which stay as they are."""
+
+    async def story(stand: Stand) -> None:
+        await stand.exposition.publish({"a": Finished("wf", 1)})
+        await stand.answer(accept, encoding)
+        stand.live.set(7)
+        assert "live 0.0" in await stand.lines(accept, encoding)
+        stand.clocks.now += 1.0
+        lines = await stand.lines(accept, encoding)
+        assert "live 7.0" in lines
+        assert any("wf" in line for line in lines)
+
+    with_a_stand(story)
 
 
 @pytest.mark.parametrize(
-    ("accept", "kind"),
+    ("accept", "is_openmetrics"),
     [
-        ("", "text/plain; version=0.0.4; charset=utf-8"),
-        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
-        ("text/plain", "text/plain; version=0.0.4; charset=utf-8"),
-        (OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        ("", False),
+        ("*/*", False),
+        ("text/html", False),
+        ("text/plain;version=0.0.4", False),
+        (OPENMETRICS, True),
+        ("application/openmetrics-text;q=0.5,text/plain;q=0.6", False),
+        ("application/openmetrics-text;q=0.6,text/plain;q=0.6", True),
+        ("application/openmetrics-text;q=0", False),
+        ("Application/OpenMetrics-Text ; Q=1.0", True),
+        ("application/openmetrics-text;q=none,text/plain", False),
         (
-            "application/openmetrics-text;q=0.3, text/plain;q=0.5",
-            "text/plain; version=0.0.4; charset=utf-8",
+            "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.5,*/*;q=0.1",
+            True,
         ),
-        ("application/openmetrics-text;q=junk", "text/plain; version=0.0.4; charset=utf-8"),
     ],
 )
-@pytest.mark.parametrize("encoding", ["", "gzip", "gzip;q=0", "br, gzip;q=0.5"])
-def test_form_is_the_one_that_is_asked_for(accept: str, kind: str, encoding: str) -> None:
-    """By quality; gzip is one member that any client reads."""
+def test_the_form_follows_accept(accept: str, *, is_openmetrics: bool) -> None:
+    """By quality; a malformed one counts as 0."""
 
-    async def scene(stage: Stage) -> None:
-        await stage.see(run_of("r1", workflow=HOSTILE))
-        answer = await stage.exposition.answer(accept, encoding)
-        assert answer.content_type == kind
-        is_gzip = encoding in ("gzip", "br, gzip;q=0.5")
-        assert answer.content_encoding == ("gzip" if is_gzip else None)
+    async def story(stand: Stand) -> None:
+        answer = await stand.answer(accept)
+        assert answer.content_type.startswith("application/openmetrics-text") == is_openmetrics
+        assert answer.body.endswith(b"# EOF\n") == is_openmetrics
+
+    with_a_stand(story)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "is_gzip"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("gzip, deflate", True),
+        ("gzip;q=0", False),
+        ("*", True),
+        ("br", False),
+        ("identity", False),
+    ],
+)
+def test_gzip_follows_accept_encoding(encoding: str, *, is_gzip: bool) -> None:
+    """And is one valid member."""
+
+    async def story(stand: Stand) -> None:
+        await stand.exposition.publish({"a": Finished("wf", 1)})
+        answer = await stand.answer("text/plain", encoding)
+        assert (answer.content_encoding == "gzip") == is_gzip
         body = gzip.decompress(answer.body) if is_gzip else answer.body
-        parse = parse_openmetrics if "openmetrics" in kind else parse_text
-        names = {
-            sample.labels["workflow_id"]
-            for family in parse(body.decode())
-            for sample in family.samples
-            if "workflow_id" in sample.labels
-        }
-        assert names == {HOSTILE}
+        assert b'workflow_id="wf"} 1.0' in body
+        assert b"live 0.0" in body
 
-    play(scene)
-
-
-async def _golden(stage: Stage) -> None:
-    await stage.see(
-        run_of("run-1", "FAILED"),
-        run_of("run-2"),
-        run_of("run-3", "RUNNING", "other"),
-        run_of("run-4", "SKIPPED", "other", usage=None),
-    )
-    await stage.scrape()
-    await stage.let_go()
-
-
-@pytest.mark.parametrize(("accept", "name"), [(OPENMETRICS, "golden.om"), ("", "golden.txt")])
-def test_exposition_is_the_golden_one(accept: str, name: str) -> None:
-    """Every family, its help, its labels; GOLDEN=write makes the files anew."""
-
-    async def scene(stage: Stage) -> None:
-        await _golden(stage)
-        body = (await stage.exposition.answer(accept, "")).body
-        path = DATA / name
-        if os.environ.get("GOLDEN") == "write":
-            path.write_bytes(body)
-        assert body.decode() == path.read_text("utf-8")
-
-    play(scene, hold_seconds=0.0)
-
-
-def test_promtool_finds_nothing_to_say() -> None:
-    """`promtool check metrics` lints names, help and types."""
-    promtool = require("promtool")
-    body = (DATA / "golden.txt").read_bytes()
-    checked = subprocess.run(
-        [promtool, "check", "metrics"], input=body, capture_output=True, check=False
-    )
-    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+    with_a_stand(story)
