@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test drill bench check format clean
+.PHONY: help demo test soak drill bench check format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ demo: $(VENV)/.runtime ## a simulated Invent API and the exporter on it, no acco
 test: $(VENV)/.dev ## all tests, or some: make test ARGS="-k ledger"
 	@# Two files at a time: most tests wait for a program that they started.
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+soak: $(VENV)/.dev ## sequences of the state machine until one fails: make soak ARGS="--seconds 3600"
+	$(BIN)/python -m tests.soak $(ARGS)
 
 drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which alert comes when
 	$(BIN)/python -m drill --report docs/drill-report.md $(ARGS)
