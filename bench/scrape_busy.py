@@ -16,7 +16,7 @@ from bench.pages import PageServer
 from bench.scrape import WORKFLOWS
 from bench.table import Row, Size, ms, percentile
 
-_PAUSE_SECONDS = 0.005
+_PAUSE_SECONDS = 0.02
 """Between two scrapes: without, the scraper itself would hold one of two cores."""
 
 
