@@ -81,7 +81,8 @@ def soak(
                 done.append(batch)
                 if is_loud:
                     total = sum(each.sequences for each in done)
-                    print(f"seed {batch.seed}: {batch.failure or 'green'}; {total} in all")  # noqa: T201
+                    result = batch.failure or "green"
+                    print(f"seed {batch.seed}: {result}; {total} in all", flush=True)  # noqa: T201
 
 
 def main() -> int:

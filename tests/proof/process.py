@@ -195,7 +195,8 @@ class Process:
         )
         ledger.service, ledger.reference = service, reference
         self.ledger: Ledger = ledger
-        self.telemetry = Telemetry(CollectorRegistry())
+        self.registry = CollectorRegistry()
+        self.telemetry = Telemetry(self.registry)
         exposition = _WatchedExposition(CollectorRegistry(), clocks.monotonic)
         exposition.steps = self.steps
         exposition.watch = lambda body: scraper.watch(body, clocks.now, hold)

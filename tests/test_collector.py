@@ -1,0 +1,658 @@
+"""The loop of one org: what it asks for, what it does when the API or the disk is sick."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from prometheus_client import generate_latest
+
+from invent_exporter.transport import ApiError
+from tests.proof.process import EPOCH, FakeClocks, Process, Settings
+from tests.proof.reference import Reference
+from tests.proof.scraper import Scraper, samples
+from tests.proof.service import ORDERS, Run, Service, failing
+
+DAY = 86400.0
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    """Keep the lines of polls that are made to fail out of the tests' output."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+    yield
+    structlog.configure(**before)
+
+
+class Desk:
+    """A service, and the exporter on it."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:  # noqa: ANN401
+        self.path = folder / "state.db"
+        self.settings = Settings(**{"newborn_hold_seconds": 0.0, **settings})
+        self.clocks = FakeClocks()
+        self.service = Service()
+        self.reference = Reference()
+        self.scraper = Scraper()
+        self.serial = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start the exporter."""
+        self.process = Process(
+            self.path,
+            self.service,
+            self.clocks,
+            self.settings,
+            reference=self.reference,
+            scraper=self.scraper,
+        )
+
+    def restart(self) -> None:
+        """Stop it, and start it again on the same state."""
+        self.process.stop()
+        self.start()
+
+    def pending(self, *, created: float | None = None, **fields: Any) -> Run:  # noqa: ANN401
+        """Create a run."""
+        self.serial += 1
+        time = EPOCH + (self.clocks.now if created is None else created)
+        values = {"workflow_id": "wf", "origin": "TRIGGER", "status": "PENDING", **fields}
+        return self.service.add(Run(f"run-{self.serial:05d}", created=time, updated=time, **values))
+
+    def finish(self, run: Run, status: str = "COMPLETED") -> Run:
+        """End a run now."""
+        now = EPOCH + self.clocks.now
+        run.status, run.started, run.ended, run.updated = status, run.created, now, now
+        self.service.changed(run)
+        return run
+
+    def finished(self, count: int = 1, status: str = "COMPLETED") -> list[Run]:
+        """Create runs, a second apart, that have ended."""
+        runs = []
+        for _ in range(count):
+            self.clocks.now += 1.0
+            runs.append(self.finish(self.pending(), status))
+        return runs
+
+    async def poll(self, *, after_seconds: float = 30.0) -> float:
+        """Poll; what is served afterwards has been scraped."""
+        self.clocks.now += after_seconds
+        wait_seconds = await self.process.collector.poll()
+        for _ in range(2):
+            self.process.exposition.acknowledge(await self.process.scrape())
+            await self.process.let_go()
+        return wait_seconds
+
+    async def requests_of_a_poll(self) -> list[tuple[str, int, int]]:
+        """Poll, and list what was asked for."""
+        before = len(self.service.requests)
+        await self.poll()
+        return self.service.requests[before:]
+
+    def served(self, name: str, **labels: str) -> float | None:
+        """Add up series of a family; None when there are none."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        values = [
+            value
+            for series, value in self.scraper.last.items()
+            if series.startswith(name) and all(label in series for label in wanted)
+        ]
+        return sum(values) if values else None
+
+    @property
+    def count(self) -> float | None:
+        """How many runs are served as finished."""
+        return self.served("invent_runs_finished_total")
+
+    def own(self, name: str, **labels: str) -> float | None:
+        """Read one of the exporter's own series."""
+        wanted = {f'{key}="{value}"' for key, value in labels.items()}
+        for series, value in samples(generate_latest(self.process.registry)):
+            if series.startswith(name) and all(label in series for label in wanted):
+                return value
+        return None
+
+
+def with_a_desk(
+    folder: Path,
+    story: Callable[[Desk], Awaitable[None]],
+    **settings: Any,  # noqa: ANN401
+) -> None:
+    """Tell a story on a fresh state."""
+
+    async def tell() -> None:
+        desk = Desk(folder, **settings)
+        try:
+            await story(desk)
+        finally:
+            desk.process.stop()
+
+    asyncio.run(tell())
+
+
+def fail_reads(desk: Desk, reason: str = "server_error") -> None:
+    """Let every read fail from now on."""
+
+    def before_read(_reads: int) -> None:
+        raise failing(reason)
+
+    desk.service.before_read = before_read
+
+
+def heal_reads(desk: Desk) -> None:
+    """Let reads succeed."""
+    desk.service.before_read = lambda _reads: None
+
+
+# -- what a poll costs
+
+
+@pytest.mark.parametrize("sends_count", [True, False])
+@pytest.mark.parametrize("order", ORDERS[:4])
+def test_an_idle_poll_is_one_request(tmp_path: Path, order: str, *, sends_count: bool) -> None:
+    """When the order was learned, with and without the count (promise 6)."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order, desk.service.sends_count = order, sends_count
+        desk.finished(25)
+        await desk.poll()
+        await desk.poll()
+        for _ in range(3):
+            assert len(await desk.requests_of_a_poll()) == 1
+        desk.restart()
+        await desk.poll()
+        assert len(await desk.requests_of_a_poll()) == 1
+        desk.finished(1)
+        await desk.poll()
+        assert desk.count == 1
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_an_idle_poll_of_a_mixed_listing_is_one_request_with_the_count(tmp_path: Path) -> None:
+    """The count proves that nothing is new."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = "mixed"
+        desk.finished(35)
+        await desk.poll()
+        assert len(await desk.requests_of_a_poll()) == 1
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_a_mixed_listing_without_the_count_is_walked_and_the_interval_stretched(
+    tmp_path: Path,
+) -> None:
+    """To 20 times what the walk took."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order, desk.service.sends_count = "mixed", False
+        desk.finished(35)
+        await desk.poll()
+
+        def before_read(_reads: int) -> None:
+            desk.clocks.now += 2.0
+
+        desk.service.before_read = before_read
+        before = len(desk.service.requests)
+        wait_seconds = await desk.poll()
+        pages = len(desk.service.requests) - before
+        assert pages >= 4
+        assert wait_seconds == 20 * 2.0 * pages
+        assert desk.own("invent_poll_interval_seconds") == wait_seconds
+        desk.finished(1)
+        await desk.poll()
+        assert desk.count == 1
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("rows", [9, 10, 11, 20])
+@pytest.mark.parametrize("order", ["created_asc", "updated_asc"])
+def test_oldest_first_finds_the_next_run_wherever_the_last_page_ends(
+    tmp_path: Path, order: str, rows: int
+) -> None:
+    """A full last page says nothing of what comes behind it."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order, desk.service.sends_count = order, False
+        desk.finished(rows)
+        await desk.poll()
+        for number in range(1, 13):
+            desk.finished(1)
+            await desk.poll()
+            assert desk.count == number
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_runs_that_start_and_end_between_two_polls_count(tmp_path: Path, order: str) -> None:
+    """More of them than a page holds (promise 2)."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = order
+        desk.finished(15)
+        await desk.poll()
+        desk.finished(47)
+        await desk.poll()
+        assert desk.count == 47
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("sends_count", [True, False])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_long_run_is_found_when_it_ends_however_deep_it_lies(
+    tmp_path: Path, order: str, *, sends_count: bool
+) -> None:
+    """Behind hundreds of others, and after a restart."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order, desk.service.sends_count = order, sends_count
+        long = desk.pending()
+        desk.finished(20)
+        await desk.poll()
+        assert desk.served("invent_runs_open{", status="PENDING") is not None
+        desk.finished(200)
+        await desk.poll()
+        desk.restart()
+        await desk.poll()
+        desk.finish(long, "FAILED")
+        await desk.poll()
+        assert desk.count == 201
+        assert desk.served("invent_runs_finished_total", status="FAILED") == 1
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_open_run_of_an_unknown_status_is_followed(tmp_path: Path, order: str) -> None:
+    """No list can be asked for it."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = order
+        queued = desk.pending(status="QUEUED")
+        desk.finished(30)
+        await desk.poll()
+        assert desk.served("invent_runs_open{", status="UNKNOWN") == 1
+        await desk.poll()
+        assert desk.served("invent_runs_open{", status="UNKNOWN") == 1
+        desk.finish(queued)
+        await desk.poll()
+        assert desk.count == 1
+        assert desk.served("invent_runs_open{", status="UNKNOWN") == 0
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_pages_that_shift_while_they_are_walked_lose_nothing(tmp_path: Path, order: str) -> None:
+    """Runs come and go between two reads."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = order
+        desk.finished(40)
+        await desk.poll()
+        desk.finished(60)
+        victims = list(desk.service.runs.values())[:40]
+
+        def before_read(_reads: int) -> None:
+            if victims:
+                del desk.service.runs[victims.pop().run_id]
+            desk.finished(1)
+
+        desk.service.before_read = before_read
+        await desk.poll()
+        heal_reads(desk)
+        await desk.poll()
+        await desk.poll(after_seconds=1000.0)
+        await desk.poll()
+        new = [run for run in desk.service.runs.values() if run.run_id > "run-00040"]
+        assert desk.count == len(new)
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+# -- first contact
+
+
+def test_history_moves_no_counter_and_a_run_after_it_does(tmp_path: Path) -> None:
+    """What was open then counts when it ends."""
+
+    async def story(desk: Desk) -> None:
+        open_run = desk.pending()
+        desk.finished(12, "FAILED")
+        await desk.poll()
+        assert desk.count == 0
+        assert desk.served("invent_workflow_consecutive_failures") == 12
+        desk.finish(open_run)
+        desk.finished(1)
+        await desk.poll()
+        assert desk.count == 2
+
+    with_a_desk(tmp_path, story)
+
+
+def test_first_contact_reads_back_no_further_than_lookback(tmp_path: Path) -> None:
+    """In a learned order; runs from before are history all the same, when they turn up."""
+
+    async def story(desk: Desk) -> None:
+        for hours in range(400, 0, -1):
+            run = desk.pending(created=-3600.0 * hours)
+            run.status, run.started, run.ended = "COMPLETED", run.created, run.created
+        await desk.poll()
+        assert len(desk.service.requests) < 10
+        desk.service.order = "created_asc"
+        for _ in range(3):
+            await desk.poll(after_seconds=1000.0)
+        assert desk.count == 0
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_a_first_contact_that_broke_off_publishes_nothing(tmp_path: Path) -> None:
+    """Neither does the next process before it is complete."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(50)
+        began = desk.service.reads
+
+        def before_read(reads: int) -> None:
+            if reads - began >= 4:
+                raise failing("network")
+
+        desk.service.before_read = before_read
+        await desk.poll()
+        assert desk.scraper.last == {}
+        desk.restart()
+        fail_reads(desk)
+        await desk.poll()
+        assert desk.scraper.last == {}
+        heal_reads(desk)
+        await desk.poll()
+        assert desk.count == 0
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_c_becomes_the_org_that_its_runs_name(tmp_path: Path) -> None:
+    """Until one does only the poll's own series exist, as `c`."""
+
+    async def story(desk: Desk) -> None:
+        await desk.poll()
+        assert desk.scraper.last == {}
+        assert desk.own("invent_up", org_id="c") == 1
+        desk.finished(2)
+        await desk.poll()
+        assert desk.count == 2
+        assert desk.own("invent_up", org_id="org-1") == 1
+        assert desk.own("invent_up", org_id="c") is None
+        desk.restart()
+        fail_reads(desk)
+        await desk.poll()
+        assert desk.count == 2
+        assert desk.own("invent_up", org_id="org-1") == 0
+
+    with_a_desk(tmp_path, story, configured_id="c")
+
+
+# -- a sick API, a sick disk
+
+
+@pytest.mark.parametrize(
+    "reason", ["unauthorized", "not_found", "server_error", "network", "timeout", "bad_request"]
+)
+def test_a_failed_poll_moves_no_number(tmp_path: Path, reason: str) -> None:
+    """`invent_up` is 0 and the reason is counted; the gauges go after three in a row."""
+
+    async def story(desk: Desk) -> None:
+        desk.pending()
+        await desk.poll()
+        desk.finished(3)
+        await desk.poll()
+        fail_reads(desk, reason)
+        for failures in range(1, 5):
+            await desk.poll()
+            assert desk.own("invent_up") == 0
+            assert desk.own("invent_poll_errors_total", reason=reason) == failures
+            assert desk.count == 3
+            assert (desk.served("invent_runs_open{") is None) == (failures >= 3)
+        heal_reads(desk)
+        await desk.poll()
+        assert desk.own("invent_up") == 1
+        assert desk.served("invent_runs_open{") == 1
+
+    with_a_desk(tmp_path, story)
+
+
+def test_runs_that_finished_while_the_api_was_away_count_when_it_is_back(tmp_path: Path) -> None:
+    """However many, however long."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(5)
+        await desk.poll()
+        fail_reads(desk)
+        for _ in range(3):
+            desk.finished(20)
+            await desk.poll(after_seconds=DAY)
+        heal_reads(desk)
+        await desk.poll()
+        assert desk.count == 60
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_a_walk_that_broke_off_settles_nothing(tmp_path: Path) -> None:
+    """What was read counts at once; the rest when the next walk reads it."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(20)
+        await desk.poll()
+        desk.finished(40)
+        began = desk.service.reads
+
+        def before_read(reads: int) -> None:
+            if reads - began == 2:
+                raise failing("server_error")
+
+        desk.service.before_read = before_read
+        await desk.poll()
+        heal_reads(desk)
+        await desk.poll()
+        assert desk.count == 40
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_retry_after_is_kept(tmp_path: Path) -> None:
+    """The next poll begins no earlier."""
+
+    async def story(desk: Desk) -> None:
+        def before_read(_reads: int) -> None:
+            raise ApiError("rate_limited", "slow down", retry_after_seconds=120.0)
+
+        desk.service.before_read = before_read
+        assert await desk.poll() == 120.0
+
+    with_a_desk(tmp_path, story)
+
+
+@pytest.mark.parametrize("fails_at", range(1, 25, 2))
+def test_a_full_disk_is_a_failed_poll_and_loses_nothing(tmp_path: Path, fails_at: int) -> None:
+    """Whatever the write that fails first; it recovers by itself."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(5)
+        await desk.poll()
+        desk.finished(12, "FAILED")
+        steps = desk.process.steps
+        steps.disk_fails_at = steps.passed + fails_at
+        await desk.poll()
+        did_fail = steps.passed >= steps.disk_fails_at
+        steps.disk_fails_at = None
+        if did_fail and desk.own("invent_up") == 0:
+            assert desk.own("invent_poll_errors_total", reason="storage") == 1
+        await desk.poll()
+        assert desk.own("invent_up") == 1
+        assert desk.count == 12
+
+    with_a_desk(tmp_path, story, page_size=5)
+
+
+def test_a_bug_ends_a_poll_and_not_the_loop(tmp_path: Path) -> None:
+    """It shows as an error, and the next poll is made."""
+
+    async def story(desk: Desk) -> None:
+        def before_read(_reads: int) -> None:
+            raise ZeroDivisionError
+
+        desk.service.before_read = before_read
+        await desk.poll()
+        assert desk.own("invent_up") == 0
+        assert "ZeroDivisionError" in (desk.process.collector.error or "")
+        heal_reads(desk)
+        await desk.poll()
+        assert desk.own("invent_up") == 1
+
+    with_a_desk(tmp_path, story)
+
+
+# -- looking back, vanishing
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_runs_that_the_front_pages_hid_are_found_by_the_reconciliation(
+    tmp_path: Path, order: str
+) -> None:
+    """And show as recovered."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = order
+        desk.finished(30)
+        await desk.poll()
+        hidden = desk.finished(3, "FAILED")
+        for run in hidden:
+            run.hidden = True
+        desk.finished(40)
+        await desk.poll()
+        assert desk.count == 40
+        for run in hidden:
+            run.hidden = False
+        for _ in range(3):
+            await desk.poll(after_seconds=1000.0)
+        assert desk.count == 43
+        if desk.service.order.startswith("created_desc"):
+            assert desk.served("invent_runs_recovered_total") == 3
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_open_run_that_left_the_api_vanished_after_two_complete_searches(
+    tmp_path: Path, order: str
+) -> None:
+    """It is no longer counted as open; when it comes back final, it counts."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = order
+        run = desk.pending()
+        desk.finished(25)
+        await desk.poll()
+        assert desk.served("invent_runs_open{") == 1
+        run.hidden = True
+        await desk.poll()
+        assert desk.served("invent_runs_vanished_total") == 0
+        await desk.poll()
+        assert desk.served("invent_runs_vanished_total") == 1
+        assert desk.served("invent_runs_open{") == 0
+        for _ in range(3):
+            await desk.poll()
+        assert desk.served("invent_runs_vanished_total") == 1
+        run.hidden = False
+        desk.finish(run)
+        for _ in range(3):
+            await desk.poll(after_seconds=1000.0)
+        assert desk.count == 1
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_an_unreadable_run_is_left_out_and_tried_again(tmp_path: Path) -> None:
+    """The others of its page count, it does when it can be read."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(15)
+        await desk.poll()
+        bad, _ = desk.finished(2)
+        bad.unreadable = True
+        await desk.poll()
+        await desk.poll()
+        assert desk.count == 1
+        assert desk.served("invent_runs_invalid_total", reason="time") == 1
+        bad.unreadable = False
+        await desk.poll()
+        assert desk.count == 2
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("new", ORDERS)
+@pytest.mark.parametrize("old", ORDERS)
+def test_another_order_of_the_listing_is_noticed(tmp_path: Path, old: str, new: str) -> None:
+    """Nothing is counted twice, and nothing is missed for longer than a reconciliation."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = old
+        desk.finished(30)
+        await desk.poll()
+        desk.service.order = new
+        desk.finished(15)
+        await desk.poll()
+        for _ in range(3):
+            await desk.poll(after_seconds=1000.0)
+        assert desk.count == 15
+        desk.finished(15)
+        await desk.poll()
+        assert desk.count == 30
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+# -- health
+
+
+def test_a_loop_without_a_sign_of_life_has_stalled(tmp_path: Path) -> None:
+    """After the longer of 5 minutes and 10 intervals."""
+
+    async def story(desk: Desk) -> None:
+        collector = desk.process.collector
+        signs = []
+        await desk.poll()
+        for seconds in (299.0, 10.0):
+            desk.clocks.now += seconds
+            signs.append(collector.is_stalled)
+        await desk.poll()
+        signs.append(collector.is_stalled)
+        assert signs == [False, True, False]
+
+    with_a_desk(tmp_path, story)
+
+
+def test_the_first_attempt_ends_whatever_comes_of_it(tmp_path: Path) -> None:
+    """Readiness does not depend on the API."""
+
+    async def story(desk: Desk) -> None:
+        fail_reads(desk)
+        assert not desk.process.collector.first_attempt.is_set()
+        await desk.poll()
+        assert desk.process.collector.first_attempt.is_set()
+
+    with_a_desk(tmp_path, story)
