@@ -139,3 +139,306 @@ def test_an_ascending_order_is_believed_only_once_the_end_was_seen() -> None:
     listing.drive(reconciliation.steps(100))
     assert reconciliation.is_done
     assert max(offset for _, offset in listing.asked) >= 8
+
+
+# -- orders
+
+
+FALLING = tuple(row(number, settled=True) for number in range(40, 0, -1))
+RISING = tuple(reversed(FALLING))
+
+
+def learn(rows: list[RowFact], *, take: int = 10, sends_count: bool = True) -> ScanState:
+    """Make first contact with a listing, and return what was learned."""
+    poll = Poll(ScanState(), open_known=False, contact_floor=0.0)
+    Rows(rows, take, sends_count=sends_count).drive(poll.steps())
+    return poll.state
+
+
+def polled(listing: Rows, state: ScanState, *, open_known: bool = False) -> Poll:
+    """Poll a listing."""
+    poll = Poll(state, open_known=open_known, contact_floor=None)
+    listing.drive(poll.steps())
+    return poll
+
+
+def test_an_order_is_learned_from_what_was_seen() -> None:
+    """Newest first, oldest first, or none."""
+    assert learn(list(FALLING)).order.newest_first
+    assert learn(list(RISING)).order.oldest_first
+    mixed = [*FALLING[::2], *FALLING[1::2]]
+    assert not learn(mixed).order.learned
+
+
+def test_equal_times_fit_either_order_and_prove_neither() -> None:
+    """A burst in one second says nothing."""
+    rows = [row(number, created=5.0, settled=True) for number in range(30)]
+    assert not learn(rows).order.learned
+
+
+def test_a_few_rows_prove_no_order() -> None:
+    """By chance, two rows always stand in one."""
+    assert not learn(list(FALLING[:8])).order.learned
+    assert learn(list(FALLING[:9])).order.learned
+
+
+def test_a_row_without_a_time_fits_no_order() -> None:
+    """Nobody knows where the next of its kind will stand."""
+    untimed = RowFact(
+        "null", None, None, is_open=False, owned=True, settled=True, signature=("null",)
+    )
+    assert not learn([*FALLING[:20], untimed, *FALLING[20:]]).order.learned
+
+
+def test_a_contradiction_unlearns_the_order() -> None:
+    """The listing is then walked whole, until it is learned anew."""
+    state = learn(list(FALLING), sends_count=False)
+    listing = Rows([*FALLING[30:], *FALLING[:30]], take=20, sends_count=False)
+    poll = polled(listing, state)
+    assert not poll.state.order.learned
+    assert max(offset for _, offset in listing.asked) >= 35
+
+
+# -- what a poll reads
+
+
+@pytest.mark.parametrize("sends_count", [True, False])
+def test_newest_first_an_idle_poll_reads_the_first_page(*, sends_count: bool) -> None:
+    """The same answer again proves that nothing is new."""
+    state = learn(list(FALLING), sends_count=sends_count)
+    listing = Rows(list(FALLING), sends_count=sends_count)
+    assert not polled(listing, state).is_walk
+    assert listing.asked == [(ALL, 0)]
+
+
+def test_newest_first_a_poll_reads_to_the_first_settled_page() -> None:
+    """What is new stands before it; a page with one new row is not settled."""
+    state = learn(list(FALLING))
+    new = [row(number) for number in range(55, 40, -1)]
+    listing = Rows([*new, *FALLING])
+    polled(listing, state)
+    ends = max(offset for _, offset in listing.asked)
+    assert 15 <= ends < 35
+
+
+def test_newest_first_unsettled_rows_of_a_broken_walk_are_read_through() -> None:
+    """A walk that broke off hides nothing behind what it read."""
+    state = learn(list(FALLING))
+    read_before = [row(number) for number in range(80, 60, -1)]
+    not_read = [row(number) for number in range(60, 40, -1)]
+    listing = Rows([*read_before, *not_read, *FALLING])
+    polled(listing, state)
+    assert max(offset for _, offset in listing.asked) >= 39
+
+
+@pytest.mark.parametrize("count", [40, 35])
+def test_oldest_first_a_poll_reads_the_last_page(count: int) -> None:
+    """And the one behind it, when that one was full."""
+    rows = list(RISING)[:count]
+    state = learn(rows, sends_count=False)
+    listing = Rows(rows, sends_count=False)
+    polled(listing, state)
+    assert min(offset for _, offset in listing.asked) >= count - 20
+    grown = Rows([*rows, row(50), row(51)], sends_count=False)
+    poll = Poll(state, open_known=False, contact_floor=None)
+    seen: set[str] = set()
+    steps = poll.steps()
+    request = next(steps)
+    try:
+        while True:
+            assert isinstance(request, Read)
+            page = grown.answer(request)
+            seen.update(each.run_id for each in page.rows)
+            request = steps.send(page)
+    except StopIteration:
+        assert {"run-50", "run-51"} <= seen
+
+
+def test_oldest_first_a_listing_that_shrank_is_found_again() -> None:
+    """Old runs are removed, so the page that was the last is beyond the end."""
+    state = learn(list(RISING), sends_count=False)
+    listing = Rows([*RISING[30:], row(50)], sends_count=False)
+    poll = polled(listing, state)
+    assert (ALL, 0) in listing.asked
+    assert poll.walked_all
+
+
+def test_mixed_a_poll_without_a_count_walks_all() -> None:
+    """Nothing else proves that nothing is new."""
+    mixed = [*FALLING[::2], *FALLING[1::2]]
+    state = learn(mixed, sends_count=False)
+    listing = Rows(mixed, sends_count=False)
+    poll = polled(listing, state)
+    assert poll.is_walk
+    assert poll.walked_all
+
+
+def test_mixed_the_same_count_spares_the_walk_and_another_one_asks_for_it() -> None:
+    """A new run changes the count."""
+    mixed = [*FALLING[::2], *FALLING[1::2]]
+    state = learn(mixed)
+    listing = Rows(mixed)
+    polled(listing, state)
+    assert listing.pages == 1
+    grown = Rows([*mixed[:25], row(50), *mixed[25:]])
+    assert polled(grown, state).walked_all
+
+
+def test_a_count_that_is_wrong_is_not_believed() -> None:
+    """A server may say how many rows a page has, or nothing true."""
+
+    class Liar(Rows):
+        def answer(self, read: Read) -> PageFacts:
+            page = super().answer(read)
+            return PageFacts(page.start, page.end, at_end=page.at_end, count=7, rows=page.rows)
+
+    mixed = [*FALLING[::2], *FALLING[1::2]]
+    contact = Poll(ScanState(), open_known=False, contact_floor=0.0)
+    Liar(mixed).drive(contact.steps())
+    listing = Liar(mixed)
+    poll = polled(listing, contact.state)
+    assert poll.walked_all
+
+
+def test_one_page_that_is_all_proves_itself() -> None:
+    """A small org costs one request in any order."""
+    rows = [row(5, settled=True), row(2, settled=True), row(9, settled=True)]
+    state = learn(rows, sends_count=False)
+    listing = Rows(rows, sends_count=False)
+    polled(listing, state)
+    assert listing.pages == 1
+
+
+# -- open runs
+
+
+def test_open_runs_are_looked_up_in_both_lists_in_the_order_in_which_they_move() -> None:
+    """PENDING before RUNNING: a run that moves on meanwhile is in one of them."""
+    state = learn(list(FALLING))
+    listing = Rows([row(41, is_open=True), *FALLING])
+    polled(listing, state)
+    statuses = [status for status, _ in listing.asked if status != ALL]
+    assert statuses == ["PENDING", "RUNNING"]
+
+
+def test_an_open_run_of_another_org_is_not_followed() -> None:
+    """Its own org's poll does that."""
+    foreign = RowFact("x", 41.0, 41.0, is_open=True, owned=False, settled=True, signature=("x",))
+    state = learn(list(FALLING))
+    listing = Rows([foreign, *FALLING])
+    polled(listing, state)
+    assert {status for status, _ in listing.asked} == {ALL}
+
+
+@pytest.mark.parametrize("rows", [FALLING, RISING, (*FALLING[::2], *FALLING[1::2])])
+def test_a_buried_run_that_ended_is_searched_until_it_is_found(rows: tuple[RowFact, ...]) -> None:
+    """However deep it lies; then nothing is absent."""
+    state = learn(list(rows))
+    listing = Rows(list(rows), open_known={"run-20": 20.0})
+    poll = polled(listing, state, open_known=True)
+    assert poll.absent == set()
+    assert poll.is_whole
+
+
+@pytest.mark.parametrize("rows", [FALLING, RISING, (*FALLING[::2], *FALLING[1::2])])
+def test_a_run_that_a_complete_search_does_not_find_is_absent(rows: tuple[RowFact, ...]) -> None:
+    """Only then."""
+    state = learn(list(rows))
+    listing = Rows(list(rows), open_known={"gone": 20.5})
+    poll = polled(listing, state, open_known=True)
+    assert poll.absent == {"gone"}
+
+
+# -- first contact and reconciliation
+
+
+def test_first_contact_reads_the_open_lists_before_all() -> None:
+    """What ends in between was seen open, and counts."""
+    listing = Rows(list(FALLING))
+    listing.drive(Poll(ScanState(), open_known=True, contact_floor=0.0).steps())
+    assert [status for status, _ in listing.asked][:2] == ["PENDING", "RUNNING"]
+
+
+def test_first_contact_stops_behind_its_floor_where_the_order_allows_it() -> None:
+    """Else it reads to the end."""
+    floor = 30.5
+    for rows, is_short in ((FALLING, True), (RISING, False)):
+        listing = Rows(list(rows))
+        listing.drive(Poll(ScanState(), open_known=False, contact_floor=floor).steps())
+        assert (max(offset for _, offset in listing.asked) < 30) == is_short
+
+
+@pytest.mark.parametrize("rows", [FALLING, RISING, (*FALLING[::2], *FALLING[1::2])])
+def test_a_reconciliation_goes_on_where_its_slice_ended(rows: tuple[RowFact, ...]) -> None:
+    """A few pages at a time, and all of them in the end."""
+    state = learn(list(rows), take=4)
+    seen: set[str] = set()
+    for slices in range(1, 40):
+        reconciliation = Reconciliation(state, now=100.0 + slices, window_from=0.0)
+        steps = reconciliation.steps(20)
+        listing = Rows(list(rows), take=4)
+        request = next(steps)
+        try:
+            while True:
+                assert isinstance(request, Read)
+                page = listing.answer(request)
+                seen.update(each.run_id for each in page.rows)
+                request = steps.send(page)
+        except StopIteration:
+            state = reconciliation.state
+        if reconciliation.is_done:
+            break
+    assert state.reconciled == 101.0
+    assert len(seen) == 40
+
+
+@pytest.mark.parametrize("rows", [FALLING, RISING])
+def test_a_reconciliation_ends_behind_its_window(rows: tuple[RowFact, ...]) -> None:
+    """From the end where the new runs stand."""
+    state = learn(list(rows))
+    listing = Rows(list(rows))
+    reconciliation = Reconciliation(state, now=100.0, window_from=30.5)
+    listing.drive(reconciliation.steps(100))
+    assert reconciliation.is_done
+    assert listing.pages <= 3
+
+
+# -- pages that shift
+
+
+@pytest.mark.parametrize("removed", [1, 5, 12, 30])
+def test_a_walk_steps_back_over_rows_that_were_removed(removed: int) -> None:
+    """Each row that stays is seen, or the walk says that it has a gap."""
+
+    class Shrinking(Rows):
+        def answer(self, read: Read) -> PageFacts:
+            if len(self.asked) == 3:
+                del self.rows[:removed]
+            page = super().answer(read)
+            seen.update(each.run_id for each in page.rows)
+            return page
+
+    seen: set[str] = set()
+    mixed = [row(number * 37 % 101) for number in range(80)]
+    listing = Shrinking(list(mixed), sends_count=False)
+    poll = polled(listing, ScanState())
+    left = {each.run_id for each in mixed[removed:]}
+    assert left <= seen or not poll.is_whole
+    if removed <= 12:
+        assert left <= seen
+
+
+def test_a_server_that_ignores_the_page_number_ends_the_walk() -> None:
+    """It would go on for ever; and nothing is settled by it."""
+
+    class Stuck(Rows):
+        def answer(self, read: Read) -> PageFacts:
+            self.asked.append((read.status, read.offset))
+            rows = self.rows[:10] if read.status == ALL else []
+            start = read.offset // 10 * 10
+            return PageFacts(start, start + len(rows), at_end=len(rows) < 10, count=None, rows=rows)
+
+    listing = Stuck([row(number) for number in range(40, 0, -1)])
+    poll = polled(listing, ScanState())
+    assert listing.pages < 20
+    assert not poll.is_whole
