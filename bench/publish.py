@@ -28,7 +28,7 @@ _BOUNDS = Bounds(
     (0.5, 1, 5, 10, 30, 60, *range(300, 300 + 10)),
     (0.1, 1, 2, 5, 10, 20, 50, *range(100, 100 + 10)),
 )
-_STEPS = 50
+_STEPS = 45
 
 
 def rows(size: Size) -> list[Row]:

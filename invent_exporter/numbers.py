@@ -27,7 +27,7 @@ BASE_GROUP = ""
 """The group of series that a workflow is born with; every later series is a group of its own."""
 
 
-class Exemplar(msgspec.Struct, array_like=True):
+class Exemplar(msgspec.Struct, array_like=True, gc=False):
     """The run behind a sample."""
 
     run_id: str
@@ -35,7 +35,7 @@ class Exemplar(msgspec.Struct, array_like=True):
     timestamp_seconds: float
 
 
-class Histogram(msgspec.Struct):
+class Histogram(msgspec.Struct, gc=False):
     """Observations by bucket, not cumulative; the last bucket is +Inf."""
 
     bounds: list[float]
