@@ -23,7 +23,8 @@ DEADLINE_SECONDS: Final = 90.0
 """Long: it says that something will never happen, not how fast it should."""
 _LAST_SUCCESS: Final = "invent_poll_last_success_timestamp_seconds"
 _RECONCILED: Final = "invent_reconcile_last_success_timestamp_seconds"
-_LISTENING: Final = re.compile(r"msg=listening .*address=\S*:(\d+)")
+_LISTENING: Final = re.compile(r'"?\bmsg"?[=:] ?"?listening.*?"?address"?[=:] ?"?[^:]*:(\d+)')
+"""The line of either log format that names the port."""
 
 Labels = frozenset[tuple[str, str]]
 
@@ -95,8 +96,9 @@ class Exporter:
     def __init__(
         self,
         folder: Path,
-        config: Mapping[str, Any],
+        config: Mapping[str, Any] | None,
         *,
+        command: str = "serve",
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         program: Sequence[str | Path] = (ROOT / "exporter.py",),
@@ -104,7 +106,11 @@ class Exporter:
         """Prepare; `start` starts it, as often as it is asked to."""
         self.folder = folder
         self.config_file = folder / "config.yaml"
-        self.config_file.write_text(json.dumps(config))
+        self._file = []
+        if config is not None:
+            self.config_file.write_text(json.dumps(config))
+            self._file = [f"--config.file={self.config_file}"]
+        self._command = command
         self.log_file = folder / "exporter.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -131,8 +137,8 @@ class Exporter:
                 [
                     sys.executable,
                     *self._program,
-                    "serve",
-                    f"--config.file={self.config_file}",
+                    self._command,
+                    *self._file,
                     "--web.listen-address=127.0.0.1:0",
                     *self._arguments,
                 ],
@@ -217,12 +223,12 @@ class Exporter:
             f"{org_id} is up", lambda samples: samples.find("invent_up", org_id=org_id) == 1
         )
 
-    def last_success(self, org_id: str = "org-main") -> float | None:
-        """Return when the last complete poll ended; None when that can't be known now."""
+    def try_to_scrape(self) -> Samples:
+        """Scrape it; nothing when it does not answer."""
         try:
-            return self.scrape().find(_LAST_SUCCESS, org_id=org_id)
+            return self.scrape()
         except (httpx.TransportError, httpx.UnsupportedProtocol):
-            return None
+            return Samples()
 
     def wait_for_reconciliation(self, org_id: str = "org-main") -> Samples:
         """Wait until a reconciliation that begins from now on was complete."""

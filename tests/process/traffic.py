@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from invent_exporter.simulator import (
     Fault,
+    Order,
     Org,
+    Settings,
     SimulatorServer,
     Usage,
     Workflow,
@@ -18,12 +20,22 @@ from invent_exporter.simulator import (
 
 if TYPE_CHECKING:
     from invent_exporter.simulator.spoil import SpoilKind
+    from invent_exporter.simulator.truth import TrueRun
+    from tests.process.harness import Samples
 
 ORG: Final = "org-main"
 KEY: Final = "key-main"
 _SPOILS: Final[tuple[SpoilKind, ...]] = (
     *("null_id", "missing_status", "bad_date", "lone_surrogate", "not_an_object", "deep_nesting"),
 )
+
+
+def quiet_api(order: Order = "created", *, count: bool = True) -> SimulatorServer:
+    """Prepare an API where nothing happens by itself, with one old run, so that `c` has a name."""
+    settings = Settings(order=order, count=count, rate_limit_per_minute=None)
+    simulator = SimulatorServer(settings=settings)
+    simulator.world.add_run(status="COMPLETED", workflow_id="wf-old")
+    return simulator
 
 
 def lively_world(seed: int, *, history: int = 300) -> World:
@@ -85,8 +97,8 @@ def _workflows() -> tuple[Workflow, ...]:
 
 
 def faults() -> tuple[Fault, ...]:
-    """Make one request in eight go wrong, in each way that a sick service or network has."""
-    share = 0.01
+    """Make one request in twenty go wrong, in each way that a sick service or network has."""
+    share = 0.004
     return (
         Fault(kind="status", status=500, probability=share),
         Fault(kind="status", status=503, body="empty", probability=share),
@@ -109,8 +121,7 @@ def faults() -> tuple[Fault, ...]:
 class Trouble:
     """Lets runs vanish, be revised and be unreadable, so that what must be counted stays known.
 
-    A run is let vanish only after two complete polls ended since its last change: the poll before
-    the last one has then read it, so it stands in the numbers for good.
+    A run is let vanish only when all there is to count of it has been read.
     """
 
     def __init__(self, simulator: SimulatorServer, seed: int) -> None:
@@ -118,16 +129,26 @@ class Trouble:
         self._world = simulator.world
         self._random = Random(f"{seed}:trouble")
         self._polls: list[float] = []
+        self._reconciled = 0.0
         self._spoiled: list[str] = []
+        self._ever_spoiled: set[str] = set()
         self.vanished_open = 0
         self.removed = 0
         self.revised = 0
         self.spoiled = 0
 
-    def polled(self, last_success_seconds: float | None) -> None:
-        """Note when the last complete poll ended, by the exporter's own account."""
-        if last_success_seconds and last_success_seconds not in self._polls[-1:]:
-            self._polls.append(last_success_seconds)
+    @property
+    def polls(self) -> int:
+        """How many complete polls were noted."""
+        return len(self._polls)
+
+    def polled(self, samples: Samples) -> None:
+        """Note how far the exporter has got, by its own account."""
+        success = samples.find("invent_poll_last_success_timestamp_seconds", org_id=ORG)
+        if success and success not in self._polls[-1:]:
+            self._polls.append(success)
+        reconciled = samples.find("invent_reconcile_last_success_timestamp_seconds", org_id=ORG)
+        self._reconciled = max(self._reconciled, reconciled or 0.0)
 
     def make(self) -> None:
         """Make a little trouble."""
@@ -142,26 +163,30 @@ class Trouble:
                     grown = Usage(usage.ai + usage.other + 1.5, usage.ai + 0.5)
                     self._world.revise_usage(run.id, grown)
                     self.revised += 1
-            if len(self._polls) > 2:
-                before = self._polls[-3] - 0.5
-                known = [
-                    run
-                    for run in listed
-                    if (run.final_at or run.created_at) < before and run.id not in self._spoiled
-                    and self._world.get_run(run.id).updated_at < before
-                ]
-                for run in self._random.sample(known, min(1, len(known))):
-                    self._world.remove_run(run.id)
-                    self.removed += 1
-                    self.vanished_open += not run.finished
+            known = [run for run in listed if self._is_known(run)]
+            for run in self._random.sample(known, min(1, len(known))):
+                self._world.remove_run(run.id)
+                self.removed += 1
+                self.vanished_open += not run.finished
             fresh = [run for run in listed if run.created_at > self._world.clock() - 0.5]
-            for run in self._random.sample(fresh, min(1, len(fresh))):
+            for run in self._random.sample(fresh, min(self._random.random() < 0.2, len(fresh))):
                 if self._world.get_run(run.id).removed_at is None:
                     self._world.spoil_run(run.id, self._random.choice(_SPOILS))
                     self._spoiled.append(run.id)
+                    self._ever_spoiled.add(run.id)
                     self.spoiled += 1
             if len(self._spoiled) > 3:
                 self._mend(self._spoiled.pop(0))
+
+    def _is_known(self, run: TrueRun) -> bool:
+        """Tell whether all there is to count of a run has been read."""
+        if len(self._polls) < 2 or run.id in self._ever_spoiled:
+            return False
+        # The last complete poll began after the one before it had ended.
+        updated_at = self._world.get_run(run.id).updated_at
+        is_read = updated_at < self._polls[-2]
+        # Usage that came after the end is found by a reconciliation when it lies deep.
+        return is_read and (updated_at == run.ended_at or updated_at < self._reconciled)
 
     def end(self) -> None:
         """Let the world stand still, with every run readable."""

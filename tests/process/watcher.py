@@ -20,7 +20,7 @@ _DURABLE = (
     "invent_run_queue_seconds_",
     "invent_step_credits_total{",
 )
-_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS = 0.2
 
 
 class Watcher:

@@ -1,0 +1,412 @@
+"""Flags, environment, exit statuses and one-line errors of the commands, as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import sqlite3
+from pathlib import Path
+
+import httpx
+import pytest
+
+from invent_exporter import __version__
+from invent_exporter.simulator import Fault
+from tests.process.harness import (
+    Exporter,
+    clean_environment,
+    make_config,
+    run_command,
+    wait_for,
+)
+from tests.process.traffic import KEY, quiet_api
+
+
+def _one_line(text: str) -> str:
+    """Take the one line that an error is."""
+    assert text.count("\n") == 1, text
+    assert text.startswith("invent-exporter: "), text
+    return text
+
+
+# -- without a network
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--version",), ("serve", "--version"), ("check", "--version"), ("demo", "--version")],
+)
+def test_version(arguments: tuple[str, ...]) -> None:
+    """`--version` names the program and its version, with every command."""
+    done = run_command(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"invent-exporter, version {__version__} ")
+
+
+def test_help_lists_commands_and_flags() -> None:
+    """`--help` lists the commands; that of `serve` its flags."""
+    done = run_command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in ("serve", "check", "demo", "simulate", "backfill"):
+        assert f"\n    {command} " in done.stdout
+    done = run_command("serve", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for flag in (
+        *("--config.file", "--config.check", "--web.listen-address", "--web.telemetry-path"),
+        *("--web.config.file", "--log.level", "--log.format", "--version", "--help"),
+    ):
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--nonsense",), "--nonsense"),
+        (("serve", "--config.fil=x"), "--config.fil"),
+        (("fetch",), "fetch"),
+        (("--log.level=loud",), "--log.level"),
+        (("--log.format=xml",), "--log.format"),
+        (("--web.listen-address=here",), "--web.listen-address"),
+        (("--web.listen-address=127.0.0.1:70000",), "--web.listen-address"),
+        (("--web.telemetry-path=metrics",), "--web.telemetry-path"),
+        (("--web.telemetry-path=/-/healthy",), "--web.telemetry-path"),
+        (("--web.config.file=web.yaml",), "not supported yet"),
+        (("--web.enable-lifecycle",), "not supported yet"),
+        (("backfill",), "not supported yet"),
+        (("--config.file=/nowhere/config.yaml",), "/nowhere/config.yaml"),
+        (("check", "--config.file=/nowhere/config.yaml"), "/nowhere/config.yaml"),
+        ((), "INVENT_API_KEY"),
+        (("simulate", "--order=random"), "--order"),
+        (("demo", "--simulator.listen-address=0"), "--simulator.listen-address"),
+    ],
+)
+def test_bad_flags_end_with_2_and_one_line(arguments: tuple[str, ...], said: str) -> None:
+    """A flag that is wrong, not supported yet or missing is named in one line; exit status 2."""
+    done = run_command(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in _one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pol_interval": "1s"}, "pol_interval"),
+        ({"poll_interval": "soon"}, "poll_interval"),
+        ({"state": {"url": "postgresql://user@host/db"}}, "not supported yet"),
+        ({"orgs": [{"id": "c", "sub_orgs": True}]}, "not supported yet"),
+        ({"orgs": [{"id": "a"}, {"id": "a"}]}, "orgs"),
+        ({"metrics": {"duration_buckets": [2, 1]}}, "metrics.duration_buckets"),
+        ({"api": {"url": "http://example.com", "key": KEY}}, "api.url"),
+    ],
+)
+def test_bad_configuration_ends_with_2_and_one_line(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    """A mistake in the file is named by its key; `check` and `--config.check` say the same."""
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps(make_config("http://127.0.0.1:9", tmp_path) | changes))
+    lines = set()
+    for command in (("serve",), ("serve", "--config.check"), ("check",)):
+        done = run_command(*command, f"--config.file={file}")
+        assert (done.returncode, done.stdout) == (2, "")
+        lines.add(_one_line(done.stderr))
+    (line,) = lines
+    assert said in line
+    assert KEY not in line
+
+
+def test_config_check_touches_nothing(tmp_path: Path) -> None:
+    """`--config.check` says `ok` without a request, a port or a state file."""
+    with quiet_api() as simulator, socket.create_server(("127.0.0.1", 0)) as busy:
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
+        address = f"--web.listen-address=127.0.0.1:{busy.getsockname()[1]}"
+        done = run_command("--config.check", f"--config.file={file}", address)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+        assert simulator.requests == ()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+# -- check
+
+
+def test_check_prints_what_each_org_answered(tmp_path: Path) -> None:
+    """Exit 0 when every org answered, 1 when one did not, with the problem in the table."""
+    with quiet_api() as simulator:
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
+        done = run_command("check", f"--config.file={file}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "1 on the first page" in done.stdout
+        assert "org-main" in done.stdout
+        orgs = [
+            {"id": "c"},
+            {"id": "org-sub"},
+            {"id": "org-unknown"},
+            {"id": "org-other", "key": "key-of-nobody"},
+        ]
+        file.write_text(json.dumps(make_config(simulator.url, tmp_path, orgs=orgs)))
+        done = run_command("check", f"--config.file={file}")
+        assert (done.returncode, done.stderr) == (1, "")
+        answers = {
+            cells[1].strip(): (cells[2].strip(), cells[-2].strip())
+            for cells in (line.split("│") for line in done.stdout.splitlines())
+            if len(cells) > 3
+        }
+        assert answers["c"] == answers["org-sub"] == ("ok", "")
+        assert answers["org-unknown"][0] == "failed"
+        assert answers["org-unknown"][1].startswith("not_found: HTTP 404")
+        assert answers["org-other"][0] == "failed"
+        assert answers["org-other"][1].startswith("unauthorized: HTTP 401")
+    assert KEY not in done.stdout
+    assert "key-of-nobody" not in done.stdout
+    assert list(tmp_path.iterdir()) == [file], "check needs no state"
+
+
+def test_check_of_an_api_that_is_down(tmp_path: Path) -> None:
+    """Nobody listens: the table says so, and the exit status is 1."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    environment = {
+        "INVENT_API_KEY": KEY,
+        "INVENT_API_URL": f"http://127.0.0.1:{port}",
+        "INVENT_STATE_URL": "sqlite://",
+    }
+    done = run_command("check", environment=environment, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "network: " in done.stdout
+
+
+# -- environment
+
+
+@pytest.mark.parametrize("with_file", [False, True], ids=["key", "key_file"])
+def test_environment_is_enough(tmp_path: Path, with_file: bool) -> None:  # noqa: FBT001
+    """The five variables configure one org, without a file."""
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    with quiet_api() as simulator:
+        simulator.world.add_run(status="RUNNING", org_id="org-sub")
+        environment = {
+            "INVENT_ORG_ID": "org-sub",
+            "INVENT_API_URL": simulator.url,
+            "INVENT_STATE_URL": f"sqlite:///{tmp_path}/of-environment.db",
+        }
+        if with_file:
+            environment["INVENT_API_KEY_FILE"] = str(tmp_path / "key")
+        else:
+            environment["INVENT_API_KEY"] = KEY
+        with Exporter(tmp_path, None, environment=environment) as exporter:
+            samples = exporter.wait_until_up("org-sub")
+            assert samples.total("invent_runs_open", org_id="org-sub", status="RUNNING") == 1
+    assert (tmp_path / "of-environment.db").exists()
+
+
+# -- what stops a start
+
+
+def _refused(tmp_path: Path, state: Path | str, *arguments: str) -> str:
+    """Start on a state that can't be used; return the one line."""
+    file = tmp_path / "refused.yaml"
+    config = make_config("http://127.0.0.1:9", tmp_path)
+    config["state"] = {"url": f"sqlite:///{state}"}
+    file.write_text(json.dumps(config))
+    address = "--web.listen-address=127.0.0.1:0"
+    done = run_command(f"--config.file={file}", address, *arguments)
+    assert (done.returncode, done.stdout) == (1, ""), done
+    return _one_line(done.stderr)
+
+
+def test_busy_port_is_named(tmp_path: Path) -> None:
+    """A port that another process listens on ends the start, with the address; exit status 1."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        line = _refused(
+            tmp_path, tmp_path / "state.db", f"--web.listen-address=127.0.0.1:{port}"
+        )
+    assert str(port) in line
+    assert "in use" in line
+
+
+def test_unwritable_state_is_named(tmp_path: Path) -> None:
+    """A folder that is missing or can't be written, and a folder in place of the file."""
+    assert "state.url" in _refused(tmp_path, tmp_path / "missing" / "state.db")
+    assert "state.url" in _refused(tmp_path, Path("/proc/state.db"))
+    (tmp_path / "folder.db").mkdir()
+    assert "state.url" in _refused(tmp_path, tmp_path / "folder.db")
+
+
+def _used_state(tmp_path: Path) -> Path:
+    """Let an exporter fill a state file, and stop it."""
+    with quiet_api() as simulator:
+        for _ in range(200):
+            simulator.world.add_run(status="COMPLETED")
+        with Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter:
+            exporter.wait_until_up()
+            assert exporter.stop() == 0
+    return tmp_path / "state.db"
+
+
+def _contents(folder: Path, name: str) -> dict[str, bytes]:
+    """Read all files that begin with this name, but the lock."""
+    files = sorted(folder.glob(f"{name}*"))
+    return {file.name: file.read_bytes() for file in files if not file.name.endswith(".lock")}
+
+
+def test_damaged_newer_and_foreign_states_are_left_as_they_are(tmp_path: Path) -> None:
+    """Each is refused with what to do, and not one byte of it changes."""
+    state = _used_state(tmp_path)
+    good = state.read_bytes()
+
+    text = tmp_path / "text.db"
+    text.write_text("this was never a database\n" * 100)
+    short = tmp_path / "short.db"
+    short.write_bytes(good[: len(good) // 2])
+    holed = tmp_path / "holed.db"
+    holed.write_bytes(good[:4096] + b"\xa5" * (len(good) - 4096))
+    newer = tmp_path / "newer.db"
+    shutil.copy(state, newer)
+    with sqlite3.connect(newer) as connection:
+        connection.execute("UPDATE meta SET schema_version = 999")
+    connection.close()
+    foreign = tmp_path / "foreign.db"
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("CREATE TABLE theirs (something)")
+    connection.close()
+
+    for file, said in (
+        (text, "damaged"),
+        (short, "damaged"),
+        (holed, "damaged"),
+        (newer, "999"),
+        (foreign, "another program"),
+    ):
+        before = _contents(tmp_path, file.name)
+        line = _refused(tmp_path, file)
+        assert said in line
+        assert str(file) in line
+        assert _contents(tmp_path, file.name) == before
+
+
+def test_state_of_another_process_is_left_to_it(tmp_path: Path) -> None:
+    """A second exporter on the same file is refused, and the first goes on."""
+    with quiet_api() as simulator:
+        config = make_config(simulator.url, tmp_path)
+        with Exporter(tmp_path, config) as exporter:
+            exporter.wait_until_up()
+            assert "held by another process" in _refused(tmp_path, tmp_path / "state.db")
+            simulator.world.add_run(status="FAILED")
+            exporter.wait_for(
+                "the first still counts",
+                lambda samples: samples.total("invent_runs_finished_total") == 1,
+            )
+            # A killed one lets go of it.
+            exporter.kill()
+            exporter.start()
+            assert exporter.wait_until_up().total("invent_runs_finished_total") == 1
+
+
+# -- the end
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_it_with_a_poll_in_flight(tmp_path: Path, number: int) -> None:
+    """Status 0 within 5 s although the API takes a minute to answer; what was counted is kept."""
+    with quiet_api() as simulator:
+        world = simulator.world
+        config = make_config(simulator.url, tmp_path)
+        with Exporter(tmp_path, config) as exporter:
+            exporter.wait_until_up()
+            world.add_run(status="FAILED")
+            exporter.wait_for(
+                "it counts", lambda samples: samples.total("invent_runs_finished_total") == 1
+            )
+            simulator.add_faults(Fault(kind="slow", seconds=60))
+            simulator.forget_requests()
+            wait_for("a slow request", lambda: simulator.requests)
+            assert exporter.process is not None
+            exporter.process.send_signal(number)
+            assert exporter.process.wait(5) == 0
+            assert "msg=stopping" in exporter.log
+            assert "Traceback" not in exporter.log
+            simulator.faults.clear()
+            world.add_run(status="FAILED")
+            exporter.start()
+            exporter.wait_for(
+                "the second counts", lambda samples: samples.total("invent_runs_finished_total") == 2
+            )
+
+
+def test_signal_ends_it_before_the_first_answer(tmp_path: Path) -> None:
+    """Also while first contact waits for an API that does not answer."""
+    with quiet_api() as simulator:
+        simulator.add_faults(Fault(kind="slow", seconds=60))
+        with Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter:
+            wait_for("a slow request", lambda: simulator.requests)
+            assert exporter.process is not None
+            exporter.process.send_signal(signal.SIGTERM)
+            assert exporter.process.wait(5) == 0
+
+
+def test_simulate_and_demo_end_by_signal(tmp_path: Path) -> None:
+    """`demo` prints the addresses and serves both; `simulate` the API alone; SIGTERM ends them."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    exporter = Exporter(
+        tmp_path,
+        None,
+        command="demo",
+        arguments=("--simulator.listen-address=127.0.0.1:0", f"--web.listen-address=127.0.0.1:{port}"),
+    )
+    with exporter:
+        samples = exporter.wait_for(
+            "both orgs are up", lambda samples: samples.total("invent_up") == 2
+        )
+        assert samples.among("invent_workflow_info", org_id="org-aurora")
+        assert f"http://127.0.0.1:{port}/metrics" in exporter.log
+        found = [word for word in exporter.log.split() if word.startswith("http://127.0.0.1:")]
+        assert len(found) == 3
+        assert exporter.stop() == 0
+
+
+# -- logs
+
+
+def test_logs_are_one_object_a_line(tmp_path: Path) -> None:
+    """`--log.format=json`: every line is an object; each failed run is one warning."""
+    with quiet_api() as simulator:
+        config = make_config(simulator.url, tmp_path)
+        arguments = ("--log.format=json", "--log.level=debug")
+        for _ in range(3):
+            simulator.world.add_run(status="FAILED", error="old")
+        with Exporter(tmp_path, config, arguments=arguments) as exporter:
+            exporter.wait_until_up()
+            run_id = simulator.world.add_run(
+                status="FAILED", workflow_id="wf-x", error="step 2\nbroke " + "x" * 1000
+            )
+            exporter.wait_for(
+                "it counts", lambda samples: samples.total("invent_runs_finished_total") == 1
+            )
+            lines = [json.loads(line) for line in exporter.log.splitlines()]
+        failed = [line for line in lines if line["msg"] == "run failed"]
+        assert len(failed) == 1, "those of the history are one line together"
+        (line,) = failed
+        assert line["level"] == "warning" or line["level"] == "warn"
+        assert (line["org_id"], line["workflow_id"]) == ("org-main", "wf-x")
+        assert (line["run_id"], line["origin"]) == (run_id, "WORKFLOW")
+        assert line["error"].startswith("step 2\nbroke xxx")
+        assert len(line["error"]) < 500
+        assert {"duration_seconds", "credits"} <= line.keys()
+        contact = [line for line in lines if line["msg"] == "first contact"]
+        assert [line["failed_runs_in_history"] for line in contact] == [3]
+
+
+def test_telemetry_path_moves(tmp_path: Path) -> None:
+    """`--web.telemetry-path` is where the metrics are, and nothing else is."""
+    with quiet_api() as simulator:
+        config = make_config(simulator.url, tmp_path)
+        with Exporter(tmp_path, config, arguments=("--web.telemetry-path=/m",)) as exporter:
+            assert exporter.get("/m").status_code == 200
+            assert exporter.get("/metrics").status_code == 404
+            assert '"/m"' in exporter.get("/").text

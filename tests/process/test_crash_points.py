@@ -1,0 +1,187 @@
+"""Kill the exporter at every write and every publish of its polls: exact and monotonic after it.
+
+Breaking any of these turns the test red: numbers put in place or published before their commit,
+a run's row and its numbers in two transactions, a release that is served before it is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from invent_exporter.simulator import SimulatorServer, Usage
+from tests.process.expected import differences
+from tests.process.harness import Exporter, clean_environment, make_config, parse, wait_for
+from tests.process.traffic import quiet_api
+from tests.process.watcher import Watcher
+
+RUNNER = Path(__file__).with_name("crash_runner.py")
+LANES = 2
+
+
+def test_every_crash_point(tmp_path: Path) -> None:
+    """A poll finds a new workflow, ends of open runs, late usage and a streak; kill it anywhere."""
+    with quiet_api() as simulator:
+        base = tmp_path / "base"
+        base.mkdir()
+        since = _prepare(base, simulator)
+        with _Lane(tmp_path / "all", base, simulator, since) as lane:
+            points = lane.live(kill_at=0)
+        # What makes the test worth something: these were among the points.
+        assert points.count("before publish") >= 3, points
+        assert {"before INSERT INTO run", "before UPDATE workflow SET"} <= set(points), points
+        numbers = range(1, len(points) + 1)
+        with ThreadPoolExecutor(LANES) as pool:
+            results = [
+                pool.submit(_crash_at, tmp_path / f"lane-{lane}", base, simulator, since, some)
+                for lane in range(LANES)
+                for some in [numbers[lane::LANES]]
+            ]
+            for result in results:
+                result.result()
+
+
+def _prepare(base: Path, simulator: SimulatorServer) -> float:
+    """Let first contact be complete and some runs open; then let things happen."""
+    world = simulator.world
+    ends = [world.add_run(status="RUNNING", workflow_id="wf-known") for _ in range(2)]
+    late = ""
+    config = make_config(simulator.url, base)
+    with Exporter(base, config) as exporter:
+        exporter.wait_until_up()
+        since = time.time() - 0.002  # the world rounds to milliseconds
+        late = world.add_run(status="COMPLETED", workflow_id="wf-known")
+        exporter.wait_for(
+            "the first is counted", lambda now: now.total("invent_runs_finished_total") == 1
+        )
+        exporter.wait_for_polls()
+        assert exporter.stop() == 0
+    world.revise_usage(late, Usage(3.0, 1.0))
+    world.finish_run(ends[0], "FAILED", usage=Usage(2.0, 0.5), error="x")
+    world.finish_run(ends[1], "COMPLETED", usage=Usage(1.0))
+    world.add_run(status="FAILED", workflow_id="wf-new", usage=Usage(5.0, 5.0))
+    world.add_run(status="RUNNING", workflow_id="wf-new")
+    return since
+
+
+def _crash_at(
+    folder: Path, base: Path, simulator: SimulatorServer, since: float, numbers: range
+) -> None:
+    with _Lane(folder, base, simulator, since) as lane:
+        for number in numbers:
+            lane.live(kill_at=number)
+
+
+class _Lane:
+    """One runner and a folder of its own."""
+
+    def __init__(
+        self, folder: Path, base: Path, simulator: SimulatorServer, since: float
+    ) -> None:
+        self._folder = folder
+        self._base = base
+        self._simulator = simulator
+        self._since = since
+        folder.mkdir()
+        config = make_config(simulator.url, folder, reconcile_interval="300ms")
+        (folder / "config.yaml").write_text(json.dumps(config))
+        self._runner = subprocess.Popen(
+            [sys.executable, RUNNER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.communicate(timeout=60)
+
+    def live(self, *, kill_at: int) -> list[str]:
+        """Start from the base state and die at a point; then live until all is exact."""
+        for file in self._folder.glob("state.db*"):
+            file.unlink()
+        for file in self._base.glob("state.db*"):
+            shutil.copy(file, self._folder)
+        watcher = Watcher(str)
+        if kill_at:
+            self._order(kill_at)
+            status = self._answer()["status"]
+            assert status == -signal.SIGKILL, (kill_at, status, self._log())
+            for line in self._report():
+                if "scrape" in line:
+                    watcher.take(line["scrape"])
+        pid = self._order(0)
+        truth = self._simulator.world.truth(self._since)
+        wrong = ["nothing was served"]
+
+        def is_exact() -> bool:
+            nonlocal wrong
+            scrapes = [line["scrape"] for line in self._report() if "scrape" in line]
+            if scrapes:
+                wrong = differences(parse(scrapes[-1]), truth)
+            return not wrong
+
+        try:
+            wait_for(f"exact again, killed at point {kill_at}", is_exact)
+        except AssertionError as error:
+            raise AssertionError("\n".join([str(error), *wrong, self._log()])) from error
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            status = self._answer()["status"]
+        assert status == 0, (kill_at, self._log())
+        points = []
+        for line in self._report():
+            if "scrape" in line:
+                watcher.take(line["scrape"])
+                is_last_exact = not differences(parse(line["scrape"]), truth)
+            else:
+                points.append(line["point"])
+        assert is_last_exact, "it was exact, and then it was not"
+        assert watcher.wrong == [], f"killed at point {kill_at}"
+        return points
+
+    def _order(self, kill_at: int) -> int:
+        """Start a child; return its process id."""
+        (self._folder / "report").unlink(missing_ok=True)
+        order = {
+            "argv": [
+                "serve",
+                f"--config.file={self._folder}/config.yaml",
+                "--web.listen-address=127.0.0.1:0",
+            ],
+            "log": str(self._folder / "log"),
+            "report": str(self._folder / "report"),
+            "kill_at": kill_at,
+        }
+        assert self._runner.stdin is not None
+        self._runner.stdin.write(json.dumps(order) + "\n")
+        self._runner.stdin.flush()
+        pid: int = self._answer()["pid"]
+        return pid
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._runner.stdout is not None
+        answer: dict[str, Any] = json.loads(self._runner.stdout.readline())
+        return answer
+
+    def _report(self) -> list[dict[str, str]]:
+        file = self._folder / "report"
+        if not file.exists():
+            return []
+        lines = file.read_text().splitlines(keepends=True)
+        # The last one may be half written.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def _log(self) -> str:
+        return (self._folder / "log").read_text()[-3000:]
