@@ -24,7 +24,7 @@ def rows(size: Size) -> list[Row]:
     runs = size.of(50_000, 2_000)
     with (
         PageServer(run_bytes=RUN_BYTES - 500, workflows=_WORKFLOWS, runs=200) as pages,
-        Exporter(pages.url, poll_interval="2s") as exporter,
+        Exporter(pages.url, poll_interval="1s") as exporter,
     ):
         exporter.wait_for("invent_up", 1)
         # The second poll has been idle; the scrapes have left the form that is asked for.
