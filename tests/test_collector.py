@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import generate_latest
 
 from invent_exporter.transport import ApiError
-from tests.proof.process import EPOCH, FakeClocks, Process, Settings
+from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper, samples
 from tests.proof.service import ORDERS, Run, Service, failing
@@ -523,6 +523,43 @@ def test_a_bug_ends_a_poll_and_not_the_loop(tmp_path: Path) -> None:
         assert desk.own("invent_up") == 1
 
     with_a_desk(tmp_path, story)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_kill_between_any_two_writes_changes_nothing(tmp_path: Path, order: str) -> None:
+    """At each statement, commit and publish of a poll and of a release (promise 1).
+
+    The scraper of the desk sees every body, across the kills, and says so when a counter falls.
+    """
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = order
+        desk.finished(6)
+        open_run = desk.pending()
+        await desk.poll()
+        expected = 0
+        for kill_at in range(1, 200):
+            desk.finished(4, "FAILED")
+            desk.finish(open_run)
+            open_run = desk.pending(workflow_id=f"wf-{kill_at % 3}")
+            expected += 5
+            steps = desk.process.steps
+            steps.kill_at = steps.passed + kill_at
+            try:
+                await desk.poll()
+            except KilledError:
+                desk.restart()
+            else:
+                break
+            await desk.poll()
+            await desk.poll()
+            assert desk.count == expected
+        assert kill_at > 10
+        assert desk.process.collector.up
+        assert desk.count == expected
+
+    # A mixed listing is walked whole each time: with small pages the end would run away.
+    with_a_desk(tmp_path, story, page_size=100 if order == "mixed" else 5)
 
 
 # -- looking back, vanishing
