@@ -539,6 +539,18 @@ class Machine(RuleBasedStateMachine):
             lookback_seconds=lookback,
         )
 
+    @rule(is_lost=st.sampled_from((True, False, False, False)))
+    def state_is_lost(self, *, is_lost: bool) -> None:
+        """Lose the ledger: a new first contact, a clean reset to 0, no burst."""
+        if not is_lost:
+            return
+        self._kill()
+        for file in self.folder.iterdir():
+            file.unlink()
+        self.reference, self.scraper = Reference(), Scraper()
+        self.holds, self.most_workflows = [], 0
+        self.buckets_changed = False
+
     # -- the scraper
 
     @rule(kill_at=st.sampled_from((None, None, None, 1, 2, 3, 4, 5)))
