@@ -1,9 +1,16 @@
 """Any interleaving of what may happen ends in the truth (promises 1 to 4).
 
-Of the promises, each of these deliberate bugs turns this test red: counting a run again when it is
-read again; settling the rows of a walk that broke off; letting a poll stop at its first page;
-publishing a draft before its commit; releasing a newborn series before it was scraped at 0;
-forgetting the acknowledged generation; dropping a revision of usage.
+Each of these deliberate bugs turned this test red:
+
+1. Counts: counting a run again when it is read again; counting history; publishing a draft before
+   its commit; dropping a revision of usage; pruning open runs.
+2. Misses: settling the rows of a walk that broke off; stopping at the first page; not looking at
+   the lists of open runs, or not searching ALL for those that left them; taking an idle answer for
+   the whole while runs are open; not seeing that rows slipped by between two pages; a
+   reconciliation that ends after a page.
+3. First events: releasing a newborn series before it was scraped at 0, or before its hold was over;
+   taking an acknowledgement for the newest generation's; a release that is not stored; a late
+   series that is shown at once.
 """
 
 from __future__ import annotations
