@@ -17,7 +17,7 @@ from invent_exporter.api import RunsApi
 from invent_exporter.clocks import Clocks, SystemClocks
 from invent_exporter.collector import Collector, CollectorSettings
 from invent_exporter.config import ConfigError
-from invent_exporter.database import StateError, open_database
+from invent_exporter.database import StateError, StateGoneError, open_database
 from invent_exporter.exposition import Exposition
 from invent_exporter.ledger import Ledger
 from invent_exporter.listen import Server
@@ -111,7 +111,16 @@ class Exporter:
 
     async def in_ledger(self, call: Callable[[], _T]) -> _T:
         """Run a call in the ledger's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._ledger_thread, call)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._ledger_thread, self._call_ledger, call)
+
+    def _call_ledger(self, call: Callable[[], _T]) -> _T:
+        try:
+            return call()
+        except StateGoneError:
+            # The call has failed and changed nothing; the next one finds the file in its place.
+            self.ledger.database.put_back()
+            raise
 
     def other_org_ids(self, collector: Collector) -> frozenset[str]:
         """List the real ids of the other polled orgs."""

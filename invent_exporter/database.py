@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from contextlib import closing
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -143,6 +144,10 @@ class StateError(Exception):
     """The state can't be used; the text says which file, what is wrong and what to do."""
 
 
+class StateGoneError(OSError):
+    """The file that is open is no longer the one that the path names."""
+
+
 class Database:
     """One connection to the ledger's database, and the lock that keeps other processes out."""
 
@@ -151,6 +156,40 @@ class Database:
         self.engine = engine
         self.path = path
         self._lock = lock
+
+    def put_back(self) -> None:
+        """Put the open file back where its path is, after somebody removed or replaced it.
+
+        The open file holds all that was ever served, although no path leads to it. A file that
+        stands in its place now can only be older or another's: to go on from that one would take
+        numbers back under the eyes of every scraper, so it gives way. Until the copy is in place
+        every transaction fails, so nothing is served that the next start would not find. Whoever
+        wants to start from another file stops the process first.
+
+        Raises:
+            OSError: the copy could not be made; the open file stays in use.
+
+        """
+        if self.path is None:
+            return
+        copy = Path(f"{self.path}.copy")
+        copy.unlink(missing_ok=True)
+        try:
+            with closing(self.engine.raw_connection()) as pooled:
+                source = pooled.driver_connection
+                with closing(sqlite3.connect(copy)) as target:
+                    # Has no say in SQLAlchemy's typing: it is the connection that `_engine` made.
+                    cast("sqlite3.Connection", source).backup(target)
+            _sync(copy)
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path} can't be put back: {error}") from error
+        for leftover in ("-wal", "-shm"):
+            Path(f"{self.path}{leftover}").unlink(missing_ok=True)
+        copy.replace(self.path)
+        _sync(self.path.parent)
+        # The next connection opens the copy. SQLite sees that the old file has moved, and leaves
+        # what stands at its path alone.
+        self.engine.dispose()
 
     def size_bytes(self) -> int:
         """Size of the state file with its log, 0 for state in memory."""
@@ -275,8 +314,32 @@ def _quoted(path: Path) -> str:
     return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _identities(path: str) -> tuple[tuple[int, int] | None, ...]:
+    """Tell which files the path and its log are now; None for one that is missing."""
+    found: list[tuple[int, int] | None] = []
+    for name in (path, f"{path}-wal"):
+        try:
+            status = os.stat(name)  # noqa: PTH116 (twice for each transaction: no Path is made)
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino))
+    return tuple(found)
+
+
 def _engine(path: str) -> Engine:
+    opened: tuple[tuple[int, int] | None, ...] = ()
+
     def connect() -> sqlite3.Connection:
+        nonlocal opened
         connection = sqlite3.connect(
             path, timeout=5.0, isolation_level=None, check_same_thread=False
         )
@@ -284,16 +347,26 @@ def _engine(path: str) -> Engine:
         # FULL: what was served must have been on the disk, also after the power failed.
         for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")
+        # The first look opens the log, which from now on belongs to the file.
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        opened = _identities(path)
         return connection
 
     engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
+
+    def look(_connection: Connection) -> None:
+        """Refuse a transaction in a file that the next start would not find."""
+        if path != ":memory:" and _identities(path) != opened:
+            raise StateGoneError(f"{path} was removed or replaced while in use")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # The driver's own transactions start at the first write; a read before it would not be
         # part of the transaction.
+        look(connection)
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    event.listen(engine, "commit", look)
     return engine
 
 

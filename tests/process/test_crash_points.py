@@ -63,6 +63,7 @@ def _prepare(base: Path, simulator: SimulatorServer) -> float:
             "the first is counted", lambda now: now.total("invent_runs_finished_total") == 1
         )
         exporter.wait_for_polls()
+        (base / "served").write_text(exporter.get("/metrics").text)
         assert exporter.stop() == 0
     world.revise_usage(late, Usage(3.0, 1.0))
     world.finish_run(ends[0], "FAILED", usage=Usage(2.0, 0.5), error="x")
@@ -114,6 +115,8 @@ class _Lane:
         for file in self._base.glob("state.db*"):
             shutil.copy(file, self._folder)
         watcher = Watcher(str)
+        watcher.take((self._base / "served").read_text())
+        watcher.wrong.clear()  # those were not born here
         if kill_at:
             self._order(kill_at)
             status = self._answer()["status"]

@@ -1,0 +1,339 @@
+"""A real Prometheus scrapes the exporter for a while; then what it stored is held to the truth.
+
+`python -m tests.process.soak --seconds 1800 --report docs/soak-report.md` is the long form, with
+faults and kills; `test_prometheus` is the short one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import httpx
+
+from invent_exporter.simulator import Settings, SimulatorServer, Truth
+from tests.deploy.processes import free_port
+from tests.process.expected import DURABLE, differences, expected_of
+from tests.process.harness import Exporter, Labels, Samples, make_config, wait_for
+from tests.process.traffic import Trouble, faults, lively_world
+from tests.programs import require
+
+SCRAPE_SECONDS = 1.0
+_TARGET_LABELS = ("__name__", "instance", "job")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What Prometheus says of one series beside the truth."""
+
+    name: str
+    labels: Labels
+    truth: float
+    raw: float
+    increase: float
+    first: float
+    samples: int
+    stretch: float
+    """How much extrapolation may add at most, as a share."""
+
+    @property
+    def is_exact(self) -> bool:
+        """The raw increments sum up to the truth, from a 0 on."""
+        return self.first == 0 and math.isclose(self.raw, self.truth, rel_tol=1e-9, abs_tol=1e-6)
+
+    @property
+    def is_explained(self) -> bool:
+        """`increase()` is the truth, or more by what extrapolation adds."""
+        slack = 1e-6 + self.truth * 1e-9
+        return self.truth - slack <= self.increase <= self.truth * (1 + self.stretch) + slack
+
+
+@dataclass
+class Result:
+    """The outcome of one soak."""
+
+    seconds: float
+    seed: int
+    lines: list[Line] = field(default_factory=list)
+    kills: int = 0
+    requests: int = 0
+    faulty: int = 0
+    vanished: int = 0
+    revised: int = 0
+    unreadable: int = 0
+    runs: int = 0
+
+    @property
+    def wrong(self) -> list[Line]:
+        """The series for which something does not add up."""
+        return [line for line in self.lines if not (line.is_exact and line.is_explained)]
+
+
+def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
+    """Run it: traffic for so long, with faults and kills when `is_sick`."""
+    result = Result(seconds, seed)
+    world = lively_world(seed)
+    settings = Settings(rate_limit_per_minute=None)
+    port = free_port()
+    with SimulatorServer(world, settings=settings) as simulator:
+        config = make_config(
+            simulator.url,
+            folder,
+            api={"timeout": "2s"},
+            metrics={"newborn_hold": "3s"},
+            poll_interval="500ms",
+            reconcile_interval="5s" if is_sick else "15m",
+        )
+        address = f"--web.listen-address=127.0.0.1:{port}"
+        trouble = Trouble(simulator, seed)
+        with Exporter(folder, config, arguments=(address,)) as exporter:
+            exporter.wait_until_up()
+            with _prometheus(folder, port) as prometheus:
+                wait_for("a first scrape", lambda: prometheus.query("invent_up"))
+                begun = time.time()
+                since = begun - 0.002
+                world.automatic = True
+                if is_sick:
+                    simulator.add_faults(*faults())
+                _live(result, exporter, trouble, Random(seed), is_sick=is_sick)
+                trouble.end()
+                simulator.faults.clear()
+                _settle(exporter, simulator, since)
+                truth = world.truth(since)
+                expected = expected_of(truth)
+                wait_for("the last values are stored", lambda: prometheus.holds(expected))
+                window = math.ceil(time.time() - begun) + 30
+                result.lines = list(_compare(prometheus, truth, window))
+        requests = simulator.requests
+        result.requests = len(requests)
+        result.faulty = sum(request.fault is not None for request in requests)
+        result.vanished, result.revised = trouble.removed, trouble.revised
+        result.unreadable = trouble.spoiled
+        result.runs = sum(group.submitted for group in truth.submitted)
+    return result
+
+
+def _live(
+    result: Result, exporter: Exporter, trouble: Trouble, random: Random, *, is_sick: bool
+) -> None:
+    ends = time.monotonic() + result.seconds
+    next_kill = time.monotonic() + random.uniform(10, 40)
+    while time.monotonic() < ends:
+        time.sleep(0.5)
+        if not is_sick:
+            continue
+        trouble.polled(exporter.try_to_scrape())
+        trouble.make()
+        if time.monotonic() > next_kill:
+            exporter.kill()
+            exporter.start()
+            result.kills += 1
+            next_kill = time.monotonic() + random.uniform(10, 40)
+
+
+def _settle(exporter: Exporter, simulator: SimulatorServer, since: float) -> None:
+    exporter.wait_for(
+        "the exporter is exact",
+        lambda samples: not differences(samples, simulator.world.truth(since)),
+    )
+
+
+def _compare(prometheus: _Prometheus, truth: Truth, window: int) -> Iterator[Line]:
+    expected = expected_of(truth)
+    for name in DURABLE:
+        increases = prometheus.samples(f"increase({name}[{window}s])", name)
+        for labels, points in prometheus.points(name, window).items():
+            values = [value for _, value in points]
+            steps = zip(values, values[1:], strict=False)
+            # As Prometheus takes it: a value that falls begins anew from 0.
+            raw = sum(after - before if after >= before else after for before, after in steps)
+            covered = points[-1][0] - points[0][0]
+            # It extends to each side by no more than 1.1 mean intervals.
+            stretch = 2.2 * (covered / (len(points) - 1)) / covered if covered else math.inf
+            yield Line(
+                name,
+                labels,
+                expected.get((name, labels), 0.0),
+                raw,
+                increases.get((name, labels), 0.0),
+                values[0] if (name, labels) in expected else 0.0,
+                len(points),
+                stretch,
+            )
+    seen = {(name, labels) for name in DURABLE for labels in prometheus.points(name, window)}
+    for name, labels in expected:
+        if name in DURABLE and (name, labels) not in seen:
+            yield Line(name, labels, expected[name, labels], 0.0, 0.0, 0.0, 0, 0.0)
+
+
+class _Prometheus:
+    """The queries that are asked."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._client = httpx.Client(trust_env=False, timeout=120)
+
+    def query(self, query: str) -> list[dict[str, object]]:
+        """Ask for an instant vector, or a range of raw samples."""
+        answer = self._client.post(f"{self.url}/api/v1/query", data={"query": query})
+        assert answer.is_success, answer.text
+        found: list[dict[str, object]] = answer.json()["data"]["result"]
+        return found
+
+    def samples(self, query: str, name: str) -> Samples:
+        """Return an instant vector as samples."""
+        samples = Samples()
+        for series in self.query(query):
+            value = series["value"]
+            assert isinstance(value, list)
+            samples[name, _labels(series)] = float(value[1])
+        return samples
+
+    def points(self, name: str, window: int) -> dict[Labels, list[tuple[float, float]]]:
+        """Return all raw samples of a metric."""
+        points = {}
+        for series in self.query(f"{name}[{window}s]"):
+            values = series["values"]
+            assert isinstance(values, list)
+            points[_labels(series)] = [(float(at), float(value)) for at, value in values]
+        return points
+
+    def holds(self, expected: dict[tuple[str, Labels], float]) -> bool:
+        """Tell whether the newest stored values are the expected ones."""
+        return all(
+            math.isclose(stored.get((name, labels), -1.0), value, rel_tol=1e-9, abs_tol=1e-6)
+            for name in DURABLE
+            for stored in [self.samples(name, name)]
+            for (wanted, labels), value in expected.items()
+            if wanted == name
+        )
+
+
+def _labels(series: dict[str, object]) -> Labels:
+    metric = series["metric"]
+    assert isinstance(metric, dict)
+    return frozenset((key, value) for key, value in metric.items() if key not in _TARGET_LABELS)
+
+
+@contextmanager
+def _prometheus(folder: Path, exporter_port: int) -> Iterator[_Prometheus]:
+    """Run a real one that scrapes once a second."""
+    program = require("prometheus")
+    config = {
+        "global": {"scrape_interval": f"{SCRAPE_SECONDS:g}s"},
+        "scrape_configs": [
+            {
+                "job_name": "invent-exporter",
+                "static_configs": [{"targets": [f"127.0.0.1:{exporter_port}"]}],
+            }
+        ],
+    }
+    (folder / "prometheus.yml").write_text(json.dumps(config))
+    port = free_port()
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={folder}/prometheus.yml",
+                f"--storage.tsdb.path={folder}/tsdb",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    prometheus = _Prometheus(port)
+
+    def is_ready() -> bool:
+        assert process.poll() is None, (folder / "prometheus.log").read_text()[-2000:]
+        try:
+            return httpx.get(f"{prometheus.url}/-/ready", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_for("Prometheus is ready", is_ready)
+        yield prometheus
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def report(result: Result) -> str:
+    """Write the result down as Markdown."""
+    exact = sum(line.is_exact for line in result.lines)
+    explained = sum(line.is_explained for line in result.lines)
+    moved = [line for line in result.lines if line.truth]
+    worst = max((line.increase / line.truth - 1 for line in moved), default=0.0)
+    rows = [
+        f"| `{line.name}` | {_shown(line.labels)} | {line.truth:.6g} | {line.raw:.6g} "
+        f"| {line.increase:.6g} | {'yes' if line.is_exact else '**no**'} "
+        f"| {'yes' if line.is_explained else '**no**'} |"
+        for line in moved
+        if not line.name.endswith("_bucket")
+    ]
+    version = subprocess.run(
+        [require("prometheus"), "--version"], capture_output=True, check=True, text=True
+    )
+    name = (version.stdout or version.stderr).splitlines()[0].split(" (")[0]
+    return "\n".join(
+        [
+            "# Soak with a real Prometheus",
+            "",
+            f"`make soak-prometheus SECONDS={result.seconds:g} SEED={result.seed}`, "
+            f"{time.strftime('%Y-%m-%d', time.gmtime())}, {os.cpu_count()} cores, "
+            f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Python "
+            f"{platform.python_version()}, {name}, scraping every {SCRAPE_SECONDS:g} s.",
+            "",
+            f"{result.runs} runs in {result.seconds:g} s of traffic; the exporter was killed "
+            f"{result.kills} times (SIGKILL); {result.faulty} of {result.requests} requests met a "
+            f"fault; {result.vanished} runs vanished, {result.revised} revisions of usage, "
+            f"{result.unreadable} runs unreadable for a while.",
+            "",
+            f"{len(result.lines)} series compared. Sum of raw increments equal to the truth: "
+            f"{exact}. `increase()` over the whole time within what extrapolation explains: "
+            f"{explained}. It was above the truth by at most {worst:.4%}.",
+            "",
+            "The series that moved, without histogram buckets (they are compared too):",
+            "",
+            "| series | labels | truth | raw increments | `increase()` | exact | explained |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _shown(labels: Labels) -> str:
+    return ", ".join(value for name, value in sorted(labels) if name != "org_id")
+
+
+def main() -> int:
+    """Run the long form; return 1 when something does not add up."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1800.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", type=Path)
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = soak(Path(folder), seconds=flags.seconds, seed=flags.seed, is_sick=True)
+    text = report(result)
+    if flags.report:
+        flags.report.write_text(text)
+    print(text)  # noqa: T201 - what it was asked for
+    return 1 if result.wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
