@@ -133,6 +133,8 @@ class Page:
             row = known.get(run.id)
             if row is None:
                 if self._is_below_floor(run):
+                    # Not kept, but it may be all that says which org `c` is.
+                    self._vote(run)
                     continue
                 foreign = run.org_id in self._other_org_ids or run.id in elsewhere
                 known[run.id] = self._meet(connection, run, owned=not foreign)

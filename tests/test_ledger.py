@@ -563,6 +563,15 @@ def test_the_org_of_c_is_known_by_its_votes_and_remembered(tmp_path: Path) -> No
     book.close()
 
 
+def test_runs_from_before_the_floor_say_which_org_c_is(tmp_path: Path) -> None:
+    """An org that slept for longer than `lookback` has no others."""
+    book = Book(tmp_path / "c.db", org_id="c", contact=False)
+    book.contact(run("old", created=-2 * DAY, started=-2 * DAY, ended=-2 * DAY))
+    assert book.numbers.org_id_votes == {"org-1": 1}
+    assert book.org.workflows == {}
+    book.close()
+
+
 def test_c_goes_on_with_the_ledger_that_its_id_had_before(tmp_path: Path) -> None:
     """The configuration may name an org by its id first, and as `c` later."""
     book = Book(tmp_path / "c.db")
