@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak drill bench check format clean
+.PHONY: help demo test soak soak-prometheus drill bench check format clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## a simulated Invent API and the exporter on it, no account needed
 	$(BIN)/python exporter.py demo
@@ -20,6 +20,9 @@ test: $(VENV)/.dev ## all tests, or some: make test ARGS="-k ledger"
 
 soak: $(VENV)/.dev ## sequences of the state machine until one fails: make soak ARGS="--seconds 3600"
 	$(BIN)/python -m tests.soak $(ARGS)
+
+soak-prometheus: $(VENV)/.dev ## a real Prometheus, faults and kills for 30 minutes: what it stored and the truth
+	$(BIN)/python -m tests.process.soak --report docs/soak-report.md $(ARGS)
 
 drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which alert comes when
 	$(BIN)/python -m drill --report docs/drill-report.md $(ARGS)

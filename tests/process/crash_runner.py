@@ -28,9 +28,6 @@ import sqlalchemy
 from sqlalchemy import event
 
 # What `serve` imports, so that a child need not.
-import invent_exporter.app
-import invent_exporter.listen
-import invent_exporter.server
 from invent_exporter import cli
 from invent_exporter.exposition import Exposition, View
 
@@ -77,7 +74,7 @@ def _hook(points: _Points) -> None:
         do_commit(self, connection)
         points.pass_by("after COMMIT")
 
-    dialect.do_commit = commit_between  # type: ignore[method-assign]
+    dialect.do_commit = commit_between  # type: ignore[assignment]
     publish = Exposition.publish
 
     async def publish_between(self: Exposition, changes: Mapping[Hashable, View | None]) -> int:
@@ -100,15 +97,20 @@ def _run_child(order: dict[str, Any]) -> None:
     os._exit(cli.main(order["argv"]))
 
 
+def _answer(**line: int) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Run a child for each order."""
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
             _run_child(json.loads(line))
-        print(json.dumps({"pid": child}), flush=True)
+        _answer(pid=child)
         _, status = os.waitpid(child, 0)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
+        _answer(status=os.waitstatus_to_exitcode(status))
 
 
 if __name__ == "__main__":

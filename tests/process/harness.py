@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -60,7 +61,11 @@ class Samples(dict[tuple[str, Labels], float]):
 
 def parse(text: str, *, openmetrics: bool = False) -> Samples:
     """Parse an exposition with prometheus-client's own parsers."""
-    families = parse_openmetrics(text) if openmetrics else parse_text(text)
+    families = (
+        parse_openmetrics(text)  # type: ignore[no-untyped-call]
+        if openmetrics
+        else parse_text(text)
+    )
     samples = Samples()
     for family in families:
         for sample in family.samples:
@@ -247,9 +252,13 @@ class Exporter:
             before = samples.find(_LAST_SUCCESS, org_id=org_id)
             samples = self.wait_for(
                 "another complete poll",
-                lambda now, before=before: now.find(_LAST_SUCCESS, org_id=org_id) not in (None, before),
+                partial(_has_moved, _LAST_SUCCESS, org_id, before),
             )
         return samples
+
+
+def _has_moved(name: str, org_id: str, before: float | None, samples: Samples) -> bool:
+    return samples.find(name, org_id=org_id) not in (None, before)
 
 
 def clean_environment() -> dict[str, str]:

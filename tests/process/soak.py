@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -155,7 +156,7 @@ def _compare(prometheus: _Prometheus, truth: Truth, window: int) -> Iterator[Lin
         increases = prometheus.samples(f"increase({name}[{window}s])", name)
         for labels, points in prometheus.points(name, window).items():
             values = [value for _, value in points]
-            steps = zip(values, values[1:], strict=False)
+            steps = pairwise(values)
             # As Prometheus takes it: a value that falls begins anew from 0.
             raw = sum(after - before if after >= before else after for before, after in steps)
             covered = points[-1][0] - points[0][0]
@@ -183,6 +184,10 @@ class _Prometheus:
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self._client = httpx.Client(trust_env=False, timeout=120)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
 
     def query(self, query: str) -> list[dict[str, object]]:
         """Ask for an instant vector, or a range of raw samples."""
@@ -266,6 +271,7 @@ def _prometheus(folder: Path, exporter_port: int) -> Iterator[_Prometheus]:
         wait_for("Prometheus is ready", is_ready)
         yield prometheus
     finally:
+        prometheus.close()
         process.terminate()
         process.wait(60)
 
@@ -291,19 +297,25 @@ def report(result: Result) -> str:
         [
             "# Soak with a real Prometheus",
             "",
-            f"`make soak-prometheus SECONDS={result.seconds:g} SEED={result.seed}`, "
-            f"{time.strftime('%Y-%m-%d', time.gmtime())}, {os.cpu_count()} cores, "
-            f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Python "
-            f"{platform.python_version()}, {name}, scraping every {SCRAPE_SECONDS:g} s.",
+            (
+                f'`make soak-prometheus ARGS="--seconds {result.seconds:g} --seed {result.seed}"`, '
+                f"{time.strftime('%Y-%m-%d', time.gmtime())}, {os.cpu_count()} cores, "
+                f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Python "
+                f"{platform.python_version()}, {name}, scraping every {SCRAPE_SECONDS:g} s."
+            ),
             "",
-            f"{result.runs} runs in {result.seconds:g} s of traffic; the exporter was killed "
-            f"{result.kills} times (SIGKILL); {result.faulty} of {result.requests} requests met a "
-            f"fault; {result.vanished} runs vanished, {result.revised} revisions of usage, "
-            f"{result.unreadable} runs unreadable for a while.",
+            (
+                f"{result.runs} runs in {result.seconds:g} s of traffic; the exporter was killed "
+                f"{result.kills} times (SIGKILL); {result.faulty} of {result.requests} requests met "
+                f"a fault; {result.vanished} runs vanished, {result.revised} revisions of usage, "
+                f"{result.unreadable} runs unreadable for a while."
+            ),
             "",
-            f"{len(result.lines)} series compared. Sum of raw increments equal to the truth: "
-            f"{exact}. `increase()` over the whole time within what extrapolation explains: "
-            f"{explained}. It was above the truth by at most {worst:.4%}.",
+            (
+                f"{len(result.lines)} series compared. Sum of raw increments equal to the truth: "
+                f"{exact}. `increase()` over the whole time within what extrapolation explains: "
+                f"{explained}. It was above the truth by at most {worst:.4%}."
+            ),
             "",
             "The series that moved, without histogram buckets (they are compared too):",
             "",

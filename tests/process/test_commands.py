@@ -9,14 +9,12 @@ import socket
 import sqlite3
 from pathlib import Path
 
-import httpx
 import pytest
 
 from invent_exporter import __version__
 from invent_exporter.simulator import Fault
 from tests.process.harness import (
     Exporter,
-    clean_environment,
     make_config,
     run_command,
     wait_for,
@@ -222,9 +220,7 @@ def test_busy_port_is_named(tmp_path: Path) -> None:
     """A port that another process listens on ends the start, with the address; exit status 1."""
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
-        line = _refused(
-            tmp_path, tmp_path / "state.db", f"--web.listen-address=127.0.0.1:{port}"
-        )
+        line = _refused(tmp_path, tmp_path / "state.db", f"--web.listen-address=127.0.0.1:{port}")
     assert str(port) in line
     assert "in use" in line
 
@@ -334,7 +330,8 @@ def test_signal_ends_it_with_a_poll_in_flight(tmp_path: Path, number: int) -> No
             world.add_run(status="FAILED")
             exporter.start()
             exporter.wait_for(
-                "the second counts", lambda samples: samples.total("invent_runs_finished_total") == 2
+                "the second counts",
+                lambda samples: samples.total("invent_runs_finished_total") == 2,
             )
 
 
@@ -357,7 +354,10 @@ def test_simulate_and_demo_end_by_signal(tmp_path: Path) -> None:
         tmp_path,
         None,
         command="demo",
-        arguments=("--simulator.listen-address=127.0.0.1:0", f"--web.listen-address=127.0.0.1:{port}"),
+        arguments=(
+            "--simulator.listen-address=127.0.0.1:0",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ),
     )
     with exporter:
         samples = exporter.wait_for(

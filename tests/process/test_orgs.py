@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ from tests.process.traffic import KEY, quiet_api
 
 def _finished(samples: Samples, org_id: str) -> float:
     return samples.total("invent_runs_finished_total", org_id=org_id)
+
+
+def _has_finished(org_id: str, runs: int, samples: Samples) -> bool:
+    return _finished(samples, org_id) == runs
 
 
 # -- one sick org among others
@@ -89,22 +94,24 @@ def test_a_sick_org_leaves_the_others_alone(tmp_path: Path) -> None:
 def test_one_org_configured_twice_is_polled_once(tmp_path: Path, ids: tuple[str, str]) -> None:
     """`c` and its real id: the later entry is dropped with a warning, and nothing counts twice."""
     orgs = [{"id": org} for org in ids]
-    with quiet_api() as simulator:
-        with Exporter(tmp_path, make_config(simulator.url, tmp_path, orgs=orgs)) as exporter:
-            exporter.wait_until_up()
-            wait_for("the warning", lambda: "configured twice" in exporter.log)
-            simulator.world.add_run(status="FAILED")
-            exporter.wait_for("it counts", lambda now: _finished(now, "org-main") > 0)
-            samples = exporter.wait_for_polls()
-            assert _finished(samples, "org-main") == 1
-            assert {dict(labels)["org_id"] for _, labels in samples if "org_id" in dict(labels)} == {
-                "org-main"
-            }
-            assert exporter.log.count("configured twice") == 1
-            assert f"entry={ids[1]}" in exporter.log
-            exporter.kill()
-            exporter.start()
-            assert _finished(exporter.wait_until_up(), "org-main") == 1
+    with (
+        quiet_api() as simulator,
+        Exporter(tmp_path, make_config(simulator.url, tmp_path, orgs=orgs)) as exporter,
+    ):
+        exporter.wait_until_up()
+        wait_for("the warning", lambda: "configured twice" in exporter.log)
+        simulator.world.add_run(status="FAILED")
+        exporter.wait_for("it counts", lambda now: _finished(now, "org-main") > 0)
+        samples = exporter.wait_for_polls()
+        assert _finished(samples, "org-main") == 1
+        assert {dict(labels)["org_id"] for _, labels in samples if "org_id" in dict(labels)} == {
+            "org-main"
+        }
+        assert exporter.log.count("configured twice") == 1
+        assert f"entry={ids[1]}" in exporter.log
+        exporter.kill()
+        exporter.start()
+        assert _finished(exporter.wait_until_up(), "org-main") == 1
 
 
 # -- an API that is down
@@ -114,9 +121,7 @@ def test_health_does_not_hang_on_the_api(tmp_path: Path) -> None:
     """Alive and, after the first attempt, ready with nobody there; then it finds its way."""
     with quiet_api() as simulator:
         port = int(simulator.url.rpartition(":")[2])
-    with Exporter(
-        tmp_path, make_config(f"http://127.0.0.1:{port}", tmp_path)
-    ) as exporter:
+    with Exporter(tmp_path, make_config(f"http://127.0.0.1:{port}", tmp_path)) as exporter:
         assert exporter.get("/-/healthy").status_code == 200
         assert exporter.get("/metrics").status_code == 200
         wait_for("ready", lambda: exporter.get("/-/ready").status_code == 200)
@@ -150,7 +155,7 @@ class _Elsewhere(http.server.BaseHTTPRequestHandler):
 
     heard: list[str]
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that the base class calls
+    def do_GET(self) -> None:
         """Note the request."""
         self.heard.append(f"{self.path} {self.headers}")
         self.send_response(200)
@@ -206,7 +211,7 @@ def test_secrets_stay_secret(tmp_path: Path) -> None:
             exporter.wait_until_up("org-other")
             for org, key in (("org-main", keys[0]), ("org-other", keys[1])):
                 world.add_run(org_id=org, status="FAILED", error=f"sent Bearer {key} to x")
-                exporter.wait_for("it counts", lambda now, org=org: _finished(now, org) == 1)
+                exporter.wait_for("it counts", partial(_has_finished, org, 1))
             simulator.add_faults(
                 Fault(kind="redirect", location=f"http://x.invalid/{keys[0]}", count=5),
                 Fault(kind="status", status=401, count=5),
@@ -227,10 +232,7 @@ def test_secrets_stay_secret(tmp_path: Path) -> None:
                 exporter.get("/nowhere").text,
                 (process / "cmdline").read_text(),
                 (process / "comm").read_text(),
-                *(
-                    file.read_bytes().decode("latin-1")
-                    for file in tmp_path.glob("state.db*")
-                ),
+                *(file.read_bytes().decode("latin-1") for file in tmp_path.glob("state.db*")),
             ]
             assert exporter.stop() == 0
         config_file = f"--config.file={exporter.config_file}"
@@ -258,7 +260,9 @@ def test_a_key_file_is_read_again(tmp_path: Path) -> None:
             key.write_text(KEY)
             exporter.wait_until_up()
             key.unlink()
-            exporter.wait_for("it is missed", lambda now: now.find("invent_up", org_id="org-main") == 0)
+            exporter.wait_for(
+                "it is missed", lambda now: now.find("invent_up", org_id="org-main") == 0
+            )
             key.write_text(KEY)
             exporter.wait_until_up()
 
@@ -347,9 +351,7 @@ def test_hidden_runs_are_recovered(tmp_path: Path, order: Order) -> None:
                 for run_id, run in zip(hidden, gone, strict=True):
                     world.show_run(run_id)
                     world.remove_run(run.id)
-            samples = exporter.wait_for(
-                "all count", lambda now: _finished(now, "org-main") == 155
-            )
+            samples = exporter.wait_for("all count", lambda now: _finished(now, "org-main") == 155)
             failed = samples.total("invent_runs_finished_total", status="FAILED")
             assert failed == 5
             recovered = samples.total("invent_runs_recovered_total", org_id="org-main")

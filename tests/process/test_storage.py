@@ -156,21 +156,6 @@ def test_disk_full_recovers_without_a_restart(tmp_path: Path) -> None:
         case.wait_until_exact()
 
 
-def test_disk_read_only(tmp_path: Path) -> None:
-    """A disk that turns read-only, and back."""
-    with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
-        # Open files keep a real disk from it; a forced read-only is what an error of it brings.
-        done = subprocess.run(
-            ["mount", "-o", "remount,ro", disk], capture_output=True, check=False, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"files open for writing keep the disk writable: {done.stderr.strip()}")
-        case.happen()
-        case.wait_for_storage_errors()
-        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-        case.wait_until_exact()
-
-
 def test_database_locked(tmp_path: Path) -> None:
     """Another connection holds the write lock for longer than the exporter waits."""
     with _case(tmp_path, tmp_path) as case:
@@ -194,9 +179,10 @@ def test_state_file_taken_away(tmp_path: Path, replaced: bool) -> None:  # noqa:
         old = tmp_path / "old"
         old.mkdir()
         if replaced:
-            with closing(sqlite3.connect(state)) as source, closing(
-                sqlite3.connect(old / "state.db")
-            ) as copy:
+            with (
+                closing(sqlite3.connect(state)) as source,
+                closing(sqlite3.connect(old / "state.db")) as copy,
+            ):
                 source.backup(copy)
         case.happen()
         case.wait_until_exact()
@@ -215,36 +201,44 @@ def test_state_file_taken_away(tmp_path: Path, replaced: bool) -> None:  # noqa:
         case.wait_until_exact()
 
 
-_BROKEN_FSYNC = r"""
+_FAULTY_DISK = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-static int broken(void) {
-    const char *flag = getenv("BROKEN_FSYNC");
-    if (flag && access(flag, F_OK) == 0) { errno = EIO; return 1; }
-    return 0;
+static int is_broken(const char *what, int error) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/broken-%s", getenv("FAULTY_DISK"), what);
+    if (access(path, F_OK)) return 0;
+    errno = error;
+    return 1;
 }
-int fsync(int fd) {
-    int (*real)(int) = dlsym(RTLD_NEXT, "fsync");
-    return broken() ? -1 : real(fd);
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+int fsync(int fd) { return is_broken("fsync", EIO) ? -1 : REAL(fsync)(fd); }
+int fdatasync(int fd) { return is_broken("fsync", EIO) ? -1 : REAL(fdatasync)(fd); }
+ssize_t pwrite(int fd, const void *data, size_t size, off_t at) {
+    return is_broken("write", EROFS) ? -1 : REAL(pwrite)(fd, data, size, at);
 }
-int fdatasync(int fd) {
-    int (*real)(int) = dlsym(RTLD_NEXT, "fdatasync");
-    return broken() ? -1 : real(fd);
+ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
+    return is_broken("write", EROFS) ? -1 : REAL(pwrite64)(fd, data, size, at);
 }
 """
 
 
-def test_fsync_fails(tmp_path: Path) -> None:
-    """A disk that takes bytes but can't promise to keep them: nothing of it is served."""
+@pytest.mark.parametrize("what", ["fsync", "write"])
+def test_disk_fails(tmp_path: Path, what: str) -> None:
+    """A disk that can't promise to keep what it took, and one that turned read-only after errors.
+
+    Both are what the kernel then says to SQLite's calls. Nothing that they concern is served.
+    """
     compiler = require("cc")
-    source, library = tmp_path / "fsync.c", tmp_path / "fsync.so"
-    source.write_text(_BROKEN_FSYNC)
+    source, library = tmp_path / "disk.c", tmp_path / "disk.so"
+    source.write_text(_FAULTY_DISK)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    flag = tmp_path / "broken"
-    environment = {"LD_PRELOAD": os.fspath(library), "BROKEN_FSYNC": os.fspath(flag)}
+    flag = tmp_path / f"broken-{what}"
+    environment = {"LD_PRELOAD": os.fspath(library), "FAULTY_DISK": os.fspath(tmp_path)}
     with _case(tmp_path, tmp_path, environment) as case:
         flag.touch()
         case.happen()

@@ -30,9 +30,7 @@ _SPOILS: Final[tuple[SpoilKind, ...]] = (
 )
 
 
-def quiet_api(
-    order: Order = "created", *, count: bool = True, port: int = 0
-) -> SimulatorServer:
+def quiet_api(order: Order = "created", *, count: bool = True, port: int = 0) -> SimulatorServer:
     """Prepare an API where nothing happens by itself, with one old run, so that `c` has a name."""
     settings = Settings(order=order, count=count, rate_limit_per_minute=None)
     simulator = SimulatorServer(settings=settings, port=port)

@@ -26,11 +26,13 @@ _PAUSE_SECONDS = 0.2
 class Watcher:
     """Scrapes from a thread, across restarts; `wrong` says what went back or was born above 0.
 
-    It reads lines, not families, to be quick; series are told apart by their text, which prometheus-
-    client writes the same each time.
+    It reads lines, not families, to be quick; series are told apart by their text, which is
+    written the same each time.
     """
 
-    def __init__(self, url: Callable[[], str], look: Callable[[str], str | None] | None = None) -> None:
+    def __init__(
+        self, url: Callable[[], str], look: Callable[[str], str | None] | None = None
+    ) -> None:
         """Scrape the address that `url` gives; `look` may find more that is wrong in a scrape."""
         self.wrong: list[str] = []
         self.scrapes = 0
