@@ -307,8 +307,8 @@ def report(result: Result) -> str:
             (
                 f"{result.runs} runs in {result.seconds:g} s of traffic; the exporter was killed "
                 f"{result.kills} times (SIGKILL); {result.faulty} of {result.requests} requests "
-                f"met a fault; {result.vanished} runs vanished, {result.revised} revisions of usage, "
-                f"{result.unreadable} runs unreadable for a while."
+                f"met a fault; {result.vanished} runs vanished, {result.revised} revisions of "
+                f"usage, {result.unreadable} runs unreadable for a while."
             ),
             "",
             (
