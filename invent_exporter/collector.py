@@ -4,6 +4,8 @@ A poll drives the scan's generator: what it asks for is read from the API, recor
 (one transaction for each page), and sent back as facts. What the poll learned is committed last.
 Whatever breaks a poll ends as a reason of the contract; the next poll begins from what was
 committed.
+
+Longer than most modules: the steps of one loop share the org's standing, which is its state.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 A state file that this program can't use (newer, damaged, another program's, held by another
 process) stops the start and is left as it is: it is looked at before anything is written.
 Every table carries the org, so that a database shared by several replicas can hold the same schema.
+
+Longer than most modules: what keeps one file from harm, from its first look to its being put back,
+belongs together.
 """
 
 from __future__ import annotations

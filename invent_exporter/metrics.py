@@ -3,6 +3,8 @@
 Families are made anew from a view (prometheus_client's direct instrumentation would keep a second
 copy of the state, which could differ from the ledger). A group of series that is not released yet
 is built at 0: promise 3 of the contract.
+
+Longer than most modules: a third of it is the list of the families.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Everything is drawn up as drafts, written in the caller's transaction, and put in place after the
 commit; on any error the drafts are dropped, and nothing has changed.
+
+Longer than most modules: what a run can be when it is met, and what each case adds, is one
+decision, and is read best in one place.
 """
 
 from __future__ import annotations
