@@ -129,6 +129,7 @@ class Trouble:
         self._world = simulator.world
         self._random = Random(f"{seed}:trouble")
         self._polls: list[float] = []
+        self.polls_to_know = 2
         self._reconciled = 0.0
         self._spoiled: list[str] = []
         self._ever_spoiled: set[str] = set()
@@ -180,12 +181,12 @@ class Trouble:
 
     def _is_known(self, run: TrueRun) -> bool:
         """Tell whether all there is to count of a run has been read."""
-        if len(self._polls) < 3 or run.id in self._ever_spoiled:
+        if len(self._polls) < self.polls_to_know or run.id in self._ever_spoiled:
             return False
         # The last complete poll began after the one before it had ended. One more, because in an
         # unlearned order a poll may miss a run that came in the moment in which another one went.
         updated_at = self._world.get_run(run.id).updated_at
-        is_read = updated_at < self._polls[-3]
+        is_read = updated_at < self._polls[-self.polls_to_know]
         # Usage that came after the end is found by a reconciliation when it lies deep.
         return is_read and (updated_at == run.ended_at or updated_at < self._reconciled)
 
