@@ -79,7 +79,7 @@ def _live_and_die(tmp_path: Path, order: Order, *, count: bool) -> None:
         # The test is only worth something when the trouble came.
         assert min(trouble.revised, trouble.spoiled) > 0
         assert trouble.removed > 0 or is_unlearned  # there polls are few between two kills
-        assert len(met) > 2
+        assert len(met) > 2 or not count  # without a count polls are few between two kills
 
 
 def _let_it_live(seconds: float, polls: int, exporter: Exporter, trouble: Trouble) -> None:
