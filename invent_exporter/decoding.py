@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from dataclasses import dataclass
 
 import msgspec
 
-from invent_exporter.model import Run
+from invent_exporter.model import MAX_CREDITS, Run
 from invent_exporter.transport import ApiError
 
 DIGEST_BYTES = 12
@@ -126,9 +125,9 @@ def _reason_against(run: Run) -> str | None:
         return "id"
     usage = run.usage
     if usage is not None and not (
-        math.isfinite(usage.total or 0.0) and math.isfinite(usage.ai_total or 0.0)
+        abs(usage.total or 0.0) <= MAX_CREDITS and abs(usage.ai_total or 0.0) <= MAX_CREDITS
     ):
-        return "usage"  # strict=False lets "nan" and "inf" in
+        return "usage"  # also "nan" and "inf", which strict=False lets in
     return None
 
 

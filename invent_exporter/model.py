@@ -7,7 +7,6 @@ epoch, so that no clock of ours enters a number.
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
@@ -54,6 +53,11 @@ INVALID_REASONS = (
     "other",
 )
 """Why a run was left out: its bytes, its size, its kind, or the field that can't be read."""
+
+
+MAX_CREDITS = 1e12
+"""Credits of one run above this are no credits: a few such sums reach infinity, which the ledger
+can't hold, and one swallows the fractions of all others."""
 
 
 class StepUsage(msgspec.Struct, frozen=True, gc=False):
@@ -241,6 +245,6 @@ def _read_steps(raw: msgspec.Raw) -> dict[str, float]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         total = decoded.total if isinstance(decoded, StepUsage) else decoded
-        if total is not None and math.isfinite(total) and total > 0:
+        if total is not None and 0 < total <= MAX_CREDITS:
             steps[step] = total
     return steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from invent_exporter.database import open_database
+from invent_exporter.decoding import decode_page
 from invent_exporter.ledger import Ledger
 from invent_exporter.model import Run
 from invent_exporter.numbers import Bounds, OrgNumbers, WorkflowNumbers
@@ -762,3 +765,32 @@ def test_the_newest_run_names_the_version_and_the_owner(book: Book) -> None:
     book.record(run("a", created=50.0, version=3.0, workflow_org_id="owner"))
     book.record(run("b", created=10.0, version=2.0, workflow_org_id="former"))
     assert (book.wf.version, book.wf.workflow_org_id) == ("3", "owner")
+
+
+# -- what a hostile API sends must not make the state unreadable
+
+
+@pytest.mark.parametrize(
+    ("usage_sent", "counted"),
+    [
+        ({"total": 1e308}, 0),
+        ({"total": 1, "ai_total": 1e308}, 0),
+        ({"total": -1e308}, 0),
+        ({"total": 2, "steps": {"odd": 1e308, "odd_object": {"total": 1e308}, "good": 2}}, 2),
+    ],
+)
+def test_credits_whose_sum_is_infinite_never_reach_the_state(
+    book: Book, usage_sent: object, counted: int
+) -> None:
+    """Infinity is not JSON: stored as null, it would be more than a later start could read."""
+    rows = [
+        {"id": f"r{i}", "status": "FAILED", "workflow_id": "wf", "usage": usage_sent}
+        for i in range(2)
+    ]
+    page = decode_page(json.dumps(rows).encode())
+    assert [invalid.reason for invalid in page.invalid] == ["usage"] * (2 - counted)
+    book.record(*page.runs, run("sound", credits_used=usage(1.0)))
+    book.reopen()
+    assert sum(book.wf.finished.values()) == counted + 1
+    assert math.isfinite(book.wf.run_credits.total)
+    assert set(book.wf.steps) <= {"good"}
