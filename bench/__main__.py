@@ -15,6 +15,7 @@ QUESTIONS = (
     "publish",
     "catch_up",
     "first_contact",
+    "freshness",
     "idle",
     "start",
     "ledger",
