@@ -224,7 +224,7 @@ def _web_place(flags: argparse.Namespace) -> tuple[str, int, str] | int:
     try:
         return host, port, check_telemetry_path(flags.telemetry_path)
     except ValueError as error:
-        return _fail(f"--web.telemetry-path: {error}", EXIT_USAGE)
+        return _fail(error, EXIT_USAGE)  # it names the flag
 
 
 def _run_serve(config: Config, secrets: Secrets, host: str, port: int, telemetry_path: str) -> int:
