@@ -238,8 +238,9 @@ async def serve(
     port: int,
     telemetry_path: str,
     revision: str = "",
+    outlives_hangup: bool = True,
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; a hang-up is only noted, unless it shall end the process too.
 
     Raises:
         ListenError: the address can't be listened on.
@@ -265,6 +266,8 @@ async def serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        if outlives_hangup:
+            loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
         async with Server(application, host, port) as server:
             log.info("listening", address=f"{host or '*'}:{server.port}", version=__version__)
             await exporter.run(stop)
@@ -272,3 +275,8 @@ async def serve(
     finally:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(exporter.close(), _STOP_SECONDS)
+
+
+def _refuse_reload() -> None:
+    """Go on: who sends SIGHUP wants the configuration to be read again, not an end."""
+    log.warning("SIGHUP: reloading is not supported yet; restart to read the configuration again")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -47,11 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.version:
         print(f"{PROGRAM}, version {__version__} (Python {sys.version.split()[0]})")
         return EXIT_OK
+    # Until a command listens for signals itself. As process 1 of a container it has to: there the
+    # kernel drops a signal that nobody waits for, and the container's stop would time out.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result: int = flags.run(flags)
     except KeyboardInterrupt:
-        return EXIT_OK
+        # 0 of `check` would say that every org has answered.
+        return _fail("interrupted") if flags.run is _check else EXIT_OK
     return result
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _parser() -> _Parser:
@@ -210,7 +219,7 @@ def _serve(flags: argparse.Namespace) -> int:
         print("ok")
         return EXIT_OK
     config, secrets = loaded
-    return _run_serve(config, secrets, *place)
+    return _run_serve(config, secrets, *place, outlives_hangup=True)
 
 
 def _web_place(flags: argparse.Namespace) -> tuple[str, int, str] | int:
@@ -227,7 +236,15 @@ def _web_place(flags: argparse.Namespace) -> tuple[str, int, str] | int:
         return _fail(error, EXIT_USAGE)  # it names the flag
 
 
-def _run_serve(config: Config, secrets: Secrets, host: str, port: int, telemetry_path: str) -> int:
+def _run_serve(
+    config: Config,
+    secrets: Secrets,
+    host: str,
+    port: int,
+    telemetry_path: str,
+    *,
+    outlives_hangup: bool,
+) -> int:
     import asyncio
 
     from invent_exporter.app import serve
@@ -243,6 +260,7 @@ def _run_serve(config: Config, secrets: Secrets, host: str, port: int, telemetry
                 port=port,
                 telemetry_path=telemetry_path,
                 revision=os.environ.get(_REVISION_VARIABLE, ""),
+                outlives_hangup=outlives_hangup,
             )
         )
     except (StateError, ListenError) as error:
@@ -291,7 +309,8 @@ def _demo(flags: argparse.Namespace) -> int:
         print(f"page for people        http://{shown}:{port}/")
         print(f"metrics                http://{shown}:{port}{telemetry_path}")
         print(f"simulated Invent API   {server.url}", flush=True)
-        return _run_serve(demo_config(server.url), secrets, host, port, telemetry_path)
+        # A demo ends with the terminal that it was started in.
+        return _run_serve(demo_config(server.url), secrets, *place, outlives_hangup=False)
 
 
 def _simulator_place(flags: argparse.Namespace) -> tuple[str, int] | int:

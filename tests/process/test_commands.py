@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,9 @@ import pytest
 from invent_exporter import __version__
 from invent_exporter.simulator import Fault
 from tests.process.harness import (
+    ROOT,
     Exporter,
+    clean_environment,
     make_config,
     run_command,
     wait_for,
@@ -344,6 +349,51 @@ def test_signal_ends_it_before_the_first_answer(tmp_path: Path) -> None:
             assert exporter.process is not None
             exporter.process.send_signal(signal.SIGTERM)
             assert exporter.process.wait(5) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("command", "status"), [("serve", 0), ("check", 1)])
+def test_signal_ends_it_before_it_has_begun(
+    tmp_path: Path, number: int, command: str, status: int
+) -> None:
+    """While it still reads its configuration: `serve` stops cleanly, `check` has asked nobody.
+
+    As process 1 of a container it would not even be ended by a SIGTERM that it does not expect.
+    """
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "exporter.py", command, f"--config.file={pipe}"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
+    )
+    try:
+        with pipe.open("wb"):  # it has opened the other end, and reads until this one is closed
+            process.send_signal(number)
+            _, said = process.communicate(timeout=5)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == status
+    assert b"Traceback" not in said
+
+
+def test_hangup_does_not_end_it(tmp_path: Path) -> None:
+    """SIGHUP, which asks for a reload elsewhere, is answered in the log; it goes on counting."""
+    with (
+        quiet_api() as simulator,
+        Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter,
+    ):
+        exporter.wait_until_up()
+        assert exporter.process is not None
+        exporter.process.send_signal(signal.SIGHUP)
+        wait_for("its words", lambda: "reloading is not supported yet" in exporter.log)
+        simulator.world.add_run(status="FAILED")
+        exporter.wait_for(
+            "it counts", lambda samples: samples.total("invent_runs_finished_total") == 1
+        )
+        assert exporter.stop() == 0
 
 
 def test_simulate_and_demo_end_by_signal(tmp_path: Path) -> None:
