@@ -34,6 +34,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 if TYPE_CHECKING:
@@ -238,9 +239,11 @@ def open_database(url: str) -> Database:
         if new:
             _create(database.engine)
         _check(database, path)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, SQLAlchemyError) as error:
         os.close(lock)
-        raise StateError(f"state.url: {path}: {error}; a writable file is expected") from error
+        # SQLAlchemy wraps what the driver raises; the one line keeps the driver's words.
+        cause = getattr(error, "orig", None) or error
+        raise StateError(f"state.url: {path}: {cause}; a writable file is expected") from error
     except StateError:
         os.close(lock)
         raise
