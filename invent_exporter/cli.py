@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from invent_exporter import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from invent_exporter.config import Config
     from invent_exporter.log import Secrets
@@ -219,7 +219,7 @@ def _serve(flags: argparse.Namespace) -> int:
         print("ok")
         return EXIT_OK
     config, secrets = loaded
-    return _run_serve(config, secrets, *place, outlives_hangup=True)
+    return _run_serve(config, secrets, *place)
 
 
 def _web_place(flags: argparse.Namespace) -> tuple[str, int, str] | int:
@@ -243,7 +243,8 @@ def _run_serve(
     port: int,
     telemetry_path: str,
     *,
-    outlives_hangup: bool,
+    outlives_hangup: bool = True,
+    on_listening: Callable[[int], None] = lambda _port: None,
 ) -> int:
     import asyncio
 
@@ -261,6 +262,7 @@ def _run_serve(
                 telemetry_path=telemetry_path,
                 revision=os.environ.get(_REVISION_VARIABLE, ""),
                 outlives_hangup=outlives_hangup,
+                on_listening=on_listening,
             )
         )
     except (StateError, ListenError) as error:
@@ -287,6 +289,7 @@ def _demo(flags: argparse.Namespace) -> int:
     if isinstance(simulator, int):
         return simulator
     from invent_exporter.demo import demo_config, start_simulator
+    from invent_exporter.listen import join_address
     from invent_exporter.log import Secrets, setup_logging
 
     secrets = Secrets()
@@ -305,12 +308,23 @@ def _demo(flags: argparse.Namespace) -> int:
             )
         except OSError as error:
             return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
-        shown = host or "localhost"
-        print(f"page for people        http://{shown}:{port}/")
-        print(f"metrics                http://{shown}:{port}{telemetry_path}")
-        print(f"simulated Invent API   {server.url}", flush=True)
-        # A demo ends with the terminal that it was started in.
-        return _run_serve(demo_config(server.url), secrets, *place, outlives_hangup=False)
+
+        def print_addresses(port: int) -> None:
+            is_anywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
+            address = join_address("localhost" if is_anywhere else host, port)
+            print(f"page for people        http://{address}/")
+            print(f"metrics                http://{address}{telemetry_path}")
+            print(f"simulated Invent API   {server.url}", flush=True)
+
+        return _run_serve(
+            demo_config(server.url),
+            secrets,
+            host,
+            port,
+            telemetry_path,
+            outlives_hangup=False,  # it ends with the terminal that it was started in
+            on_listening=print_addresses,
+        )
 
 
 def _simulator_place(flags: argparse.Namespace) -> tuple[str, int] | int:
