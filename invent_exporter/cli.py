@@ -177,11 +177,17 @@ def _add_simulator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-count", action="store_true", help="leave out pagination headers")
     parser.add_argument(
         "--rate-limit",
-        type=int,
+        type=_count,
         default=500,
         metavar="N",
         help="requests a minute for each client, 0 for no limit (default %(default)s)",
     )
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number: expected 0 or more")
+    return int(text)
 
 
 def _fail(message: object, status: int = EXIT_FAILED) -> int:
@@ -328,13 +334,19 @@ def _demo(flags: argparse.Namespace) -> int:
 
 
 def _simulator_place(flags: argparse.Namespace) -> tuple[str, int] | int:
+    from invent_exporter.config import is_loopback
     from invent_exporter.listen import parse_listen_address
 
     try:
         host, port = parse_listen_address(flags.simulator_address)
     except ValueError as error:
         return _fail(f"--simulator.listen-address: {error}", EXIT_USAGE)
-    return host or "127.0.0.1", port
+    host = host or "127.0.0.1"
+    if not is_loopback(host):
+        # Whoever reaches it may change what it answers, and the key to it is no secret.
+        message = f"--simulator.listen-address: {flags.simulator_address!r} is not of this machine"
+        return _fail(f"{message} alone; expected a loopback address", EXIT_USAGE)
+    return host, port
 
 
 def _simulate(flags: argparse.Namespace) -> int:

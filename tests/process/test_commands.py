@@ -82,7 +82,11 @@ def test_help_lists_commands_and_flags() -> None:
         (("check", "--config.file=/nowhere/config.yaml"), "/nowhere/config.yaml"),
         ((), "no API key"),
         (("simulate", "--order=random"), "--order"),
+        (("simulate", "--rate-limit=-1"), "expected 0 or more"),
+        (("simulate", "--rate-limit=many"), "expected 0 or more"),
         (("demo", "--simulator.listen-address=0"), "--simulator.listen-address"),
+        (("demo", "--simulator.listen-address=0.0.0.0:0"), "expected a loopback address"),
+        (("simulate", "--listen-address=[::]:0"), "expected a loopback address"),
     ],
 )
 def test_bad_flags_end_with_2_and_one_line(arguments: tuple[str, ...], said: str) -> None:
