@@ -172,6 +172,20 @@ def test_check_prints_what_each_org_answered(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file], "check needs no state"
 
 
+def test_check_shows_no_control_characters_and_no_key(tmp_path: Path) -> None:
+    """Whatever the API answers, the terminal is not told what to do, nor is the key shown."""
+    with quiet_api() as simulator:
+        run_id = simulator.world.add_run(status="COMPLETED")
+        simulator.world.set_fields(run_id, {"org_id": f"\x1b]0;title\x07{KEY}"})
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
+        done = run_command("check", f"--config.file={file}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "]0;title" in done.stdout
+        assert not {"\x1b", "\x07"} & set(done.stdout)
+        assert KEY not in done.stdout
+
+
 def test_check_of_an_api_that_is_down(tmp_path: Path) -> None:
     """Nobody listens: the table says so, and the exit status is 1."""
     with socket.create_server(("127.0.0.1", 0)) as server:
