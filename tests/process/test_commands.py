@@ -477,3 +477,17 @@ def test_telemetry_path_moves(tmp_path: Path) -> None:
             assert exporter.get("/m").status_code == 200
             assert exporter.get("/metrics").status_code == 404
             assert '"/m"' in exporter.get("/").text
+
+
+def test_page_shows_open_runs_of_all_origins_together(tmp_path: Path) -> None:
+    """One row for each workflow and status, with all its runs: none looks like a double."""
+    with quiet_api() as simulator:
+        for origin in ("WORKFLOW", "TRIGGER", "WEBHOOK"):
+            simulator.world.add_run(status="RUNNING", workflow_id="wf-x", origin=origin)
+        with Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter:
+            exporter.wait_for(
+                "all are open", lambda samples: samples.total("invent_runs_open") == 3
+            )
+            row = '<tr><td>wf-x</td><td>RUNNING</td><td class="n">'
+            assert exporter.get("/").text.count(row) == 1
+            assert f"{row}3</td>" in exporter.get("/").text
