@@ -119,7 +119,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "--config.file",
         dest="config_file",
         metavar="FILE",
-        type=Path,
+        type=_file,
         help="YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org",
     )
 
@@ -182,6 +182,12 @@ def _add_simulator(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="requests a minute for each client, 0 for no limit (default %(default)s)",
     )
+
+
+def _file(text: str) -> Path:
+    if not text:  # Path would take it for the working directory
+        raise argparse.ArgumentTypeError("the path is empty: expected the path of a YAML file")
+    return Path(text)
 
 
 def _count(text: str) -> int:

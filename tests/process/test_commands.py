@@ -80,6 +80,7 @@ def test_help_lists_commands_and_flags() -> None:
         (("backfill",), "not supported yet"),
         (("--config.file=/nowhere/config.yaml",), "/nowhere/config.yaml"),
         (("check", "--config.file=/nowhere/config.yaml"), "/nowhere/config.yaml"),
+        (("--config.file=",), "--config.file: the path is empty"),
         ((), "no API key"),
         (("simulate", "--order=random"), "--order"),
         (("simulate", "--rate-limit=-1"), "expected 0 or more"),
