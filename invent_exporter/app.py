@@ -20,7 +20,7 @@ from invent_exporter.config import ConfigError
 from invent_exporter.database import StateError, StateGoneError, open_database
 from invent_exporter.exposition import Exposition
 from invent_exporter.ledger import Ledger
-from invent_exporter.listen import Server
+from invent_exporter.listen import Server, join_address
 from invent_exporter.log import Secrets, get_logger
 from invent_exporter.numbers import Bounds
 from invent_exporter.overview import Overview
@@ -238,8 +238,12 @@ async def serve(
     port: int,
     telemetry_path: str,
     revision: str = "",
+    outlives_hangup: bool = True,
+    on_listening: Callable[[int], None] = lambda _port: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; a hang-up is only noted, unless it shall end the process too.
+
+    `on_listening` gets the port, which is the system's choice where 0 was asked for.
 
     Raises:
         ListenError: the address can't be listened on.
@@ -265,10 +269,20 @@ async def serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        if outlives_hangup:
+            loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
         async with Server(application, host, port) as server:
-            log.info("listening", address=f"{host or '*'}:{server.port}", version=__version__)
+            on_listening(server.port)
+            log.info(
+                "listening", address=join_address(host or "*", server.port), version=__version__
+            )
             await exporter.run(stop)
             log.info("stopping")
     finally:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(exporter.close(), _STOP_SECONDS)
+
+
+def _refuse_reload() -> None:
+    """Go on: who sends SIGHUP wants the configuration to be read again, not an end."""
+    log.warning("SIGHUP: reloading is not supported yet; restart to read the configuration again")

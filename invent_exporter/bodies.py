@@ -27,13 +27,14 @@ async def decoded(response: httpx.Response) -> AsyncIterator[bytes]:
         BadBodyError: it is not compressed as its header says.
 
     """
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    header = response.headers.get("content-encoding", "identity").strip()
+    encoding = header.lower()
     if encoding in ("", "identity"):
         async for piece in response.aiter_raw():  # as they come: at most 64 KiB
             yield piece
         return
     if encoding not in ("gzip", "x-gzip"):
-        raise BadBodyError(f"content-encoding {one_line(encoding)!r} was not asked for")
+        raise BadBodyError(f"content-encoding {header} was not asked for")
     gunzip = _Gunzip()
     try:
         async for compressed in response.aiter_raw():

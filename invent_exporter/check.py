@@ -48,7 +48,7 @@ async def check(config: Config, secrets: Secrets, stream: TextIO) -> bool:
     )
     api = RunsApi(transport, config.api.page_size)
     try:
-        found = [await _ask(api, org) for org in config.orgs]
+        found = [await _ask(api, org, secrets) for org in config.orgs]
     finally:
         await transport.aclose()
     table = Table("org", "answer", "runs", "runs name org", "newest run", "seconds", "problem")
@@ -57,10 +57,10 @@ async def check(config: Config, secrets: Secrets, stream: TextIO) -> bool:
             one.org,
             "ok" if one.answered else "failed",
             one.runs,
-            one.names_org,
+            _shown(one.names_org, secrets),
             one.newest,
             one.seconds,
-            secrets.redact(one.problem),
+            _shown(one.problem, secrets),
         )
     # A pipe gets the whole table, however wide.
     width = None if stream.isatty() else 200
@@ -68,10 +68,21 @@ async def check(config: Config, secrets: Secrets, stream: TextIO) -> bool:
     return all(one.answered for one in found)
 
 
-async def _ask(api: RunsApi, org: OrgConfig) -> Found:
+def _shown(text: str, secrets: Secrets) -> str:
+    """Make text of the API fit for a terminal, which obeys control characters."""
+    redacted = secrets.redact(text)
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in redacted)
+
+
+async def _ask(api: RunsApi, org: OrgConfig, secrets: Secrets) -> Found:
+    def read_key() -> str:
+        secret = org.key.read()
+        secrets.add(secret)
+        return secret
+
     began = time.monotonic()
     try:
-        chunk = await api.listing(org.id, org.key.read).read(0)
+        chunk = await api.listing(org.id, read_key).read(0)
     except ApiError as error:
         return Found(org.id, answered=False, problem=f"{error.reason}: {error.message}")
     runs = f"{len(chunk.runs)} on the first page"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from invent_exporter import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from invent_exporter.config import Config
     from invent_exporter.log import Secrets
@@ -47,11 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.version:
         print(f"{PROGRAM}, version {__version__} (Python {sys.version.split()[0]})")
         return EXIT_OK
+    # Until a command listens for signals itself. As process 1 of a container it has to: there the
+    # kernel drops a signal that nobody waits for, and the container's stop would time out.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result: int = flags.run(flags)
     except KeyboardInterrupt:
-        return EXIT_OK
+        # 0 of `check` would say that every org has answered.
+        return _fail("interrupted") if flags.run is _check else EXIT_OK
     return result
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _parser() -> _Parser:
@@ -110,7 +119,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         "--config.file",
         dest="config_file",
         metavar="FILE",
-        type=Path,
+        type=_file,
         help="YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org",
     )
 
@@ -168,11 +177,23 @@ def _add_simulator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-count", action="store_true", help="leave out pagination headers")
     parser.add_argument(
         "--rate-limit",
-        type=int,
+        type=_count,
         default=500,
         metavar="N",
         help="requests a minute for each client, 0 for no limit (default %(default)s)",
     )
+
+
+def _file(text: str) -> Path:
+    if not text:  # Path would take it for the working directory
+        raise argparse.ArgumentTypeError("the path is empty: expected the path of a YAML file")
+    return Path(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number: expected 0 or more")
+    return int(text)
 
 
 def _fail(message: object, status: int = EXIT_FAILED) -> int:
@@ -224,10 +245,19 @@ def _web_place(flags: argparse.Namespace) -> tuple[str, int, str] | int:
     try:
         return host, port, check_telemetry_path(flags.telemetry_path)
     except ValueError as error:
-        return _fail(f"--web.telemetry-path: {error}", EXIT_USAGE)
+        return _fail(error, EXIT_USAGE)  # it names the flag
 
 
-def _run_serve(config: Config, secrets: Secrets, host: str, port: int, telemetry_path: str) -> int:
+def _run_serve(
+    config: Config,
+    secrets: Secrets,
+    host: str,
+    port: int,
+    telemetry_path: str,
+    *,
+    outlives_hangup: bool = True,
+    on_listening: Callable[[int], None] = lambda _port: None,
+) -> int:
     import asyncio
 
     from invent_exporter.app import serve
@@ -243,6 +273,8 @@ def _run_serve(config: Config, secrets: Secrets, host: str, port: int, telemetry
                 port=port,
                 telemetry_path=telemetry_path,
                 revision=os.environ.get(_REVISION_VARIABLE, ""),
+                outlives_hangup=outlives_hangup,
+                on_listening=on_listening,
             )
         )
     except (StateError, ListenError) as error:
@@ -269,6 +301,7 @@ def _demo(flags: argparse.Namespace) -> int:
     if isinstance(simulator, int):
         return simulator
     from invent_exporter.demo import demo_config, start_simulator
+    from invent_exporter.listen import join_address
     from invent_exporter.log import Secrets, setup_logging
 
     secrets = Secrets()
@@ -287,21 +320,39 @@ def _demo(flags: argparse.Namespace) -> int:
             )
         except OSError as error:
             return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
-        shown = host or "localhost"
-        print(f"page for people        http://{shown}:{port}/")
-        print(f"metrics                http://{shown}:{port}{telemetry_path}")
-        print(f"simulated Invent API   {server.url}", flush=True)
-        return _run_serve(demo_config(server.url), secrets, host, port, telemetry_path)
+
+        def print_addresses(port: int) -> None:
+            is_anywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
+            address = join_address("localhost" if is_anywhere else host, port)
+            print(f"page for people        http://{address}/")
+            print(f"metrics                http://{address}{telemetry_path}")
+            print(f"simulated Invent API   {server.url}", flush=True)
+
+        return _run_serve(
+            demo_config(server.url),
+            secrets,
+            host,
+            port,
+            telemetry_path,
+            outlives_hangup=False,  # it ends with the terminal that it was started in
+            on_listening=print_addresses,
+        )
 
 
 def _simulator_place(flags: argparse.Namespace) -> tuple[str, int] | int:
+    from invent_exporter.config import is_loopback
     from invent_exporter.listen import parse_listen_address
 
     try:
         host, port = parse_listen_address(flags.simulator_address)
     except ValueError as error:
         return _fail(f"--simulator.listen-address: {error}", EXIT_USAGE)
-    return host or "127.0.0.1", port
+    host = host or "127.0.0.1"
+    if not is_loopback(host):
+        # Whoever reaches it may change what it answers, and the key to it is no secret.
+        message = f"--simulator.listen-address: {flags.simulator_address!r} is not of this machine"
+        return _fail(f"{message} alone; expected a loopback address", EXIT_USAGE)
+    return host, port
 
 
 def _simulate(flags: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from invent_exporter.config_error import ConfigError
 from invent_exporter.config_values import (
+    is_loopback,
     read_api_url,
     read_buckets,
     read_duration,
@@ -42,6 +43,7 @@ __all__ = [
     "Key",
     "MetricsConfig",
     "OrgConfig",
+    "is_loopback",
     "load_config",
 ]
 

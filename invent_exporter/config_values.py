@@ -160,19 +160,20 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine alone, without asking for its address."""
+    address = _address(host)
+    if isinstance(address, IPv4Address):
+        return address in _LOOPBACK
+    return host.lower() == "localhost" or address == IPv6Address("::1")
+
+
 def read_api_url(text: Text) -> str:
     """Read a base URL; http:// is refused except for loopback addresses."""
     url = _split_url(text)
     if "?" in text.value or "#" in text.value:
         raise text.error("a query or fragment is not allowed here: expected the base URL alone")
-    host = (url.hostname or "").lower()
-    address = _address(host)
-    loopback = (
-        address in _LOOPBACK
-        if isinstance(address, IPv4Address)
-        else host == "localhost" or address == IPv6Address("::1")
-    )
-    if url.scheme == "http" and not loopback:
+    if url.scheme == "http" and not is_loopback(url.hostname or ""):
         raise text.error("http:// would send the key in the clear: expected https://")
     return text.value.rstrip("/")
 

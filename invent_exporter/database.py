@@ -34,6 +34,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ SCHEMA_VERSION = 1
 APPLICATION_ID = 0x1E7E17
 """Stands in the header of a SQLite file, so that another program's file is not taken for ours."""
 
+_LOCKED_SECONDS = 3.0
+"""How long another connection may hold a lock; a stop waits as long, and has 5 s in all."""
 _VACUUM_PAGES = 200
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 _tables = MetaData()
@@ -238,9 +241,11 @@ def open_database(url: str) -> Database:
         if new:
             _create(database.engine)
         _check(database, path)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, SQLAlchemyError) as error:
         os.close(lock)
-        raise StateError(f"state.url: {path}: {error}; a writable file is expected") from error
+        # SQLAlchemy wraps what the driver raises; the one line keeps the driver's words.
+        cause = getattr(error, "orig", None) or error
+        raise StateError(f"state.url: {path}: {cause}; a writable file is expected") from error
     except StateError:
         os.close(lock)
         raise
@@ -344,7 +349,7 @@ def _engine(path: str) -> Engine:
     def connect() -> sqlite3.Connection:
         nonlocal opened
         connection = sqlite3.connect(
-            path, timeout=5.0, isolation_level=None, check_same_thread=False
+            path, timeout=_LOCKED_SECONDS, isolation_level=None, check_same_thread=False
         )
         # auto_vacuum comes first: it takes effect only before the file has a first page.
         # FULL: what was served must have been on the disk, also after the power failed.

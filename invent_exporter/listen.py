@@ -47,6 +47,11 @@ def parse_listen_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def join_address(host: str, port: int) -> str:
+    """Write an address as `parse_listen_address` reads it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
     """Listen on all addresses of the host; an empty host is every interface, IPv6 included.
 
@@ -94,7 +99,6 @@ def _bind_each(host: str, port: int, sockets: list[socket.socket]) -> None:
 
 
 def _why_not(error: OSError | UnicodeError, host: str, port: int) -> str:
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, UnicodeError):
         reason = "this is no host name"
@@ -107,7 +111,7 @@ def _why_not(error: OSError | UnicodeError, host: str, port: int) -> str:
         errno.EACCES: "ports below 1024 need a privilege, choose a higher one",
         errno.EADDRNOTAVAIL: "no interface of this machine has this address",
     }.get(number or 0, "expected HOST:PORT, such as :10480")
-    return f"--web.listen-address: cannot listen on {shown}: {reason}; {remedy}"
+    return f"--web.listen-address: cannot listen on {join_address(host, port)}: {reason}; {remedy}"
 
 
 class Server:

@@ -57,15 +57,18 @@ class Overview:
             open_runs=None
             if open_runs is None
             else tuple(
-                page.OpenRuns(
-                    names.get(workflow_id, workflow_id),
-                    group.status,
-                    group.runs,
-                    group.oldest_timestamp_seconds,
-                )
+                row
                 for workflow_id, groups in open_runs.items()
-                for group in groups
-                if group.runs
+                for row in _of_all_origins(
+                    page.OpenRuns(
+                        names.get(workflow_id, workflow_id),
+                        group.status,
+                        group.runs,
+                        group.oldest_timestamp_seconds,
+                    )
+                    for group in groups
+                    if group.runs
+                )
             ),
             failed=tuple(
                 page.FailedRun(
@@ -88,3 +91,18 @@ class Overview:
             workflow_id=quote(workflow_id, safe=""),
             run_id=quote(run_id, safe=""),
         )
+
+
+def _of_all_origins(rows: Iterable[page.OpenRuns]) -> Iterable[page.OpenRuns]:
+    """Make one row for each status of a workflow: the page does not show what started its runs."""
+    by_status: dict[str, page.OpenRuns] = {}
+    for row in rows:
+        other = by_status.get(row.status)
+        if other is None:
+            by_status[row.status] = row
+        else:
+            since = (row.oldest_timestamp_seconds, other.oldest_timestamp_seconds)
+            oldest = min((each for each in since if each is not None), default=None)
+            count = row.count + other.count
+            by_status[row.status] = page.OpenRuns(row.workflow, row.status, count, oldest)
+    return by_status.values()

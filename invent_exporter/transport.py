@@ -197,7 +197,8 @@ class Transport:
         except ApiError:
             raise
         except BadBodyError as error:
-            raise ApiError("invalid_response", str(error), status=seen.status) from error
+            what = one_line(str(error), secret)
+            raise ApiError("invalid_response", what, status=seen.status) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise ApiError(
                 "timeout", f"no complete answer within {self._timeout_seconds:g} s"

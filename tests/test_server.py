@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 
 from invent_exporter.exposition import Answer
 from invent_exporter.http_protocol import Bounds
-from invent_exporter.listen import ListenError, Server, bind, parse_listen_address
+from invent_exporter.listen import (
+    ListenError,
+    Server,
+    bind,
+    join_address,
+    parse_listen_address,
+)
 from invent_exporter.page import PageView
 from invent_exporter.server import Application, check_telemetry_path
 
@@ -603,8 +609,9 @@ def test_endless_body_is_broken_off(running: Running) -> None:
     ],
 )
 def test_listen_address_is_split(address: str, parts: tuple[str, int]) -> None:
-    """Host and port, with an IPv6 address in brackets."""
+    """Host and port, with an IPv6 address in brackets; it is written in the same way."""
     assert parse_listen_address(address) == parts
+    assert join_address(*parts) == address
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from invent_exporter.transport import Answer, ApiError, TooLargeError, Transport
 from tests.raw_server import Handler, HangUpError, RawServer, Request, Say, always, answer
 
 KEY = "inv_secret_0123456789"
+MIXED_KEY = "Inv_Secret_0123456789"
 LIMIT = 256 * 1024
 OK = answer(b"[]")
 
@@ -448,6 +449,8 @@ def test_a_key_that_comes_back_in_an_error_is_not_shown() -> None:
     assert KEY not in message
     redirect = answer(b"", f"Location: https://other.example/{KEY}", status="307 No")
     assert KEY not in failure(always(redirect)).message
+    encoding = failure(always(answer(b"", f"Content-Encoding: {MIXED_KEY}")), key=MIXED_KEY)
+    assert MIXED_KEY.lower() not in encoding.message.lower()
 
 
 @pytest.mark.parametrize("key", ["", "a\nb", " a", "schlüssel", "a\x00b"])

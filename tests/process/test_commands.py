@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,9 @@ import pytest
 from invent_exporter import __version__
 from invent_exporter.simulator import Fault
 from tests.process.harness import (
+    ROOT,
     Exporter,
+    clean_environment,
     make_config,
     run_command,
     wait_for,
@@ -75,16 +80,21 @@ def test_help_lists_commands_and_flags() -> None:
         (("backfill",), "not supported yet"),
         (("--config.file=/nowhere/config.yaml",), "/nowhere/config.yaml"),
         (("check", "--config.file=/nowhere/config.yaml"), "/nowhere/config.yaml"),
-        ((), "INVENT_API_KEY"),
+        (("--config.file=",), "--config.file: the path is empty"),
+        ((), "no API key"),
         (("simulate", "--order=random"), "--order"),
+        (("simulate", "--rate-limit=-1"), "expected 0 or more"),
+        (("simulate", "--rate-limit=many"), "expected 0 or more"),
         (("demo", "--simulator.listen-address=0"), "--simulator.listen-address"),
+        (("demo", "--simulator.listen-address=0.0.0.0:0"), "expected a loopback address"),
+        (("simulate", "--listen-address=[::]:0"), "expected a loopback address"),
     ],
 )
 def test_bad_flags_end_with_2_and_one_line(arguments: tuple[str, ...], said: str) -> None:
     """A flag that is wrong, not supported yet or missing is named in one line; exit status 2."""
     done = run_command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in _one_line(done.stderr)
+    assert _one_line(done.stderr).count(said) == 1
 
 
 @pytest.mark.parametrize(
@@ -163,6 +173,20 @@ def test_check_prints_what_each_org_answered(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file], "check needs no state"
 
 
+def test_check_shows_no_control_characters_and_no_key(tmp_path: Path) -> None:
+    """Whatever the API answers, the terminal is not told what to do, nor is the key shown."""
+    with quiet_api() as simulator:
+        run_id = simulator.world.add_run(status="COMPLETED")
+        simulator.world.set_fields(run_id, {"org_id": f"\x1b]0;title\x07{KEY}"})
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
+        done = run_command("check", f"--config.file={file}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "]0;title" in done.stdout
+        assert not {"\x1b", "\x07"} & set(done.stdout)
+        assert KEY not in done.stdout
+
+
 def test_check_of_an_api_that_is_down(tmp_path: Path) -> None:
     """Nobody listens: the table says so, and the exit status is 1."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -231,6 +255,13 @@ def test_unwritable_state_is_named(tmp_path: Path) -> None:
     assert "state.url" in _refused(tmp_path, Path("/proc/state.db"))
     (tmp_path / "folder.db").mkdir()
     assert "state.url" in _refused(tmp_path, tmp_path / "folder.db")
+    # The lock beside the file can be had, the file can't.
+    (tmp_path / "dangling.db").symlink_to(tmp_path / "missing" / "state.db")
+    os.mkfifo(tmp_path / "pipe.db")
+    for name in ("dangling.db", "pipe.db"):
+        line = _refused(tmp_path, tmp_path / name)
+        assert name in line
+        assert "a writable file is expected" in line
 
 
 def _used_state(tmp_path: Path) -> Path:
@@ -346,25 +377,62 @@ def test_signal_ends_it_before_the_first_answer(tmp_path: Path) -> None:
             assert exporter.process.wait(5) == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("command", "status"), [("serve", 0), ("check", 1)])
+def test_signal_ends_it_before_it_has_begun(
+    tmp_path: Path, number: int, command: str, status: int
+) -> None:
+    """While it still reads its configuration: `serve` stops cleanly, `check` has asked nobody.
+
+    As process 1 of a container it would not even be ended by a SIGTERM that it does not expect.
+    """
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "exporter.py", command, f"--config.file={pipe}"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
+    )
+    try:
+        with pipe.open("wb"):  # it has opened the other end, and reads until this one is closed
+            process.send_signal(number)
+            _, said = process.communicate(timeout=5)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == status
+    assert b"Traceback" not in said
+
+
+def test_hangup_does_not_end_it(tmp_path: Path) -> None:
+    """SIGHUP, which asks for a reload elsewhere, is answered in the log; it goes on counting."""
+    with (
+        quiet_api() as simulator,
+        Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter,
+    ):
+        exporter.wait_until_up()
+        assert exporter.process is not None
+        exporter.process.send_signal(signal.SIGHUP)
+        wait_for("its words", lambda: "reloading is not supported yet" in exporter.log)
+        simulator.world.add_run(status="FAILED")
+        exporter.wait_for(
+            "it counts", lambda samples: samples.total("invent_runs_finished_total") == 1
+        )
+        assert exporter.stop() == 0
+
+
 def test_simulate_and_demo_end_by_signal(tmp_path: Path) -> None:
     """`demo` prints the addresses and serves both; `simulate` the API alone; SIGTERM ends them."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     exporter = Exporter(
-        tmp_path,
-        None,
-        command="demo",
-        arguments=(
-            "--simulator.listen-address=127.0.0.1:0",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ),
+        tmp_path, None, command="demo", arguments=("--simulator.listen-address=127.0.0.1:0",)
     )
     with exporter:
         samples = exporter.wait_for(
             "both orgs are up", lambda samples: samples.total("invent_up") == 2
         )
         assert samples.among("invent_workflow_info", org_id="org-aurora")
-        assert f"http://127.0.0.1:{port}/metrics" in exporter.log
+        assert f"{exporter.url}/metrics\n" in exporter.log, "the port that the system chose"
         found = [word for word in exporter.log.split() if word.startswith("http://127.0.0.1:")]
         assert len(found) == 3
         assert exporter.stop() == 0
@@ -410,3 +478,17 @@ def test_telemetry_path_moves(tmp_path: Path) -> None:
             assert exporter.get("/m").status_code == 200
             assert exporter.get("/metrics").status_code == 404
             assert '"/m"' in exporter.get("/").text
+
+
+def test_page_shows_open_runs_of_all_origins_together(tmp_path: Path) -> None:
+    """One row for each workflow and status, with all its runs: none looks like a double."""
+    with quiet_api() as simulator:
+        for origin in ("WORKFLOW", "TRIGGER", "WEBHOOK"):
+            simulator.world.add_run(status="RUNNING", workflow_id="wf-x", origin=origin)
+        with Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter:
+            exporter.wait_for(
+                "all are open", lambda samples: samples.total("invent_runs_open") == 3
+            )
+            row = '<tr><td>wf-x</td><td>RUNNING</td><td class="n">'
+            assert exporter.get("/").text.count(row) == 1
+            assert f"{row}3</td>" in exporter.get("/").text

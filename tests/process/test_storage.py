@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import time
@@ -18,7 +19,7 @@ import pytest
 
 from invent_exporter.simulator import SimulatorServer
 from tests.process.expected import differences
-from tests.process.harness import Exporter, Samples, make_config
+from tests.process.harness import Exporter, Samples, make_config, wait_for
 from tests.process.traffic import quiet_api
 from tests.process.watcher import Watcher
 from tests.programs import require
@@ -165,6 +166,23 @@ def test_database_locked(tmp_path: Path) -> None:
             case.wait_for_storage_errors()
             other.execute("ROLLBACK")
         case.wait_until_exact()
+
+
+def test_database_locked_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """SIGTERM ends it within 5 s also while it waits for another connection's write lock."""
+    with (
+        _case(tmp_path, tmp_path) as case,
+        closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        case.happen()
+        case.wait_for_storage_errors()
+        case.simulator.forget_requests()
+        wait_for("a page that can't be recorded", lambda: case.simulator.requests)
+        process = case.exporter.process
+        assert process is not None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
