@@ -147,7 +147,7 @@ class Exporter:
         try:
             await self.in_ledger(lambda: self.ledger.release(org, groups))
         except (SQLAlchemyError, OSError) as error:
-            self.telemetry.storage_failed(org.org_id or "c")
+            self.telemetry.failed_beside_polls(org.org_id or "c", "storage")
             cause = getattr(error, "orig", None) or error
             log.warning("new series can't be released", org_id=org.org_id, error=str(cause))
             return False

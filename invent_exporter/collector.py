@@ -388,7 +388,23 @@ class Collector:
         window_from = now - self.settings.reconcile_window_seconds
         reconciliation = Reconciliation(org.scan, now, window_from)
         recovered = org.numbers.recovered
-        shared.allowance.spend(await self._drive(org, reconciliation.steps(pages)))
+        try:
+            shared.allowance.spend(await self._drive(org, reconciliation.steps(pages)))
+        except ApiError as error:
+            # The poll was complete: one deep page that can't be read must not make the org look
+            # down. What was read is committed; the same slice is tried again, at the pace of one
+            # whose share is used up.
+            shared.allowance.spend(pages)
+            shared.telemetry.failed_beside_polls(self.label, error.reason)
+            log.warning(
+                "reconciliation broke off",
+                org_id=self.label,
+                reason=error.reason,
+                error=error.message,
+            )
+            if self._pending:
+                await self._publish(org)
+            return
         await self._in_ledger(lambda: shared.ledger.save_scan(org, reconciliation.state))
         if org.numbers.recovered > recovered:
             log.warning(

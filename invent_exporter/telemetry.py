@@ -40,7 +40,8 @@ class Telemetry:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._poll_errors = Counter(
             "invent_poll_errors",
-            "Polls that failed, by reason. Counted by polls, not by the scrape.",
+            "Polls that failed, and what failed beside them, by reason. "
+            "Counted by polls, not by the scrape.",
             ["org_id", "reason"],
             registry=registry,
         )
@@ -139,9 +140,9 @@ class Telemetry:
         self._poll_duration.labels(org_id=org_id).set(duration_seconds)
         self._up.labels(org_id=org_id).set(0)
 
-    def storage_failed(self, org_id: str) -> None:
-        """Count a commit outside a poll that the state refused."""
-        self._poll_errors.labels(org_id=org_id, reason="storage").inc()
+    def failed_beside_polls(self, org_id: str, reason: str) -> None:
+        """Count what failed while the polls go on: a look back, or a release of new series."""
+        self._poll_errors.labels(org_id=org_id, reason=reason).inc()
 
     def poll_succeeded(self, org_id: str, duration_seconds: float, ended: float) -> None:
         """Record a complete poll that ended at the unix time `ended`."""

@@ -145,6 +145,12 @@ def fail_reads(desk: Desk, reason: str = "server_error") -> None:
     desk.service.before_read = before_read
 
 
+def fail_from(reads: int, most: int) -> None:
+    """Let so many reads through."""
+    if reads >= most:
+        raise failing("server_error")
+
+
 def heal_reads(desk: Desk) -> None:
     """Let reads succeed."""
     desk.service.before_read = lambda _reads: None
@@ -588,6 +594,38 @@ def test_runs_that_the_front_pages_hid_are_found_by_the_reconciliation(
         assert desk.count == 43
         if desk.service.order.startswith("created_desc"):
             assert desk.served("invent_runs_recovered_total") == 3
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_a_deep_page_that_can_not_be_read_leaves_the_polls_alone(tmp_path: Path) -> None:
+    """The reconciliation goes on from there once it can; its age and an error say so until then."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(60)
+        await desk.poll()
+        done = desk.own("invent_reconcile_last_success_timestamp_seconds")
+        late = desk.finished(1, "FAILED")[0]
+        late.hidden = True
+        desk.finished(40)
+        await desk.poll()
+        late.hidden = False
+
+        for _ in range(5):
+            readable = desk.service.reads + 1  # the front page, which is all that a poll needs
+            desk.service.before_read = lambda reads, most=readable: fail_from(reads, most)  # type: ignore[misc]
+            await desk.poll(after_seconds=1000.0)
+            assert desk.own("invent_up") == 1
+            assert desk.served("invent_runs_open") == 0
+        assert desk.own("invent_poll_errors_total", reason="server_error") == 5
+        assert desk.own("invent_reconcile_last_success_timestamp_seconds") == done
+        assert desk.count == 40
+        heal_reads(desk)
+        for _ in range(2):
+            await desk.poll(after_seconds=1000.0)
+        assert desk.count == 41
+        assert desk.served("invent_runs_recovered_total") == 1
+        assert (desk.own("invent_reconcile_last_success_timestamp_seconds") or 0) > (done or 0)
 
     with_a_desk(tmp_path, story, page_size=10)
 
