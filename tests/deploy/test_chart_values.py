@@ -1,6 +1,7 @@
 """Each value of the chart does what its comment says, and nothing unknown is taken."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -226,6 +227,53 @@ def test_no_key_is_refused() -> None:
 
 
 # --- What is made ---------------------------------------------------------------------------------
+
+LONGEST_RELEASE = "release-" + "x" * 45
+"""Helm takes 53 characters."""
+
+
+@pytest.mark.parametrize("release", [LONGEST_RELEASE, "my.release"])
+@pytest.mark.parametrize("name", ["", "n" * 63])
+def test_names_are_names_for_kubernetes(release: str, name: str) -> None:
+    """Whatever the release is called, names and values of labels are valid and not too long."""
+    sets = (MONITOR, RULE, DASHBOARDS, f"nameOverride={json.dumps(name)}")
+    manifests = render(sets=(*sets, 'keys.create={"api-key": "x"}'), release=release)
+    assert len({(item["kind"], item["metadata"]["name"]) for item in manifests}) == len(manifests)
+    for item in manifests:
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", item["metadata"]["name"])
+        for value in item["metadata"]["labels"].values():
+            assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", value)
+
+
+def test_a_label_stands_once() -> None:
+    """A label that several values name is written once: the nearest wins, but not the chart's."""
+    label = '{"team": "near", "app.kubernetes.io/name": "other"}'
+    sets = ['commonLabels={"team": "far", "shared": "yes"}', MONITOR, RULE, DASHBOARDS]
+    paths = ("podLabels", "service.labels", "serviceMonitor.labels", "prometheusRule.labels")
+    sets += [f"{path}={label}" for path in (*paths, "dashboards.labels")]
+    sets.append('podAnnotations={"checksum/config": "mine"}')
+    manifests = render(sets=tuple(sets))
+    labels = {item["kind"]: item["metadata"]["labels"] for item in manifests}
+    pod = only(manifests, "Deployment")["spec"]["template"]["metadata"]
+    for found in (pod["labels"], labels["Service"], labels["ServiceMonitor"]):
+        assert found["team"] == "near"
+        assert found["shared"] == "yes"
+        assert found["app.kubernetes.io/name"] == "invent-exporter"
+    assert labels["Deployment"]["team"] == "far"
+    assert pod["annotations"]["checksum/config"] != "mine"
+
+
+@pytest.mark.parametrize(("name", "job"), [("", "invent-exporter"), ("flows", "flows")])
+def test_alerts_know_the_job_that_the_service_monitor_makes(name: str, job: str) -> None:
+    """With another name the alerts about the exporter watch that job."""
+    manifests = render(sets=(MONITOR, RULE, f"nameOverride={json.dumps(name)}"))
+    monitor = only(manifests, "ServiceMonitor")["spec"]
+    assert only(manifests, "Service")["metadata"]["labels"][monitor["jobLabel"]] == job
+    groups = only(manifests, "PrometheusRule")["spec"]["groups"]
+    rules = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    found = re.search(r'up\{job=~"([^"]+)"', rules["InventExporterDown"]["expr"])
+    assert found is not None
+    assert re.fullmatch(found[1], job)
 
 
 def test_thresholds_are_those_of_grafana() -> None:
