@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from helm import generate
+from invent_exporter import config
+from invent_exporter.config import MetricsConfig
 from tests.deploy.chart import (
     CHART,
     HELMS,
@@ -220,6 +222,44 @@ def test_a_scrape_interval_above_the_newborn_hold_is_refused() -> None:
     assert only(render(sets=(f"serviceMonitor={json.dumps(monitor)}", hold)), "ServiceMonitor")
 
 
+def test_a_scrape_timeout_above_the_interval_is_refused() -> None:
+    """The operator would leave such a ServiceMonitor out, and nothing would be scraped."""
+    monitor = {"enabled": True, "interval": "5s", "scrapeTimeout": "10s"}
+    assert "serviceMonitor.scrapeTimeout: 10s is longer" in refusal(serviceMonitor=monitor)
+
+
+@pytest.mark.parametrize("name", SCHEMA["required"])
+def test_a_section_that_is_taken_away_is_refused(name: str) -> None:
+    """A null, which removes the default, is named instead of failing inside of a template."""
+    values: dict[str, Any] = {name: None}
+    assert name in refusal(**values)
+
+
+def test_a_longer_hold_is_the_default_of_the_program() -> None:
+    """What the chart compares the interval with is what the exporter holds by default."""
+    monitor = {"enabled": True, "interval": "10m"}
+    hold = f"newborn_hold ({MetricsConfig().newborn_hold_seconds:g}s)"
+    assert hold in refusal(serviceMonitor=monitor)
+
+
+def test_the_schema_knows_the_keys_that_the_exporter_knows() -> None:
+    """`config` takes every key of the configuration file but those that are the chart's to set."""
+    known = {
+        f"{section}.{key}".removeprefix(".")
+        for section, keys in config._KEYS.items()
+        for key in keys
+    }
+    chart = {"api.key", "api.key_file", "orgs[].key", "state", "state.url"}
+    config_schema = SCHEMA["properties"]["config"]
+    described = {
+        f"{path}.{key}".removeprefix(".")
+        for path, schema in _objects(config_schema, "")
+        for key in schema.get("properties", {})
+    }
+    described = {key.removeprefix(".") for key in described}
+    assert described == known - chart
+
+
 def test_no_key_is_refused() -> None:
     """Without any Secret, or without the entry that is named, there is nothing to start."""
     assert "no API key" in refusal(keys={"existingSecret": ""})
@@ -325,9 +365,9 @@ def test_keys_are_files_that_others_cannot_read() -> None:
     assert volume["secret"] == {"secretName": "invent-api-key", "defaultMode": 0o440}
     (container,) = pod["containers"]
     assert "env" not in container
-    config = yaml.safe_load(only(manifests, "ConfigMap")["data"]["config.yaml"])
+    configured = yaml.safe_load(only(manifests, "ConfigMap")["data"]["config.yaml"])
     (mount,) = [item for item in container["volumeMounts"] if item["name"] == "keys"]
-    assert config["api"]["key_file"] == f"{mount['mountPath']}/api-key"
+    assert configured["api"]["key_file"] == f"{mount['mountPath']}/api-key"
 
 
 def test_created_keys_are_in_a_secret_only() -> None:
@@ -388,9 +428,9 @@ def test_the_exporter_accepts_the_rendered_config(values_file: Path, tmp_path: P
     """The real `--config.check` takes the rendered file, its keys and state in reach."""
     manifests = render("helm4", values_file)
     (text,) = [item["data"]["config.yaml"] for item in manifests if _has_config(item)]
-    config = yaml.safe_load(text)
-    keys = [config["api"]["key_file"]]
-    keys += [org["key_file"] for org in config.get("orgs", []) if "key_file" in org]
+    configured = yaml.safe_load(text)
+    keys = [configured["api"]["key_file"]]
+    keys += [org["key_file"] for org in configured.get("orgs", []) if "key_file" in org]
     for index, path in enumerate(keys):
         key = tmp_path / f"key{index}"
         key.write_text("not-a-real-key\n")

@@ -113,9 +113,15 @@ further ones, then commonLabels: written one below the other, a key could stand 
 {{- if and .Values.keys.create .Values.keys.entry (not (hasKey .Values.keys.create .Values.keys.entry)) -}}
 {{- fail (printf "keys.create has no entry %q, which keys.entry names" .Values.keys.entry) -}}
 {{- end -}}
+{{- if .Values.serviceMonitor.enabled -}}
 {{- $hold := default "65s" (default dict .Values.config.metrics).newborn_hold -}}
 {{- $interval := .Values.serviceMonitor.interval -}}
-{{- if and .Values.serviceMonitor.enabled (gt (include "invent-exporter.milliseconds" $interval | int64) (include "invent-exporter.milliseconds" $hold | int64)) -}}
+{{- $timeout := .Values.serviceMonitor.scrapeTimeout -}}
+{{- if gt (include "invent-exporter.milliseconds" $interval | int64) (include "invent-exporter.milliseconds" $hold | int64) -}}
 {{- fail (printf "serviceMonitor.interval: %s is longer than config.metrics.newborn_hold (%s), so the first run of a new workflow could be missed: scrape more often, or hold longer" $interval $hold) -}}
+{{- end -}}
+{{- if gt (include "invent-exporter.milliseconds" $timeout | int64) (include "invent-exporter.milliseconds" $interval | int64) -}}
+{{- fail (printf "serviceMonitor.scrapeTimeout: %s is longer than serviceMonitor.interval (%s): the operator would leave the ServiceMonitor out" $timeout $interval) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
