@@ -95,3 +95,12 @@ def pod_specs(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:
         elif "template" in item.get("spec", {}):
             found[name] = item["spec"]["template"]["spec"]
     return found
+
+
+def helm_test_command(address: str) -> list[str]:
+    """Return what the pod of `helm test` runs, the Service's address replaced by another."""
+    (container,) = only(render(), "Pod")["spec"]["containers"]
+    service = "invent-invent-exporter.apps.svc:10480"
+    command: list[str] = container["command"]
+    assert service in command[-1]
+    return [argument.replace(service, address) for argument in command]

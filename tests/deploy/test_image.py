@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from invent_exporter.simulator import SimulatorServer
-from tests.deploy.chart import only, render
+from tests.deploy.chart import helm_test_command
 from tests.deploy.image import (
     ROOT,
     build,
@@ -280,18 +280,8 @@ def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
                 "None"
             )
             podman("healthcheck", "run", exporter.name)
-            exporter.run(*_command_of_helm_test(exporter.port))
+            exporter.run(*helm_test_command(f"127.0.0.1:{exporter.port}"))
             assert 'revision="0a1b2c3"' in exporter.get("/metrics").text
-
-
-def _command_of_helm_test(port: int) -> list[str]:
-    """Return what the chart's test pod runs, the Service's address replaced by the exporter's."""
-    (container,) = only(render(), "Pod")["spec"]["containers"]
-    service = "http://invent-invent-exporter.apps.svc:10480"
-    assert service in container["command"]
-    return [
-        argument.replace(service, f"http://127.0.0.1:{port}") for argument in container["command"]
-    ]
 
 
 READ_STATUS = """
