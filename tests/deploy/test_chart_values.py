@@ -1,5 +1,6 @@
 """Each value of the chart does what its comment says, and nothing unknown is taken."""
 
+import base64
 import json
 import re
 import shutil
@@ -373,6 +374,10 @@ def test_keys_are_files_that_others_cannot_read() -> None:
 def test_created_keys_are_in_a_secret_only() -> None:
     """A key in the values ends up in the Secret and nowhere else."""
     manifests = render("helm4", CHART / "ci" / "created-keys-values.yaml")
+    data = only(manifests, "Secret")["data"]
+    assert {name: base64.b64decode(text, validate=True) for name, text in data.items()} == {
+        "api-key": b"not-a-real-key"
+    }
     others = [item for item in manifests if item["kind"] != "Secret"]
     assert "not-a-real-key" not in yaml.safe_dump(others)
     assert "bm90LWEtcmVhbC1rZXk" not in yaml.safe_dump(others)
