@@ -33,6 +33,7 @@ COPY --from=build /build/root /
 # The metric invent_exporter_build_info shows the revision.
 ENV INVENT_EXPORTER_REVISION=${REVISION} \
     LANG=C.UTF-8 \
+    PATH=/usr/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 # Where a state file without a path of its own ends up.

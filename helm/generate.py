@@ -1,7 +1,7 @@
 """Write the generated parts of the chart: python -m helm.generate.
 
-They are the table of values in README.md, from values.yaml, and the thresholds that
-values.schema.json knows, from grafana/thresholds.yaml.
+They are the table of values in README.md, from values.yaml; the thresholds that values.schema.json
+knows, from grafana/thresholds.yaml; and the version in Chart.yaml, from the program.
 
 A comment that begins with `# --` describes the key below it, as helm-docs has it. A key with a
 description is one row, with its default as JSON; a key without one is a section of which each key
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+
+from invent_exporter import __version__
 
 CHART: Final = Path(__file__).parent / "invent-exporter"
 BEGIN: Final = "<!-- values: written by python -m helm.generate -->\n"
@@ -88,6 +90,12 @@ def _threshold_schema(usual: float | str) -> dict[str, str]:
     return {"type": "string"}
 
 
+def chart(text: str, version: str) -> str:
+    """Return Chart.yaml with another version, of the chart and of the program in it."""
+    text = re.sub(r"^version: .*$", f"version: {version}", text, flags=re.MULTILINE)
+    return re.sub(r"^appVersion: .*$", f'appVersion: "{version}"', text, flags=re.MULTILINE)
+
+
 def main() -> None:
     """Write the generated parts anew."""
     values = (CHART / "values.yaml").read_text()
@@ -96,6 +104,8 @@ def main() -> None:
     readme_path.write_text(readme(readme_path.read_text(), values))
     schema_path = CHART / "values.schema.json"
     schema_path.write_text(schema(schema_path.read_text(), thresholds))
+    chart_path = CHART / "Chart.yaml"
+    chart_path.write_text(chart(chart_path.read_text(), __version__))
 
 
 if __name__ == "__main__":

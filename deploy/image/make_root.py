@@ -47,6 +47,7 @@ def main() -> None:
     app, root = Path(sys.argv[1]), Path(sys.argv[2])
     copied = [*_copy_python(root)]
     shutil.copytree(app, root / "app", ignore=shutil.ignore_patterns(*UNUSED_MODULES))
+    _make_command(root)
     copied += _copy_libraries(root)
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,14 @@ def _copy_python(root: Path) -> Iterator[Path]:
     )
     # Debian spreads the standard library over three packages; one file of each names it.
     yield from (library / name for name in ("os.py", "abc.py", "asyncio/__init__.py"))
+
+
+def _make_command(root: Path) -> None:
+    """Make `invent-exporter` a command, for `docker exec`; it needs no shell to start Python."""
+    script = root / "app/exporter.py"
+    script.write_text(f"#!/usr/bin/python\n{script.read_text()}")
+    script.chmod(0o755)
+    (root / "usr/bin/invent-exporter").symlink_to("/app/exporter.py")
 
 
 def _copy_libraries(root: Path) -> list[Path]:

@@ -21,6 +21,15 @@ Manifest = dict[str, Any]
 """An object of Kubernetes as it stands in YAML: its keys are the API's, not ours."""
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Takes no key twice, where PyYAML and Helm would let the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(set(keys)) == len(keys), f"a key stands twice:{node.start_mark}"
+        return super().construct_mapping(node, deep)
+
+
 def helm(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Helm and return what it said, whatever its exit status."""
     return subprocess.run(
@@ -34,9 +43,10 @@ def render(
     values_file: Path | None = None,
     sets: tuple[str, ...] = (),
     kubernetes: str = NEWEST_KUBERNETES,
+    release: str = "invent",
 ) -> tuple[Manifest, ...]:
-    """Return the objects of release `invent` in namespace `apps`; `sets` are for --set-json."""
-    arguments = ["template", "invent", str(CHART), "--namespace", "apps"]
+    """Return the objects of a release in namespace `apps`; `sets` are for --set-json."""
+    arguments = ["template", release, str(CHART), "--namespace", "apps"]
     arguments += ["--kube-version", kubernetes]
     if values_file is not None:
         arguments += ["--values", str(values_file)]
@@ -44,7 +54,8 @@ def render(
         arguments += ["--set-json", one]
     done = helm(program, *arguments)
     assert done.returncode == 0, done.stderr
-    return tuple(item for item in yaml.safe_load_all(done.stdout) if item is not None)
+    loaded = yaml.load_all(done.stdout, Loader=_StrictLoader)
+    return tuple(item for item in loaded if item is not None)
 
 
 def render_with(path: str, value: object) -> tuple[Manifest, ...]:
@@ -84,3 +95,12 @@ def pod_specs(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:
         elif "template" in item.get("spec", {}):
             found[name] = item["spec"]["template"]["spec"]
     return found
+
+
+def helm_test_command(address: str) -> list[str]:
+    """Return what the pod of `helm test` runs, the Service's address replaced by another."""
+    (container,) = only(render(), "Pod")["spec"]["containers"]
+    service = "invent-invent-exporter.apps.svc:10480"
+    command: list[str] = container["command"]
+    assert service in command[-1]
+    return [argument.replace(service, address) for argument in command]

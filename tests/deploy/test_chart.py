@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import invent_exporter
+from helm import generate
 from tests.deploy.chart import (
     CHART,
     HELMS,
@@ -207,6 +208,17 @@ def test_chart_and_program_have_one_version() -> None:
     """Chart.yaml names the version that invent_exporter/__init__.py defines."""
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == invent_exporter.__version__
+
+
+def test_the_version_of_the_chart_is_written_by_generate() -> None:
+    """`python -m helm.generate` puts the program's version into Chart.yaml, and nothing else."""
+    text = (CHART / "Chart.yaml").read_text()
+    assert generate.chart(text, invent_exporter.__version__) == text
+    assert yaml.safe_load(generate.chart(text, "1.2.3")) == {
+        **yaml.safe_load(text),
+        "version": "1.2.3",
+        "appVersion": "1.2.3",
+    }
 
 
 @every_helm

@@ -1,6 +1,8 @@
 """Each value of the chart does what its comment says, and nothing unknown is taken."""
 
+import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 import yaml
 
 from helm import generate
+from invent_exporter import config
+from invent_exporter.config import MetricsConfig
 from tests.deploy.chart import (
     CHART,
     HELMS,
@@ -219,6 +223,44 @@ def test_a_scrape_interval_above_the_newborn_hold_is_refused() -> None:
     assert only(render(sets=(f"serviceMonitor={json.dumps(monitor)}", hold)), "ServiceMonitor")
 
 
+def test_a_scrape_timeout_above_the_interval_is_refused() -> None:
+    """The operator would leave such a ServiceMonitor out, and nothing would be scraped."""
+    monitor = {"enabled": True, "interval": "5s", "scrapeTimeout": "10s"}
+    assert "serviceMonitor.scrapeTimeout: 10s is longer" in refusal(serviceMonitor=monitor)
+
+
+@pytest.mark.parametrize("name", SCHEMA["required"])
+def test_a_section_that_is_taken_away_is_refused(name: str) -> None:
+    """A null, which removes the default, is named instead of failing inside of a template."""
+    values: dict[str, Any] = {name: None}
+    assert name in refusal(**values)
+
+
+def test_a_longer_hold_is_the_default_of_the_program() -> None:
+    """What the chart compares the interval with is what the exporter holds by default."""
+    monitor = {"enabled": True, "interval": "10m"}
+    hold = f"newborn_hold ({MetricsConfig().newborn_hold_seconds:g}s)"
+    assert hold in refusal(serviceMonitor=monitor)
+
+
+def test_the_schema_knows_the_keys_that_the_exporter_knows() -> None:
+    """`config` takes every key of the configuration file but those that are the chart's to set."""
+    known = {
+        f"{section}.{key}".removeprefix(".")
+        for section, keys in config._KEYS.items()
+        for key in keys
+    }
+    chart = {"api.key", "api.key_file", "orgs[].key", "state", "state.url"}
+    config_schema = SCHEMA["properties"]["config"]
+    described = {
+        f"{path}.{key}".removeprefix(".")
+        for path, schema in _objects(config_schema, "")
+        for key in schema.get("properties", {})
+    }
+    described = {key.removeprefix(".") for key in described}
+    assert described == known - chart
+
+
 def test_no_key_is_refused() -> None:
     """Without any Secret, or without the entry that is named, there is nothing to start."""
     assert "no API key" in refusal(keys={"existingSecret": ""})
@@ -226,6 +268,53 @@ def test_no_key_is_refused() -> None:
 
 
 # --- What is made ---------------------------------------------------------------------------------
+
+LONGEST_RELEASE = "release-" + "x" * 45
+"""Helm takes 53 characters."""
+
+
+@pytest.mark.parametrize("release", [LONGEST_RELEASE, "my.release"])
+@pytest.mark.parametrize("name", ["", "n" * 63])
+def test_names_are_names_for_kubernetes(release: str, name: str) -> None:
+    """Whatever the release is called, names and values of labels are valid and not too long."""
+    sets = (MONITOR, RULE, DASHBOARDS, f"nameOverride={json.dumps(name)}")
+    manifests = render(sets=(*sets, 'keys.create={"api-key": "x"}'), release=release)
+    assert len({(item["kind"], item["metadata"]["name"]) for item in manifests}) == len(manifests)
+    for item in manifests:
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", item["metadata"]["name"])
+        for value in item["metadata"]["labels"].values():
+            assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", value)
+
+
+def test_a_label_stands_once() -> None:
+    """A label that several values name is written once: the nearest wins, but not the chart's."""
+    label = '{"team": "near", "app.kubernetes.io/name": "other"}'
+    sets = ['commonLabels={"team": "far", "shared": "yes"}', MONITOR, RULE, DASHBOARDS]
+    paths = ("podLabels", "service.labels", "serviceMonitor.labels", "prometheusRule.labels")
+    sets += [f"{path}={label}" for path in (*paths, "dashboards.labels")]
+    sets.append('podAnnotations={"checksum/config": "mine"}')
+    manifests = render(sets=tuple(sets))
+    labels = {item["kind"]: item["metadata"]["labels"] for item in manifests}
+    pod = only(manifests, "Deployment")["spec"]["template"]["metadata"]
+    for found in (pod["labels"], labels["Service"], labels["ServiceMonitor"]):
+        assert found["team"] == "near"
+        assert found["shared"] == "yes"
+        assert found["app.kubernetes.io/name"] == "invent-exporter"
+    assert labels["Deployment"]["team"] == "far"
+    assert pod["annotations"]["checksum/config"] != "mine"
+
+
+@pytest.mark.parametrize(("name", "job"), [("", "invent-exporter"), ("flows", "flows")])
+def test_alerts_know_the_job_that_the_service_monitor_makes(name: str, job: str) -> None:
+    """With another name the alerts about the exporter watch that job."""
+    manifests = render(sets=(MONITOR, RULE, f"nameOverride={json.dumps(name)}"))
+    monitor = only(manifests, "ServiceMonitor")["spec"]
+    assert only(manifests, "Service")["metadata"]["labels"][monitor["jobLabel"]] == job
+    groups = only(manifests, "PrometheusRule")["spec"]["groups"]
+    rules = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    found = re.search(r'up\{job=~"([^"]+)"', rules["InventExporterDown"]["expr"])
+    assert found is not None
+    assert re.fullmatch(found[1], job)
 
 
 def test_thresholds_are_those_of_grafana() -> None:
@@ -277,14 +366,18 @@ def test_keys_are_files_that_others_cannot_read() -> None:
     assert volume["secret"] == {"secretName": "invent-api-key", "defaultMode": 0o440}
     (container,) = pod["containers"]
     assert "env" not in container
-    config = yaml.safe_load(only(manifests, "ConfigMap")["data"]["config.yaml"])
+    configured = yaml.safe_load(only(manifests, "ConfigMap")["data"]["config.yaml"])
     (mount,) = [item for item in container["volumeMounts"] if item["name"] == "keys"]
-    assert config["api"]["key_file"] == f"{mount['mountPath']}/api-key"
+    assert configured["api"]["key_file"] == f"{mount['mountPath']}/api-key"
 
 
 def test_created_keys_are_in_a_secret_only() -> None:
     """A key in the values ends up in the Secret and nowhere else."""
     manifests = render("helm4", CHART / "ci" / "created-keys-values.yaml")
+    data = only(manifests, "Secret")["data"]
+    assert {name: base64.b64decode(text, validate=True) for name, text in data.items()} == {
+        "api-key": b"not-a-real-key"
+    }
     others = [item for item in manifests if item["kind"] != "Secret"]
     assert "not-a-real-key" not in yaml.safe_dump(others)
     assert "bm90LWEtcmVhbC1rZXk" not in yaml.safe_dump(others)
@@ -340,9 +433,9 @@ def test_the_exporter_accepts_the_rendered_config(values_file: Path, tmp_path: P
     """The real `--config.check` takes the rendered file, its keys and state in reach."""
     manifests = render("helm4", values_file)
     (text,) = [item["data"]["config.yaml"] for item in manifests if _has_config(item)]
-    config = yaml.safe_load(text)
-    keys = [config["api"]["key_file"]]
-    keys += [org["key_file"] for org in config.get("orgs", []) if "key_file" in org]
+    configured = yaml.safe_load(text)
+    keys = [configured["api"]["key_file"]]
+    keys += [org["key_file"] for org in configured.get("orgs", []) if "key_file" in org]
     for index, path in enumerate(keys):
         key = tmp_path / f"key{index}"
         key.write_text("not-a-real-key\n")

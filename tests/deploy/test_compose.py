@@ -45,6 +45,20 @@ def test_profiles_share_all_but_the_exporter(project: dict[str, Any]) -> None:
     assert "COMPOSE_PROFILES=demo\n" in (ROOT / ".env").read_text()
 
 
+def test_ledgers_live_as_long_as_what_they_count(project: dict[str, Any]) -> None:
+    """A real org's ledger is kept; the demo's goes with the simulator, whose runs come again."""
+    (ledger,) = [
+        volume["target"]
+        for volume in project["services"]["real"]["volumes"]
+        if volume["type"] == "volume"
+    ]
+    assert ledger == "/data"
+    demo = yaml.safe_load((DEPLOY / "demo.yaml").read_text())
+    (memory,) = project["services"]["demo"]["tmpfs"]
+    assert demo["state"]["url"].startswith(f"sqlite:///{memory}/")
+    assert project["services"]["demo"]["depends_on"]["simulator"]["restart"] is True
+
+
 def test_every_service_is_hardened(project: dict[str, Any]) -> None:
     """Read-only, without capabilities, on the loopback only, with a fixed version."""
     for name, service in project["services"].items():

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from invent_exporter.simulator import SimulatorServer
-from tests.deploy.chart import only, render
+from tests.deploy.chart import helm_test_command
 from tests.deploy.image import (
     ROOT,
     build,
@@ -74,8 +74,21 @@ def configuration(image: str) -> dict[str, Any]:
 class Exporter:
     """A container of the image, hardened as far as a container can be, on the host's network."""
 
-    def __init__(self, image: str, folder: Path, arguments: tuple[str, ...]) -> None:
-        """Prepare; `folder` has config.yaml, key and state/."""
+    def __init__(
+        self,
+        image: str,
+        folder: Path,
+        arguments: tuple[str, ...],
+        *,
+        user: str = f"{USER_ID}:{USER_ID}",
+        mount: bool = True,
+    ) -> None:
+        """Prepare; `folder` has config.yaml, key and state/, to mount or not."""
+        mounts = (
+            *("--volume", f"{folder}/state:/data"),
+            *("--volume", f"{folder}/config.yaml:/etc/invent-exporter/config.yaml:ro"),
+            *("--volume", f"{folder}/key:/run/secrets/invent/api-key:ro"),
+        )
         self.port = free_port()
         self.name = f"invent-exporter-test-{uuid.uuid4().hex[:12]}"
         self._command = podman_command(
@@ -83,12 +96,10 @@ class Exporter:
             # The health check is run by hand: its timer would be systemd's.
             *("--health-interval", "disable"),
             *("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
-            *("--user", f"{USER_ID}:{USER_ID}"),
+            *("--user", user),
             # Above what the machine allows, runc refuses to start.
             *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"),
-            *("--volume", f"{folder}/state:/data"),
-            *("--volume", f"{folder}/config.yaml:/etc/invent-exporter/config.yaml:ro"),
-            *("--volume", f"{folder}/key:/run/secrets/invent/api-key:ro"),
+            *(mounts if mount else ()),
             *("--env", f"HEALTHCHECK_PORT={self.port}"),
             *(image, *arguments, f"--web.listen-address=127.0.0.1:{self.port}"),
         )
@@ -258,6 +269,31 @@ def test_hardened_killed_and_started_again_it_counts_each_run_once(
             assert exporter.finished() == expected
 
 
+def test_commands_work_as_any_user(image: str, folder: Path) -> None:
+    """`invent-exporter` is found inside; OpenShift's users, nameless and of group 0, need no more.
+
+    The demo needs nothing mounted: the image's own /data can be written.
+    """
+    api = free_port()
+    demo = ("demo", f"--simulator.listen-address=127.0.0.1:{api}")
+    with Exporter(image, folder, demo, user="1000640000:0", mount=False) as exporter:
+        wait_for("runs", lambda: bool(exporter.finished()))
+        assert exporter.get("/").is_success
+        assert exporter.python(TRY_TO_WRITE) == "['/data']"
+        variables = (
+            f"--env=INVENT_API_URL=http://127.0.0.1:{api}",
+            "--env=INVENT_API_KEY=demo-key",
+        )
+        for terminal in ("--tty=false", "--tty"):
+            table = podman("exec", terminal, *variables, exporter.name, "invent-exporter", "check")
+            assert "org-aurora" in table
+            assert "ok" in table
+        # HTTPS needs authorities to trust and names to ask for.
+        authorities, address, zone = exporter.python(LOOK_AROUND).split()
+        assert int(authorities) > 100
+        assert (address, zone) == ("127.0.0.1", "UTC")
+
+
 def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
     """No shell, pip or compiler inside; no capability; only /data can be written; it is healthy."""
     with SimulatorServer() as simulator:
@@ -280,18 +316,8 @@ def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
                 "None"
             )
             podman("healthcheck", "run", exporter.name)
-            exporter.run(*_command_of_helm_test(exporter.port))
+            exporter.run(*helm_test_command(f"127.0.0.1:{exporter.port}"))
             assert 'revision="0a1b2c3"' in exporter.get("/metrics").text
-
-
-def _command_of_helm_test(port: int) -> list[str]:
-    """Return what the chart's test pod runs, the Service's address replaced by the exporter's."""
-    (container,) = only(render(), "Pod")["spec"]["containers"]
-    service = "http://invent-invent-exporter.apps.svc:10480"
-    assert service in container["command"]
-    return [
-        argument.replace(service, f"http://127.0.0.1:{port}") for argument in container["command"]
-    ]
 
 
 READ_STATUS = """
@@ -299,6 +325,14 @@ print("\\n".join(
     line for line in open("/proc/1/status").read().splitlines()
     if line.startswith(("Uid", "CapEff", "CapBnd", "NoNewPrivs"))
 ))
+"""
+
+LOOK_AROUND = """
+import socket, sys, time
+sys.path.insert(0, "/app")
+import httpx
+context = httpx.create_ssl_context()
+print(len(context.get_ca_certs()), socket.gethostbyname("localhost"), time.tzname[0])
 """
 
 TRY_TO_WRITE = """

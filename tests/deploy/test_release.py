@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +136,57 @@ def test_actionlint_accepts_the_workflows() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_workflows_may_only_read_unless_a_job_says_more() -> None:
-    """Each workflow says what it may do, and no action is taken from a moving branch."""
-    files = sorted((ROOT / ".github" / "workflows").glob("*.yaml"))
-    assert [path.name for path in files] == ["release.yaml", "test.yaml"]
-    for path in files:
-        workflow = yaml.safe_load(path.read_text())
-        assert workflow["permissions"] == {"contents": "read"}
-        for job in workflow["jobs"].values():
-            assert job["timeout-minutes"] <= 60
-            for step in job["steps"]:
-                assert not re.search(r"@(main|master)$", step.get("uses", ""))
+WORKFLOWS = {path.name: path for path in (ROOT / ".github" / "workflows").glob("*.yaml")}
+
+
+def _jobs(name: str) -> dict[str, dict[str, Any]]:
+    jobs: dict[str, dict[str, Any]] = yaml.safe_load(WORKFLOWS[name].read_text())["jobs"]
+    return jobs
+
+
+@pytest.mark.parametrize("name", ["release.yaml", "test.yaml"])
+def test_workflows_may_only_read_unless_a_job_says_more(name: str) -> None:
+    """Each workflow says what it may do, and how long; its steps can't push with git."""
+    assert yaml.safe_load(WORKFLOWS[name].read_text())["permissions"] == {"contents": "read"}
+    for job in _jobs(name).values():
+        if "steps" not in job:
+            assert job["uses"] == "./.github/workflows/test.yaml"
+            continue
+        assert job["timeout-minutes"] <= 60
+        for step in job["steps"]:
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_actions_are_pinned() -> None:
+    """An action is named by its commit, which no one can move, with the version beside it."""
+    assert sorted(WORKFLOWS) == ["release.yaml", "test.yaml"]
+    for path in WORKFLOWS.values():
+        for used in re.findall(r"uses: (.+)", path.read_text()):
+            if not used.startswith("./"):
+                assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), used
+
+
+def test_a_release_is_tested_first_and_attested() -> None:
+    """Nothing is published before the tests passed; packages, image and chart are attested."""
+    jobs = _jobs("release.yaml")
+    needed = {name: set(_needs(jobs, name)) for name in jobs}
+    for name in ("image", "chart", "packages"):
+        assert {"version", "test"} <= needed[name]
+        used = [step.get("uses", "") for step in jobs[name]["steps"]]
+        assert [action for action in used if action.startswith("actions/attest-")], name
+    assert {"image", "chart"} <= needed["packages"]
+
+
+def _needs(jobs: dict[str, dict[str, Any]], name: str) -> Iterator[str]:
+    direct = jobs[name].get("needs", [])
+    for other in [direct] if isinstance(direct, str) else direct:
+        yield other
+        yield from _needs(jobs, other)
+
+
+def test_every_python_that_is_named_is_tested() -> None:
+    """The versions of pyproject.toml and those of the workflow are the same."""
+    text = (ROOT / "pyproject.toml").read_text()
+    named = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', text)
+    assert _jobs("test.yaml")["python"]["strategy"]["matrix"]["version"] == named

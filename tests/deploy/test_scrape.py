@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ import pytest
 import yaml
 
 from invent_exporter.simulator import SimulatorServer
-from tests.deploy.chart import CHART, ROOT, only, render
+from tests.deploy.chart import CHART, ROOT, helm_test_command, only, render
 from tests.deploy.processes import Server, exporter, prometheus, wait_for
+from tests.programs import require
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 LEDGER_SERIES = re.compile(r"invent_(runs?|credits?|step_credits|workflows?|org)_.+")
@@ -53,6 +56,16 @@ def test_service_monitor_names_the_release() -> None:
     assert endpoint["metricRelabelings"][-1]["action"] == "drop"
 
 
+_BY_THE_OPERATOR = [
+    {"source_labels": [f"__meta_kubernetes_{source}"], "target_label": label}
+    for source, label in (
+        *(("namespace", "namespace"), ("service_name", "service"), ("pod_name", "pod")),
+        ("endpointslice_port_name", "endpoint"),
+    )
+]
+"""What the operator adds to a target, as far as it tells targets apart."""
+
+
 def _series(server: Server, job: str) -> list[dict[str, str]]:
     found: list[dict[str, str]] = server.data("/api/v1/series", **{"match[]": f'{{job="{job}"}}'})
     return found
@@ -60,18 +73,20 @@ def _series(server: Server, job: str) -> list[dict[str, str]]:
 
 def test_increase_spans_the_replacement_of_a_pod(tmp_path: Path) -> None:
     """Counters of the ledger stay one series when another pod serves them; the process' do not."""
+    (kubernetes,) = yaml.safe_load((PROMETHEUS / "kubernetes.yml").read_text())["scrape_configs"]
     jobs = {
-        "kubernetes": _from_file("kubernetes.yml"),
-        "service-monitor": _from_service_monitor(),
+        "kubernetes": (kubernetes["relabel_configs"], _from_file("kubernetes.yml")),
+        "service-monitor": (_BY_THE_OPERATOR, _from_service_monitor()),
     }
     targets = tmp_path / "targets.json"
     scrape_configs = [
         {
             "job_name": name,
             "file_sd_configs": [{"files": [str(targets)], "refresh_interval": "1s"}],
+            "relabel_configs": target_rules,
             "metric_relabel_configs": rules,
         }
-        for name, rules in jobs.items()
+        for name, (target_rules, rules) in jobs.items()
     ]
     intervals = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     with SimulatorServer() as simulator:
@@ -111,7 +126,13 @@ def _serve_one_pod(
 ) -> None:
     """Run one pod until Prometheus has seen that many failed runs from it, for each job."""
     with exporter(targets.parent, config) as served:
-        labels = {"pod": pod, "namespace": "apps"}
+        labels = {
+            "__meta_kubernetes_pod_name": pod,
+            "__meta_kubernetes_namespace": "apps",
+            "__meta_kubernetes_service_name": "invent-invent-exporter",
+            "__meta_kubernetes_service_label_app_kubernetes_io_name": "invent-exporter",
+            "__meta_kubernetes_endpointslice_port_name": "metrics",
+        }
         targets.write_text(
             json.dumps([{"targets": [f"127.0.0.1:{served.port}"], "labels": labels}])
         )
@@ -133,6 +154,7 @@ def _check_series(series: list[dict[str, str]]) -> None:
     assert "invent_run_duration_seconds_bucket" in {labels["__name__"] for labels in ledger}
     assert {labels.get("pod") for labels in ledger} == {None}
     assert len({labels["instance"] for labels in ledger}) == 1
+    assert {labels["service"] for labels in series} == {"invent-invent-exporter"}
     # Target labels of the process tell the pods apart.
     started = [item for item in process if item["__name__"] == "process_start_time_seconds"]
     assert {labels["pod"] for labels in started} == {"a", "b"}
@@ -155,6 +177,43 @@ def test_every_metric_is_on_one_side(tmp_path: Path) -> None:
     assert "invent_workflow_info" in names
     for name in names:
         assert bool(LEDGER_SERIES.fullmatch(name)) != bool(PROCESS_SERIES.fullmatch(name)), name
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "says"),
+    [("key-main", 0, "orgs: {'org-main': '1.0'}"), ("wrong", 1, "not read: c: see the log")],
+)
+def test_helm_test_tells_whether_each_org_was_read(
+    key: str, status: int, says: str, tmp_path: Path
+) -> None:
+    """The pod of `helm test` ends well when the API answers, and names the org that is not read."""
+    with SimulatorServer() as simulator:
+        simulator.world.add_run(status="COMPLETED")
+        config = {"api": {"url": simulator.url, "key": key}, "state": {"url": "sqlite://"}}
+        with exporter(tmp_path, config) as served:
+            _, *rest = helm_test_command(f"127.0.0.1:{served.port}")
+            done = subprocess.run(
+                [sys.executable, *rest], capture_output=True, text=True, check=False, timeout=90
+            )
+    assert done.returncode == status, done.stderr
+    assert says in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "kubernetes.yml"])
+def test_promtool_accepts_the_configuration(name: str, tmp_path: Path) -> None:
+    """A real promtool reads it, but for Kubernetes' discovery, which Debian's is built without."""
+    config = yaml.safe_load((PROMETHEUS / name).read_text())
+    for job in config["scrape_configs"]:
+        job.pop("kubernetes_sd_configs", None)
+    path = tmp_path / name
+    path.write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [require("promtool"), "check", "config", "--syntax-only", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["prometheus.yml", "kubernetes.yml"])

@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from invent_exporter.cli import EXIT_USAGE
 from tests.deploy.chart import ROOT
 from tests.programs import require
 
@@ -25,6 +26,12 @@ def test_unit_is_valid(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def _systemd_version() -> str:
+    return subprocess.run(
+        [require("systemd-analyze"), "--version"], capture_output=True, text=True, check=True
+    ).stdout
+
+
 def test_unit_is_hardened_as_documented() -> None:
     """`systemd-analyze security` gives the score that docs/deploy.md names."""
     done = subprocess.run(
@@ -36,4 +43,16 @@ def test_unit_is_hardened_as_documented() -> None:
     found = re.search(r"exposure level for invent-exporter.service: ([0-9.]+) ", done.stdout)
     assert found, done.stdout + done.stderr
     assert float(found[1]) <= 1.5
-    assert f"exposure level of {found[1]}" in (ROOT / "docs" / "deploy.md").read_text()
+    documented = re.search(
+        r"of systemd (\d+) gives the\s+unit an exposure level of ([0-9.]+) ",
+        (ROOT / "docs" / "deploy.md").read_text(),
+    )
+    assert documented
+    # Other versions weigh other settings.
+    if f"systemd {documented[1]} " in _systemd_version():
+        assert found[1] == documented[2]
+
+
+def test_a_wrong_configuration_is_not_tried_again() -> None:
+    """The exit status of the exporter for it is the one that systemd does not restart after."""
+    assert f"RestartPreventExitStatus={EXIT_USAGE}\n" in UNIT.read_text()

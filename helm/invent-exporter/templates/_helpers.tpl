@@ -2,17 +2,17 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* Short enough for what is put behind it, and without the dots that a release may have in its name:
+a Service may not. */}}
 {{- define "invent-exporter.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := include "invent-exporter.name" . -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- $fullname := printf "%s-%s" .Release.Name $name -}}
+{{- if .Values.fullnameOverride -}}
+{{- $fullname = .Values.fullnameOverride -}}
+{{- else if contains $name .Release.Name -}}
+{{- $fullname = .Release.Name -}}
 {{- end -}}
-{{- end -}}
+{{- $fullname | replace "." "-" | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
 {{/* What selectors use. Immutable in a Deployment: nothing here may depend on a value but names. */}}
@@ -21,15 +21,23 @@ app.kubernetes.io/name: {{ include "invent-exporter.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* Labels of an object. Takes the root, or the root and further labels; the chart's own win, then the
+further ones, then commonLabels: written one below the other, a key could stand there twice. */}}
 {{- define "invent-exporter.labels" -}}
+{{- $root := . -}}
+{{- $further := dict -}}
+{{- if kindIs "slice" . -}}
+{{- $root = index . 0 -}}
+{{- $further = default dict (index . 1) -}}
+{{- end -}}
 {{- $own := dict
-  "app.kubernetes.io/name" (include "invent-exporter.name" .)
-  "app.kubernetes.io/instance" .Release.Name
-  "app.kubernetes.io/version" .Chart.AppVersion
-  "app.kubernetes.io/managed-by" .Release.Service
-  "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
+  "app.kubernetes.io/name" (include "invent-exporter.name" $root)
+  "app.kubernetes.io/instance" $root.Release.Name
+  "app.kubernetes.io/version" $root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" $root.Release.Service
+  "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
 -}}
-{{- toYaml (merge $own .Values.commonLabels) -}}
+{{- toYaml (merge $own $further (default dict $root.Values.commonLabels)) -}}
 {{- end -}}
 
 {{- define "invent-exporter.serviceAccountName" -}}
@@ -81,7 +89,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "invent-exporter.ruleFile" -}}
 {{- $root := index . 0 -}}
 {{- $text := $root.Files.Get (index . 1) -}}
-{{- $thresholds := merge (deepCopy $root.Values.prometheusRule.thresholds) ($root.Files.Get "thresholds.yaml" | fromYaml) -}}
+{{- $usual := $root.Files.Get "thresholds.yaml" | fromYaml -}}
+{{- if $root.Values.nameOverride -}}
+{{/* The ServiceMonitor makes the name the job, by which the alerts know the exporter. */}}
+{{- $_ := set $usual "exporter_job" (include "invent-exporter.name" $root) -}}
+{{- end -}}
+{{- $thresholds := merge (deepCopy (default dict $root.Values.prometheusRule.thresholds)) $usual -}}
 {{- range $name, $value := $thresholds -}}
 {{/* toJson, because toString writes 1209600 as 1.2096e+06. */}}
 {{- $text = $text | replace (printf "@%s@" $name) (kindIs "string" $value | ternary $value (toJson $value)) -}}
@@ -100,9 +113,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if and .Values.keys.create .Values.keys.entry (not (hasKey .Values.keys.create .Values.keys.entry)) -}}
 {{- fail (printf "keys.create has no entry %q, which keys.entry names" .Values.keys.entry) -}}
 {{- end -}}
+{{- if .Values.serviceMonitor.enabled -}}
 {{- $hold := default "65s" (default dict .Values.config.metrics).newborn_hold -}}
 {{- $interval := .Values.serviceMonitor.interval -}}
-{{- if and .Values.serviceMonitor.enabled (gt (include "invent-exporter.milliseconds" $interval | int64) (include "invent-exporter.milliseconds" $hold | int64)) -}}
+{{- $timeout := .Values.serviceMonitor.scrapeTimeout -}}
+{{- if gt (include "invent-exporter.milliseconds" $interval | int64) (include "invent-exporter.milliseconds" $hold | int64) -}}
 {{- fail (printf "serviceMonitor.interval: %s is longer than config.metrics.newborn_hold (%s), so the first run of a new workflow could be missed: scrape more often, or hold longer" $interval $hold) -}}
+{{- end -}}
+{{- if gt (include "invent-exporter.milliseconds" $timeout | int64) (include "invent-exporter.milliseconds" $interval | int64) -}}
+{{- fail (printf "serviceMonitor.scrapeTimeout: %s is longer than serviceMonitor.interval (%s): the operator would leave the ServiceMonitor out" $timeout $interval) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
