@@ -216,9 +216,12 @@ class Poll:
             first_offset=0,
         )
         if order.learned and order.oldest_first and walk.at_end:
-            # The next poll asks for the same page, at whose end the next run will stand.
+            # The next poll asks for the same page, at whose end, or right behind it, the next run
+            # will stand. An empty page behind it would look as if runs had been deleted.
             self.state = msgspec.structs.replace(
-                self.state, signature=signature_of(walk.last), first_offset=walk.last_asked
+                self.state,
+                signature=signature_of(walk.last_filled),
+                first_offset=walk.last_filled_asked,
             )
 
 

@@ -62,7 +62,8 @@ class Walk:
             offset, offset, at_end=False, count=None, rows=()
         )
         self.last = self.first
-        self.last_asked = offset
+        self.last_filled = self.first
+        self.last_filled_asked = offset
         self._pages = 1 if anchor else 0
         self._repeats = 0
         self._recovering = recovering
@@ -110,7 +111,8 @@ class Walk:
         page = yield Read(self.status, offset, self.forward, self._recovering)
         assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
         self._pages += 1
-        self.last_asked = offset
+        if page.rows or page.unreadable:
+            self.last_filled, self.last_filled_asked = page, offset
         self.order = self.order.joined(judge(page.rows))
         self.saw_open = self.saw_open or any(row.is_open and row.owned for row in page.rows)
         self.at_end = page.at_end if self.forward else self.at_end

@@ -254,6 +254,23 @@ def test_oldest_first_a_poll_reads_the_last_page(count: int) -> None:
         assert {"run-50", "run-51"} <= seen
 
 
+@pytest.mark.parametrize("rows", [11, 12])
+def test_oldest_first_an_idle_poll_is_one_request_also_behind_a_full_page(rows: int) -> None:
+    """With small pages the walk may end at an empty one, which is no place to begin from."""
+    listing = Rows([row(number, settled=True) for number in range(rows)], take=3)
+    poll = Poll(ScanState(), open_known=False, contact_floor=0.0)
+    listing.drive(poll.steps())
+    for _ in range(3):
+        listing.asked.clear()
+        poll = Poll(poll.state, open_known=False, contact_floor=None)
+        listing.drive(poll.steps())
+        assert listing.pages == 1
+    listing.rows.append(row(rows))
+    listing.asked.clear()
+    listing.drive(Poll(poll.state, open_known=False, contact_floor=None).steps())
+    assert max(offset for _, offset in listing.asked) >= rows
+
+
 def test_oldest_first_a_listing_that_shrank_is_found_again() -> None:
     """Old runs are removed, so the page that was the last is beyond the end."""
     state = learn(list(RISING), sends_count=False)
