@@ -89,8 +89,10 @@ def test_each_panel_says_what_it_shows_in_which_unit(name: str) -> None:
         assert panel["description"].endswith("."), panel["title"]
         assert panel["datasource"]["uid"] == "${datasource}"
         assert panel["targets"]
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["thresholds"]["steps"][0]["value"] is None, panel["title"]
         if panel["type"] != "table":
-            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert defaults["unit"], panel["title"]
         references = [target["refId"] for target in panel["targets"]]
         assert len(set(references)) == len(references)
 
@@ -119,6 +121,7 @@ def test_links_keep_time_and_variables(name: str) -> None:
         assert "${__url_time_range}" in url
         assert "${job:queryparam}" in url
         assert "${datasource:queryparam}" in url
+        assert "${origin:queryparam}" in url
 
 
 @boards
