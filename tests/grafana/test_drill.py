@@ -35,6 +35,7 @@ def test_no_duration_is_left_as_it_was() -> None:
         for rule in group["rules"]:
             assert not re.search(r"\[\d+[smhdw]\]|offset \d+[smhdw]\b", rule["expr"])
             assert rule.get("for", "0ms").endswith("ms")
+            assert rule.get("keep_firing_for", "0ms").endswith("ms")
 
 
 def test_prometheus_accepts_the_fast_rules(tmp_path: Path) -> None:
