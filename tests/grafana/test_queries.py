@@ -20,6 +20,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from invent_exporter.metrics import FAMILIES
+from tests.grafana.families import NOT_IN_THE_DEMO
 from tests.grafana.history import write_history
 from tests.grafana.promql import bare_counters, grouping_labels, selectors
 from tests.programs import require
@@ -29,16 +30,6 @@ DEADLINE_SECONDS = 120.0
 FINISHED_RUNS = "invent_runs_finished_total"
 TARGET_LABELS = {"job", "instance"}
 OF_PROMETHEUS = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
-NOT_IN_THE_DEMO = {
-    # Of sub-orgs, which the demo does not read.
-    "invent_org_balance_credits": {"org_id"},
-    "invent_org_promo_balance_credits": {"org_id"},
-    "invent_org_spending_cap_credits": {"org_id"},
-    "invent_org_spending_cap_used_credits": {"org_id"},
-    # Of a configuration that can be read again, which the demo's can't.
-    "invent_config_last_reload_successful": set(),
-}
-"""Metrics of the contract that only some configurations have, with their labels."""
 
 
 @dataclass(frozen=True)

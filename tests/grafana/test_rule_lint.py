@@ -18,10 +18,8 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
-from invent_exporter.metrics import FAMILIES
-from invent_exporter.telemetry import Telemetry
+from tests.grafana.families import family_name, family_types
 from tests.grafana.promql import nodes, parents, selectors
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
@@ -85,17 +83,10 @@ def test_an_alert_does_not_sample(rule: dict[str, Any]) -> None:
     assert not found & {"topk", "bottomk", "limitk", "limit_ratio"}
 
 
-def _types() -> dict[str, str]:
-    registry = CollectorRegistry()
-    Telemetry(registry)
-    families = [*registry.collect(), *(family.metric() for family in FAMILIES)]
-    return {family.name: family.type for family in families}
-
-
 @rules
 def test_rates_are_of_counters_and_slopes_of_gauges(rule: dict[str, Any]) -> None:
     """promql/rate and promql/counter: a rate takes the fall of a gauge for a reset."""
-    types = _types()
+    types = family_types()
     for node, above in parents(_parsed(rule)):
         if not isinstance(node, promql_parser.MatrixSelector):
             continue
@@ -103,7 +94,7 @@ def test_rates_are_of_counters_and_slopes_of_gauges(rule: dict[str, Any]) -> Non
         if ":" in name:
             assert function not in OF_COUNTERS, "what was recorded is a gauge"
             continue
-        kind = types[re.sub(r"_(total|bucket|count|sum|info)$", "", name)]
+        kind = types[family_name(name)]
         if function in OF_COUNTERS:
             assert kind in {"counter", "histogram"}, name
             assert node.range >= FIVE_SCRAPES, "shorter than five scrapes a minute apart"
