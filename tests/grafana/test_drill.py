@@ -1,5 +1,6 @@
 """Hold that a drill changes the pace of the rules and nothing else."""
 
+import json
 import re
 import subprocess
 from datetime import UTC, datetime
@@ -92,3 +93,13 @@ def test_a_stray_or_an_alert_on_the_quiet_day_makes_the_drill_fail() -> None:
     assert Played([], [], []).is_right
     assert not Played([notice], [], []).is_right
     assert not Played([], [notice], []).is_right
+
+
+def test_each_incident_is_seen_on_the_first_screen_of_overview() -> None:
+    """The panels that the report points at are there, above the fold."""
+    board = json.loads((GRAFANA / "dashboards/overview.json").read_text())
+    above = {panel["title"] for panel in board["panels"] if panel["gridPos"]["y"] < 20}
+    for incident in (*RUNS, *EXPORTER):
+        named = set(re.findall("«([^»]+)»", incident.seen_at))
+        assert named <= above
+        assert named or "table" in incident.seen_at
