@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from grafana.generate import dashboards
+from grafana.generate import dashboards, panel_id
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
@@ -35,9 +35,11 @@ def test_uids_are_those_that_alerts_link_to() -> None:
 
 @boards
 def test_panels_have_ids_of_their_own(name: str) -> None:
-    """Grafana finds a panel by its id."""
+    """Grafana finds a panel by its id, and people keep links to it: it moves with the panel."""
     ids = [panel["id"] for panel in BOARDS[name]["panels"]]
     assert len(set(ids)) == len(ids)
+    for panel in BOARDS[name]["panels"]:
+        assert panel["id"] == panel_id(panel["type"], panel["title"])
 
 
 @boards
