@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from drill.incidents import EXPORTER, RUNS, Incident
+from drill.incidents import ACME, EXPORTER, RUNS, Incident, quiet_habits
 from drill.report import Played, Result, write_report
 from drill.speed import SPEED, fast_rules, shorten, shorten_query
 from drill.stage import Notice
+from grafana.rules import read_thresholds
 from tests.programs import require
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
@@ -103,3 +104,11 @@ def test_each_incident_is_seen_on_the_first_screen_of_overview() -> None:
         named = set(re.findall("«([^»]+)»", incident.seen_at))
         assert named <= above
         assert named or "table" in incident.seen_at
+
+
+def test_the_quiet_day_burns_less_than_the_budget() -> None:
+    """Else the alert on the budget is right, and comes when the day is long enough."""
+    habits = [habit for habit in quiet_habits() if habit.org_id == ACME]
+    month = sum(habit.credits * 30 * 24 * 60 / habit.every_minutes for habit in habits)
+    budget = float(read_thresholds(GRAFANA / "thresholds.yaml")["credits_monthly_budget"])
+    assert month < 0.9 * budget
