@@ -43,7 +43,8 @@ def fast_rules(grafana: Path) -> dict[str, Any]:
                 group["interval"] = shorten(group["interval"])
             for rule in group["rules"]:
                 rule["expr"] = shorten_query(rule["expr"])
-                if "for" in rule:
-                    rule["for"] = shorten(rule["for"])
+                for wait in ("for", "keep_firing_for"):
+                    if wait in rule:
+                        rule[wait] = shorten(rule[wait])
             groups.append(group)
     return {"groups": groups}

@@ -29,7 +29,7 @@ class Habit:
     origin: Origin
     every_minutes: float
     duration_minutes: float
-    credits: float = 2.0
+    credits: float = 1.0
     failing: float = 0.0
     waiting: bool = False
     """Runs stay PENDING."""

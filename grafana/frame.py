@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as models
 
-from grafana.panels import BLUE, ORANGE, RED, annotation, variable
+from grafana.panels import BLUE, GREEN, ORANGE, RED, annotation, variable
 from grafana.queries import BY_WORKFLOW, JOB, ON_WORKFLOW, ORG, RUNS, WORKFLOW, increase, named
 
 if TYPE_CHECKING:
@@ -19,12 +19,14 @@ TAG = "invent"
 OVERVIEW, WORKFLOWS, EXPORTERS = "invent-overview", "invent-workflow", "invent-exporter"
 """Uids: part of the addresses that people keep and alerts link to."""
 
+AGE_LIMITS = ((None, GREEN), (120, ORANGE), (600, RED))
+"""Of the age of the data: red where InventPollStale fires."""
 _KEEP = "${datasource:queryparam}&${job:queryparam}&${__url_time_range}"
 WORKFLOW_LINK = (
     f"/d/{WORKFLOWS}?var-org_id=${{__data.fields.Org}}"
-    f"&var-workflow_id=${{__data.fields.workflow_id}}&{_KEEP}"
+    f"&var-workflow_id=${{__data.fields.workflow_id}}&${{origin:queryparam}}&{_KEEP}"
 )
-"""From a row of a table with the columns Org and workflow_id."""
+"""From a row of a table with the columns Org and workflow_id; what else was chosen is kept."""
 
 
 def job() -> Builder[Any]:
@@ -125,7 +127,7 @@ def mark_restarts(board: dashboard.Dashboard) -> None:
         annotation(
             "Restarts",
             f"changes(process_start_time_seconds{{{JOB}}}[$__rate_interval]) > 0"
-            f" and on (job) invent_exporter_build_info{{{JOB}}}",
+            f" and on (job, instance) invent_exporter_build_info{{{JOB}}}",
             "Exporter {{instance}} restarted",
             ORANGE,
             on=True,

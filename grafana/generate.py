@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zlib import crc32
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
@@ -18,11 +19,15 @@ def dashboards() -> dict[str, str]:
     return {f"{name}.json": _encode(module.build().build()) for name, module in DASHBOARDS.items()}
 
 
+def panel_id(kind: str, title: str) -> int:
+    """Make a panel's id of what it is: one that is added leaves the links to it as they were."""
+    return crc32(f"{kind} {title}".encode()) % 1_000_000
+
+
 def _encode(board: object) -> str:
     document = json.loads(JSONEncoder().encode(board))
-    # Links to a panel and filters of annotations name its id: by the order on the screen.
-    for number, panel in enumerate(document["panels"], 1):
-        panel["id"] = number
+    for panel in document["panels"]:
+        panel["id"] = panel_id(panel["type"], panel["title"])
     for link in document["links"]:
         del link["placement"]  # the library's default hides it in a menu
     return json.dumps(document, indent=2, sort_keys=True) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grafana.frame import (
+    AGE_LIMITS,
     OVERVIEW,
     WORKFLOW_LINK,
     job,
@@ -16,6 +17,7 @@ from grafana.frame import (
     workflow,
 )
 from grafana.panels import (
+    CALM,
     GREEN,
     ORANGE,
     RED,
@@ -28,7 +30,6 @@ from grafana.panels import (
     query,
     row,
     rows,
-    steps,
     tile,
     warmth,
 )
@@ -53,7 +54,7 @@ WASTED = f'{RUNS}, status=~"FAILED|CANCELED"'
 FINISHED = "invent_runs_finished_total"
 OLDEST = "invent_runs_open_oldest_timestamp_seconds"
 LAST = "invent_workflow_last_finished_timestamp_seconds"
-CALM = steps((None, "text"))
+OPEN_LIMITS = ((None, GREEN), (3600, ORANGE), (21600, RED))
 STATUS_COLORS = {
     "COMPLETED": "green",
     "FAILED": "red",
@@ -98,10 +99,10 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Success ratio",
             "COMPLETED of COMPLETED and FAILED in the chosen time.",
             Place(0, 0, 3, 4),
-            now(f"1 - {failed} / {decided}"),
+            now(f"1 - {failed} / ({decided} > 0)"),
             unit="percentunit",
             decimals=1,
-            limits=steps((None, RED), (0.9, ORANGE), (0.98, GREEN)),
+            limits=((None, RED), (0.9, ORANGE), (0.98, GREEN)),
         )
     )
     board.with_panel(
@@ -112,7 +113,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             now(failed),
             unit="short",
             decimals=0,
-            limits=steps((None, GREEN), (0.5, ORANGE)),
+            limits=((None, GREEN), (0.5, ORANGE)),
         )
     )
     board.with_panel(
@@ -122,7 +123,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             Place(6, 0, 3, 4),
             now(f"count(max {BY_WORKFLOW} ({streaks}) > 0) or vector(0)"),
             unit="short",
-            limits=steps((None, GREEN), (1, RED)),
+            limits=((None, GREEN), (1, RED)),
         )
     )
     board.with_panel(
@@ -142,13 +143,14 @@ def _tiles(board: dashboard.Dashboard) -> None:
             Place(12, 0, 3, 4),
             now(f"(time() - min({OLDEST}{{{WORKFLOW}}})) or vector(0)"),
             unit="s",
-            limits=steps((None, GREEN), (3600, ORANGE), (21600, RED)),
+            limits=OPEN_LIMITS,
         )
     )
     board.with_panel(
         tile(
             "Credits this month, forecast",
-            "Credits burned since the month began, and until its end at the pace of the last day.",
+            "Credits burned since the month began, and until its end at the pace of the last day. "
+            "With fixed dates chosen above: burned in those, instead of since the month began.",
             Place(15, 0, 3, 4),
             now(f"{credits_so_far} + {pace} * {remaining}"),
             unit="short",
@@ -166,7 +168,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             now(f"(sum({not_ok}) or vector(0)) / sum({requests})"),
             unit="percentunit",
             decimals=1,
-            limits=steps((None, GREEN), (0.05, ORANGE), (0.5, RED)),
+            limits=((None, GREEN), (0.05, ORANGE), (0.5, RED)),
         )
     )
     board.with_panel(
@@ -177,7 +179,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             Place(21, 0, 3, 4),
             now(f"time() - min(max by (job, org_id) ({success}))"),
             unit="s",
-            limits=steps((None, GREEN), (120, ORANGE), (600, RED)),
+            limits=AGE_LIMITS,
         )
     )
 
@@ -202,7 +204,7 @@ def _what_and_where(board: dashboard.Dashboard) -> None:
                 Column("workflow_name", "Workflow", link=WORKFLOW_LINK),
                 Column("org_id", "Org"),
                 Column("Value #A", "Failed", "short", ((None, "text"), (0.5, RED))),
-                Column("Value #B", "Failure ratio", "percentunit"),
+                Column("Value #B", "Failure ratio", "percentunit", ((None, "text"), (0.2, RED))),
                 Column("Value #C", "In a row", "short", ((None, "text"), (3, RED))),
                 Column("Value #D", "Last success", "s"),
                 Column("workflow_id", "", hidden=True),
@@ -220,7 +222,7 @@ def _what_and_where(board: dashboard.Dashboard) -> None:
             Place(11, 4, 5, 8),
             now(named(overdue), "{{workflow_name}}"),
             unit="suffix:x usual",
-            limits=steps((None, GREEN), (4, ORANGE), (8, RED)),
+            limits=((None, GREEN), (4, ORANGE), (8, RED)),
         )
     )
     board.with_panel(
@@ -328,6 +330,7 @@ def _durations(board: dashboard.Dashboard) -> None:
                 "{{status}}",
             ),
             unit="s",
+            limits=OPEN_LIMITS,
             colors=STATUS_COLORS,
         )
     )
@@ -356,7 +359,7 @@ def _credits(board: dashboard.Dashboard) -> None:
             now(f"sum({wasted}) / sum({total})"),
             unit="percentunit",
             decimals=1,
-            limits=steps((None, GREEN), (0.1, ORANGE), (0.3, RED)),
+            limits=((None, GREEN), (0.1, ORANGE), (0.3, RED)),
         )
     )
     board.with_panel(
@@ -392,6 +395,7 @@ def _freshness(board: dashboard.Dashboard) -> None:
             Place(0, 40, 12, 7),
             query(f"time() - {success}", "{{org_id}}"),
             unit="s",
+            limits=AGE_LIMITS,
         )
     )
     board.with_panel(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from grafana_foundation_sdk.builders import (
     bargauge,
@@ -27,6 +27,8 @@ DATA_SOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasour
 GREEN, YELLOW, ORANGE, RED, BLUE = "green", "yellow", "orange", "red", "blue"
 
 P = TypeVar("P", bound=Any)
+Limits: TypeAlias = tuple[tuple[float | None, str], ...]
+"""At each limit the color changes; the first, None, holds below all others."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,21 @@ def rows(expr: str, ref: str) -> prometheus.Dataquery:
     return now(expr, "", ref).format(PromQueryFormat.TABLE)
 
 
-def _dress(panel: P, title: str, text: str, place: Place, queries: list[prometheus.Dataquery]) -> P:
+def _dress(
+    panel: P, title: str, text: str, place: Place, *queries: prometheus.Dataquery, limits: Limits
+) -> P:
     panel.title(title).description(text).grid_pos(place.grid_pos()).datasource(DATA_SOURCE)
+    panel.thresholds(_thresholds(limits))
     for asked in queries:
         panel.with_target(asked)
     return panel
 
 
-def steps(*limits: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
-    """Change color at each limit; the first, None, holds below all others."""
+CALM: Final = ((None, "text"),)
+"""The limits of a number that is neither good nor bad by itself."""
+
+
+def _thresholds(limits: Limits) -> dashboard.ThresholdsConfig:
     return (
         dashboard.ThresholdsConfig()
         .mode(models.ThresholdsMode.ABSOLUTE)
@@ -82,13 +90,13 @@ def tile(
     asked: prometheus.Dataquery,
     *,
     unit: str,
-    limits: dashboard.ThresholdsConfig,
+    limits: Limits,
     decimals: int | None = None,
     month: bool = False,
     text_of: str | None = None,
 ) -> stat.Panel:
     """Show one number; `month` computes it over the month so far instead of the chosen time."""
-    panel = _dress(stat.Panel(), title, text, place, [asked]).unit(unit).thresholds(limits)
+    panel = _dress(stat.Panel(), title, text, place, asked, limits=limits).unit(unit)
     panel.color_mode(common_models.BigValueColorMode.BACKGROUND_SOLID)
     panel.graph_mode(common_models.BigValueGraphMode.NONE)
     reduce = common.ReduceDataOptions().calcs(["lastNotNull"])
@@ -109,11 +117,12 @@ def lines(
     *queries: prometheus.Dataquery,
     unit: str,
     stack: bool = False,
-    limits: dashboard.ThresholdsConfig | None = None,
+    limits: Limits = CALM,
     colors: dict[str, str] | None = None,
 ) -> timeseries.Panel:
-    """Draw series over time; stacked ones as bars."""
-    panel = _dress(timeseries.Panel(), title, text, place, list(queries)).unit(unit).min(0)
+    """Draw series over time; stacked ones as bars, limits as dashed lines."""
+    panel = _dress(timeseries.Panel(), title, text, place, *queries, limits=limits)
+    panel.unit(unit).min(0)
     panel.legend(
         common.VizLegendOptions()
         .display_mode(common_models.LegendDisplayMode.LIST)
@@ -131,8 +140,8 @@ def lines(
         panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
     else:
         panel.fill_opacity(8)
-    if limits is not None:
-        panel.thresholds(limits).thresholds_style(
+    if len(limits) > 1:
+        panel.thresholds_style(
             common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED)
         )
     for name, color in (colors or {}).items():
@@ -154,10 +163,10 @@ def bars(
     asked: prometheus.Dataquery,
     *,
     unit: str,
-    limits: dashboard.ThresholdsConfig,
+    limits: Limits,
 ) -> bargauge.Panel:
     """Show the newest values side by side, the first of them on top."""
-    panel = _dress(bargauge.Panel(), title, text, place, [asked]).unit(unit).thresholds(limits)
+    panel = _dress(bargauge.Panel(), title, text, place, asked, limits=limits).unit(unit)
     panel.orientation(common_models.VizOrientation.HORIZONTAL).min(0)
     panel.display_mode(common_models.BarGaugeDisplayMode.BASIC)
     return panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
@@ -166,7 +175,7 @@ def bars(
 def warmth(title: str, text: str, place: Place, expr: str, *, unit: str) -> heatmap.Panel:
     """Draw a histogram over time, with its exemplars."""
     asked = query(expr, "{{le}}").format(PromQueryFormat.HEATMAP).exemplar(exemplar=True)
-    panel = _dress(heatmap.Panel(), title, text, place, [asked]).unit(unit)
+    panel = _dress(heatmap.Panel(), title, text, place, asked, limits=CALM).unit(unit)
     panel.calculate(calculate=False)
     panel.color(
         heatmap.HeatmapColorOptions()
@@ -185,7 +194,7 @@ class Column:
     field: str
     title: str
     unit: str = ""
-    limits: tuple[tuple[float | None, str], ...] = ()
+    limits: Limits = ()
     link: str = ""
     hidden: bool = False
 
@@ -200,7 +209,7 @@ def listing(
     sort: str,
 ) -> table.Panel:
     """Show one row for each set of labels, with one column for each query."""
-    panel = _dress(table.Panel(), title, text, place, queries)
+    panel = _dress(table.Panel(), title, text, place, *queries, limits=CALM)
     panel.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
     shown = {column.field: index for index, column in enumerate(columns)}
     panel.with_transformation(

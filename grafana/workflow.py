@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 from grafana.frame import WORKFLOWS, job, mark_restarts, mark_runs, org, origin, start, workflow
 from grafana.overview import (
-    CALM,
     DECIDED,
     FAILED,
     FINISHED,
     LAST,
     OLDEST,
+    OPEN_LIMITS,
     STATUS_COLORS,
     WASTED,
 )
 from grafana.panels import (
+    CALM,
     GREEN,
     ORANGE,
     RED,
@@ -27,7 +28,6 @@ from grafana.panels import (
     query,
     row,
     rows,
-    steps,
     tile,
     warmth,
 )
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 DONE = f'{WORKFLOW}, status="COMPLETED"'
 DURATION = "invent_run_duration_seconds"
+STREAK_LIMITS = ((None, GREEN), (1, ORANGE), (3, RED))
 QUANTILES = ((0.5, "p50", "A"), (0.95, "p95", "B"), (0.99, "p99", "C"))
 
 
@@ -79,7 +80,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             Place(0, 0, 4, 4),
             now(f"max(invent_workflow_consecutive_failures{{{WORKFLOW}}})"),
             unit="short",
-            limits=steps((None, GREEN), (1, ORANGE), (3, RED)),
+            limits=STREAK_LIMITS,
         )
     )
     board.with_panel(
@@ -97,10 +98,10 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Success ratio",
             "COMPLETED of COMPLETED and FAILED in the chosen time.",
             Place(8, 0, 4, 4),
-            now(f"1 - {failed} / {decided}"),
+            now(f"1 - {failed} / ({decided} > 0)"),
             unit="percentunit",
             decimals=1,
-            limits=steps((None, RED), (0.9, ORANGE), (0.98, GREEN)),
+            limits=((None, RED), (0.9, ORANGE), (0.98, GREEN)),
         )
     )
     board.with_panel(
@@ -111,7 +112,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             now(failed),
             unit="short",
             decimals=0,
-            limits=steps((None, GREEN), (0.5, ORANGE)),
+            limits=((None, GREEN), (0.5, ORANGE)),
         )
     )
     board.with_panel(
@@ -158,6 +159,7 @@ def _results(board: dashboard.Dashboard) -> None:
                 "{{workflow_name}}",
             ),
             unit="short",
+            limits=STREAK_LIMITS,
         )
     )
     board.with_panel(
@@ -231,6 +233,7 @@ def _times(board: dashboard.Dashboard) -> None:
             Place(16, 21, 8, 8),
             query(f"time() - min by (status) ({OLDEST}{{{WORKFLOW}}})", "{{status}}"),
             unit="s",
+            limits=OPEN_LIMITS,
             colors=STATUS_COLORS,
         )
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,11 +13,12 @@ DENSE_SECONDS, DENSE_STEP = 2 * 3600, 60
 SPARSE_SECONDS, SPARSE_STEP = 8 * DAY, 1800
 
 
-def write_history(scrape: str, end: int) -> Iterator[str]:
-    """Yield lines of OpenMetrics that end with the scrape's values at `end`, a unix time.
+def write_history(scrape: str, taken: float, end: int) -> Iterator[str]:
+    """Yield lines of OpenMetrics that end at `end` with what was scraped at `taken`, unix times.
 
-    Counters and histograms rise evenly from 0, timestamps move along, other gauges stay. Half an
-    hour before the end the process restarted and one workflow had another version.
+    Counters and histograms rise evenly from 0, other gauges stay. Timestamps move along, so that
+    what was five seconds old when it was scraped is so at every moment of the history. Half an hour
+    before the end the process restarted and one workflow had another version.
     """
     series = list(_series(scrape))
     changed = next(text for name, text, *_ in series if name == "invent_workflow_info")
@@ -32,7 +33,7 @@ def write_history(scrape: str, end: int) -> Iterator[str]:
             elif name == "process_start_time_seconds":
                 now = value - DAY if early else value
             elif name.endswith("_timestamp_seconds") and value:
-                now = value - (end - moment)
+                now = value - (taken - moment)
             if early and name == "invent_workflow_info" and labels == changed:
                 shown = re.sub('version="[^"]*"', 'version="0"', labels)
             yield f"{name}{shown} {now} {moment}\n"
@@ -40,16 +41,24 @@ def write_history(scrape: str, end: int) -> Iterator[str]:
 
 
 def _kept_workflows(scrape: str) -> set[str]:
-    """Choose the busiest and those with open runs: they say as much as all, in less time."""
-    finished: Counter[str] = Counter()
-    is_open: set[str] = set()
+    """Choose workflows that say together as much as all of them do, in less time.
+
+    Which workflow has a failed run, an open one or credits by step depends on the hour at which the
+    demo began. So of everything that the scrape says of any workflow one that says it is kept.
+    """
+    said: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
     for family in text_string_to_metric_families(scrape):
         for sample in family.samples:
-            if sample.name == "invent_runs_finished_total":
-                finished[sample.labels["workflow_id"]] += int(sample.value)
-            elif sample.name == "invent_runs_open_oldest_timestamp_seconds":
-                is_open.add(sample.labels["workflow_id"])
-    return {workflow for workflow, _ in finished.most_common(2)} | set(sorted(is_open)[:2])
+            if "workflow_id" in sample.labels and sample.value:
+                about = (sample.labels.get(label, "") for label in ("origin", "status", "kind"))
+                said[sample.labels["workflow_id"]].add((sample.name, *about))
+    kept: set[str] = set()
+    missing = set().union(*said.values())
+    while missing:
+        most = max(sorted(said), key=lambda workflow: len(said[workflow] & missing))
+        kept.add(most)
+        missing -= said[most]
+    return kept
 
 
 def _series(scrape: str) -> Iterator[tuple[str, str, float, bool]]:

@@ -19,12 +19,18 @@ class Selector:
 
 def nodes(expr: Any) -> Iterator[Any]:  # noqa: ANN401 (each kind of node is a class of its own)
     """Walk a parsed query."""
-    yield expr
-    for name in ("lhs", "rhs", "expr", "vector_selector"):
-        if hasattr(expr, name):
-            yield from nodes(getattr(expr, name))
-    for argument in getattr(expr, "args", ()):
-        yield from nodes(argument)
+    for node, _ in parents(expr):
+        yield node
+
+
+def parents(expr: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:  # noqa: ANN401 (see nodes)
+    """Walk a parsed query; with each node come those that it is part of, the outermost first."""
+    yield expr, above
+    children = [getattr(expr, name) for name in ("lhs", "rhs", "expr") if hasattr(expr, name)]
+    if hasattr(expr, "vector_selector"):
+        children.append(expr.vector_selector)
+    for child in (*children, *getattr(expr, "args", ())):
+        yield from parents(child, (*above, expr))
 
 
 def selectors(query: str) -> set[Selector]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from grafana.generate import dashboards
+from grafana.generate import dashboards, panel_id
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
@@ -35,9 +35,11 @@ def test_uids_are_those_that_alerts_link_to() -> None:
 
 @boards
 def test_panels_have_ids_of_their_own(name: str) -> None:
-    """Grafana finds a panel by its id."""
+    """Grafana finds a panel by its id, and people keep links to it: it moves with the panel."""
     ids = [panel["id"] for panel in BOARDS[name]["panels"]]
     assert len(set(ids)) == len(ids)
+    for panel in BOARDS[name]["panels"]:
+        assert panel["id"] == panel_id(panel["type"], panel["title"])
 
 
 @boards
@@ -89,8 +91,10 @@ def test_each_panel_says_what_it_shows_in_which_unit(name: str) -> None:
         assert panel["description"].endswith("."), panel["title"]
         assert panel["datasource"]["uid"] == "${datasource}"
         assert panel["targets"]
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["thresholds"]["steps"][0]["value"] is None, panel["title"]
         if panel["type"] != "table":
-            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert defaults["unit"], panel["title"]
         references = [target["refId"] for target in panel["targets"]]
         assert len(set(references)) == len(references)
 
@@ -119,6 +123,7 @@ def test_links_keep_time_and_variables(name: str) -> None:
         assert "${__url_time_range}" in url
         assert "${job:queryparam}" in url
         assert "${datasource:queryparam}" in url
+        assert "${origin:queryparam}" in url
 
 
 @boards

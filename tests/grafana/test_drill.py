@@ -1,5 +1,6 @@
 """Hold that a drill changes the pace of the rules and nothing else."""
 
+import json
 import re
 import subprocess
 from datetime import UTC, datetime
@@ -8,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from drill.incidents import EXPORTER, RUNS, Incident
+from drill.incidents import ACME, EXPORTER, RUNS, Incident, quiet_habits
 from drill.report import Played, Result, write_report
 from drill.speed import SPEED, fast_rules, shorten, shorten_query
 from drill.stage import Notice
+from grafana.rules import read_thresholds
 from tests.programs import require
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
@@ -35,6 +37,7 @@ def test_no_duration_is_left_as_it_was() -> None:
         for rule in group["rules"]:
             assert not re.search(r"\[\d+[smhdw]\]|offset \d+[smhdw]\b", rule["expr"])
             assert rule.get("for", "0ms").endswith("ms")
+            assert rule.get("keep_firing_for", "0ms").endswith("ms")
 
 
 def test_prometheus_accepts_the_fast_rules(tmp_path: Path) -> None:
@@ -91,3 +94,21 @@ def test_a_stray_or_an_alert_on_the_quiet_day_makes_the_drill_fail() -> None:
     assert Played([], [], []).is_right
     assert not Played([notice], [], []).is_right
     assert not Played([], [notice], []).is_right
+
+
+def test_each_incident_is_seen_on_the_first_screen_of_overview() -> None:
+    """The panels that the report points at are there, above the fold."""
+    board = json.loads((GRAFANA / "dashboards/overview.json").read_text())
+    above = {panel["title"] for panel in board["panels"] if panel["gridPos"]["y"] < 20}
+    for incident in (*RUNS, *EXPORTER):
+        named = set(re.findall("«([^»]+)»", incident.seen_at))
+        assert named <= above
+        assert named or "table" in incident.seen_at
+
+
+def test_the_quiet_day_burns_less_than_the_budget() -> None:
+    """Else the alert on the budget is right, and comes when the day is long enough."""
+    habits = [habit for habit in quiet_habits() if habit.org_id == ACME]
+    month = sum(habit.credits * 30 * 24 * 60 / habit.every_minutes for habit in habits)
+    budget = float(read_thresholds(GRAFANA / "thresholds.yaml")["credits_monthly_budget"])
+    assert month < 0.9 * budget

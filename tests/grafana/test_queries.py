@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from invent_exporter.metrics import FAMILIES
+from tests.grafana.families import NOT_IN_THE_DEMO
 from tests.grafana.history import write_history
 from tests.grafana.promql import bare_counters, grouping_labels, selectors
 from tests.programs import require
@@ -28,16 +30,6 @@ DEADLINE_SECONDS = 120.0
 FINISHED_RUNS = "invent_runs_finished_total"
 TARGET_LABELS = {"job", "instance"}
 OF_PROMETHEUS = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
-NOT_IN_THE_DEMO = {
-    # Of sub-orgs, which the demo does not read.
-    "invent_org_balance_credits": {"org_id"},
-    "invent_org_promo_balance_credits": {"org_id"},
-    "invent_org_spending_cap_credits": {"org_id"},
-    "invent_org_spending_cap_used_credits": {"org_id"},
-    # Of a configuration that can be read again, which the demo's can't.
-    "invent_config_last_reload_successful": set(),
-}
-"""Metrics of the contract that only some configurations have, with their labels."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +84,8 @@ queries = pytest.mark.parametrize("query", [*DASHBOARDS, *RULES], ids=lambda que
 
 
 @pytest.fixture(scope="module")
-def scrape() -> Iterator[str]:
-    """Start the demo and return what it serves once runs have finished."""
+def scrape() -> Iterator[tuple[str, float]]:
+    """Start the demo and return what it serves once runs have finished, and when it did."""
     port, simulator = _free_ports(2)
     command = [
         *(sys.executable, "exporter.py", "demo"),
@@ -107,7 +99,7 @@ def scrape() -> Iterator[str]:
             demo.terminate()
 
 
-def _wait_for_runs(demo: subprocess.Popen[bytes], url: str) -> str:
+def _wait_for_runs(demo: subprocess.Popen[bytes], url: str) -> tuple[str, float]:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while time.monotonic() < deadline:
         assert demo.poll() is None, "the demo ended by itself"
@@ -124,21 +116,22 @@ def _wait_for_runs(demo: subprocess.Popen[bytes], url: str) -> str:
         steps = re.search(r"^invent_step_credits_total\{.*\} [1-9]", text, re.MULTILINE)
         has_open = "invent_runs_open_oldest_timestamp_seconds{" in text
         if steps and has_open and {"COMPLETED", "FAILED"} <= statuses:
-            return text
+            return text, time.time()
         time.sleep(0.5)
     pytest.fail("the demo finished no run in time")
 
 
 @pytest.fixture(scope="module")
 def prometheus(
-    scrape: str, tmp_path_factory: pytest.TempPathFactory
+    scrape: tuple[str, float], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[httpx.Client, int]]:
     """Start Prometheus on a history of the demo; with the time at which the history ends."""
     program, promtool = require("prometheus"), require("promtool")
     folder = tmp_path_factory.mktemp("prometheus")
+    text, taken = scrape
     # On a full half hour, so that the steps of subqueries meet samples.
-    end = int(time.time()) // 1800 * 1800
-    (folder / "history").write_text("".join(write_history(scrape, end)))
+    end = int(taken) // 1800 * 1800
+    (folder / "history").write_text("".join(write_history(text, taken, end)))
     subprocess.run(
         [
             *(promtool, "tsdb", "create-blocks-from", "openmetrics"),
@@ -203,9 +196,12 @@ def test_queries_of_dashboards_return_data_in_the_demo(
     """A panel that stays empty hides whether it works."""
     found = _ask(prometheus, query)
     values = [
-        value for series in found for _, value in series.get("values") or [series.get("value")]
+        float(value)
+        for series in found
+        for _, value in series.get("values") or [series.get("value")]
     ]
-    assert any(value != "NaN" for value in values)
+    assert any(not math.isnan(value) for value in values)
+    assert all(math.isnan(value) or value >= 0 for value in values), "nothing shown is below 0"
 
 
 @pytest.mark.parametrize("query", RULES, ids=lambda query: query.place)
@@ -224,9 +220,9 @@ def _expand(expr: str) -> str:
 
 
 @queries
-def test_names_are_declared(scrape: str, query: Query) -> None:
+def test_names_are_declared(scrape: tuple[str, float], query: Query) -> None:
     """Every metric and label that a query names is one that the exporter serves."""
-    declared = _declared(scrape)
+    declared = _declared(scrape[0])
     labels = set().union(*declared.values()) | TARGET_LABELS | {"le"}
     for selector in selectors(query.expr):
         if ":" in selector.metric:

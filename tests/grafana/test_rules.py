@@ -86,6 +86,8 @@ def test_each_alert_names_severity_texts_runbook_and_dashboard(alert: dict[str, 
     assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"}
     assert notes["runbook_url"].endswith(f"/docs/runbooks/{name}.md")
     assert re.search(r"/d/invent-(overview|workflow|exporter)", notes["dashboard_url"])
+    if "$labels.org_id" in notes["description"]:
+        assert "var-org_id={{ $labels.org_id }}" in notes["dashboard_url"]
     if alert["labels"]["component"] != "exporter":
         assert "$labels.org_id" in notes["description"]
         assert "$value" in notes["description"]
