@@ -27,17 +27,18 @@ class Listing:
         self._filler = b"x" * run_bytes
         self._workflows = workflows
         self._runs: list[bytes] = []
+        self._newest = 0.0
         self._each_poll = 0
         self._served = 0
         self._last = 0
 
     def add(self, count: int) -> None:
-        """Put finished runs in front, all created within the last minutes."""
+        """Put finished runs in front, created within the last minute, after all that are there."""
         first = len(self._runs)
-        now = time.time()
+        since, until = max(self._newest, time.time() - 60), time.time() - 10
         for number in range(first, first + count):
-            created = now - 60 + (number - first) * 50 / count
-            self._runs.append(self._run(number, created))
+            self._newest = since + (number - first + 1) * (until - since) / count
+            self._runs.append(self._run(number, self._newest))
 
     def _run(self, number: int, created: float) -> bytes:
         status = ("FAILED", "CANCELED")[number // 10 % 2] if number % 10 == 0 else "COMPLETED"
