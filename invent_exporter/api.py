@@ -14,6 +14,7 @@ from invent_exporter.decoding import (
     SpoiledPageError,
     decode_page,
     digest_of,
+    identity_in,
 )
 from invent_exporter.model import Run
 from invent_exporter.pacing import Heartbeat
@@ -52,6 +53,7 @@ class _SpoiledAnswerError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.digest = digest_of(content)
+        self.run_id = identity_in(content)
         self.count = count
 
 
@@ -155,7 +157,7 @@ class Listing:
         self._suspect = range(0)
         # Bad rows often come together (one workflow makes them): don't start with a large page.
         self._cap = 1
-        invalid = InvalidRun(None, error.reason, error.digest)
+        invalid = InvalidRun(error.run_id, error.reason, error.digest)
         return Chunk(row, row + 1, [], [invalid], error.count, at_end=False)
 
     def _refuse_endless(self, row: int, digest: str) -> None:
