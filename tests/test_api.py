@@ -134,6 +134,29 @@ def test_a_server_that_gives_fewer_rows_without_saying_so_is_seen_by_the_count(
     assert_exact(asyncio.run(walk(Listing(api.fetch, PageSize(100)))), kinds)
 
 
+def test_a_last_page_is_doubted_only_once_where_no_header_speaks() -> None:
+    """A new process meets an ascending listing at its short end, and then stays at one request."""
+    api = FakeApi([GOOD] * 1280, says_take=False, says_count=False)
+    size = PageSize(100)
+    costs = []
+    for _ in range(3):
+        before = len(api.asked)
+        chunk = asyncio.run(Listing(api.fetch, size).read(1279))
+        assert chunk.at_end
+        costs.append(len(api.asked) - before)
+    assert costs == [2, 1, 1]
+
+
+def test_a_page_that_is_cut_in_silence_is_doubted_each_time() -> None:
+    """Its rows are others than those that were asked for."""
+    api = FakeApi([GOOD] * 1280, server_maximum=7, says_take=False, says_count=False)
+    size = PageSize(100)
+    for _ in range(3):
+        chunk = asyncio.run(Listing(api.fetch, size).read(1000))
+        assert [int(run.id) for run in chunk.runs] == list(range(chunk.start, chunk.end))
+        assert chunk.start <= 1000 < chunk.end
+
+
 @settings(max_examples=60, deadline=None)
 @given(kinds=KINDS.filter(bool), maximum=st.integers(1, 100), data=st.data())
 def test_any_offset_can_be_read_in_any_order(
