@@ -14,6 +14,7 @@ from invent_exporter.decoding import (
     SpoiledPageError,
     decode_page,
     digest_of,
+    identity_in,
 )
 from invent_exporter.model import Run
 from invent_exporter.pacing import Heartbeat
@@ -52,6 +53,7 @@ class _SpoiledAnswerError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.digest = digest_of(content)
+        self.run_id = identity_in(content)
         self.count = count
 
 
@@ -67,6 +69,7 @@ class Listing:
         self._suspect = range(0)  # rows among which one spoils its page
         self._cap: int | None = None  # largest page while one is searched, and shortly after
         self._last_spoiled: tuple[int, str, int] | None = None
+        self._doubted: tuple[int, int, str] | None = None  # take, end and last id of an answer
 
     async def read(self, offset: int, *, forward: bool = True) -> Chunk:
         """Read the page that holds row `offset`, and where one can the row before it.
@@ -155,7 +158,7 @@ class Listing:
         self._suspect = range(0)
         # Bad rows often come together (one workflow makes them): don't start with a large page.
         self._cap = 1
-        invalid = InvalidRun(None, error.reason, error.digest)
+        invalid = InvalidRun(error.run_id, error.reason, error.digest)
         return Chunk(row, row + 1, [], [invalid], error.count, at_end=False)
 
     def _refuse_endless(self, row: int, digest: str) -> None:
@@ -187,6 +190,7 @@ class Listing:
             self._server_take = said_take  # the server cut `take` down, so pages lie elsewhere
             return None
         end = start + page.rows
+        last_id = page.runs[-1].id if page.runs and not page.invalid else None
         at_end = page.rows == 0 or (page.rows < take and (count is None or end >= count))
         self._page_size.proved = max(self._page_size.proved, page.rows)
         cut_in_silence = said_take is None and take > self._page_size.proved
@@ -195,8 +199,23 @@ class Listing:
             # server may give fewer rows than asked without saying so, and pages lie elsewhere.
             self._server_take = page.rows
             if start > 0 or not (at_end or offset < end):  # the first page lies where it lies
+                if last_id is not None:
+                    self._doubted = (take, end, last_id)
                 return None
+        if last_id is not None and self._doubted is not None:
+            self._settle_doubt(self._doubted, end, last_id)
         return Chunk(start, end, page.runs, page.invalid, count, at_end)
+
+    def _settle_doubt(self, doubted: tuple[int, int, str], end: int, last_id: str) -> None:
+        """Learn from a short page that was asked for again with fewer rows.
+
+        A page of `take` rows that was cut down in silence lies nearer to the front than its number
+        says. So when the row that it ended with is found where it was said to stand, the page was
+        short because the listing ends there, and so large a page need not be doubted again.
+        """
+        take, said_end, said_last_id = doubted
+        if (end, last_id) == (said_end, said_last_id):
+            self._page_size.proved = max(self._page_size.proved, take)
 
 
 class RunsApi:

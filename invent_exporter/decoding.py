@@ -12,6 +12,8 @@ from invent_exporter.model import MAX_CREDITS, Run
 from invent_exporter.transport import ApiError
 
 DIGEST_BYTES = 12
+IDENTITY_BYTES = 64 * 1024
+"""How far the id of a run is looked for whose bytes can't be decoded: the API begins with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,41 @@ def _reason_against(run: Run) -> str | None:
     ):
         return "usage"  # also "nan" and "inf", which strict=False lets in
     return None
+
+
+# A string (one that is cut off goes to the end), or what opens and closes.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+_VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*+")', re.DOTALL)
+_TEXT = msgspec.json.Decoder(str)
+
+
+def identity_in(body: bytes | bytearray) -> str | None:
+    """Find the id of a page's first run, though the page is cut off or can't be decoded.
+
+    The id tells whether the run was counted as invalid before; its content may have changed since.
+    """
+    begin = bytes(body[:IDENTITY_BYTES])
+    depth = 0
+    for token in _TOKEN.finditer(begin):
+        kind = token[0][:1]
+        if kind in b"[{":
+            depth += 1
+        elif kind in b"]}":
+            depth -= 1
+            if depth <= 1:
+                return None
+        elif depth == 2 and token[0] == b'"id"':  # noqa: PLR2004 (in the array, in the run)
+            value = _VALUE.match(begin, token.end())
+            if value is not None:
+                return _text_of(value[1])
+    return None
+
+
+def _text_of(value: bytes) -> str | None:
+    try:
+        return _TEXT.decode(value) or None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 _ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*)\s*,\s*)*\{")

@@ -12,7 +12,7 @@ class PageSize:
         self._maximum = maximum
         self._good = 0
         self.current = maximum
-        self.proved = 0  # so many rows the server has given at once
+        self.proved = 0  # so many rows the server gives at once, as was seen
 
     def halve(self, asked: int) -> None:
         """After an answer for so many rows was too slow or too large: ask for half of them."""

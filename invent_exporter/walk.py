@@ -120,7 +120,7 @@ class Walk:
             self.count_is_true = False
         elif page.at_end:
             # The one answer by which the count can be checked: it saw the end.
-            self.count_is_true = page.count == page.end if page.rows else page.count <= page.start
+            self.count_is_true = page.count == page.end
         self.last = page
         return page
 

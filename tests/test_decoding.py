@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from invent_exporter.decoding import SpoiledPageError, decode_page
+from invent_exporter.decoding import SpoiledPageError, decode_page, identity_in
 from invent_exporter.model import INVALID_REASONS
 from invent_exporter.transport import ApiError
 
@@ -237,6 +237,42 @@ def test_runs_without_an_id_are_told_apart_by_their_content() -> None:
     one, other = GOOD | {"id": None}, GOOD | {"id": None, "version": 4}
     digests = [bad.digest for bad in decode_page(page_of(one, other, one)).invalid]
     assert digests[0] == digests[2] != digests[1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'[{"id":"run-1","outputs":"\ud800"}]',
+        b'[{"id":"run-1","outputs":' + b"[" * 10_000 + b"]" * 10_000 + b"}]",
+        b'[{"id":"run-1","outputs":"' + b"x" * 100_000,
+        rb'[{"result":{"id":"other"},"error":"\"id\":\"no\"","origin":"id", "id" : "run-1"',
+    ],
+    ids=["surrogate", "nesting", "cut off", "behind other fields"],
+)
+def test_the_id_is_found_in_a_run_that_can_not_be_decoded(body: bytes) -> None:
+    """Such a run is one run, however its content changes from poll to poll."""
+    assert identity_in(body) == "run-1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[",
+        b"[1]",
+        b"[{}]",
+        b'[{"id":7}]',
+        b'[{"id":null,"x":"',
+        rb'[{"id":"\ud800"}]',
+        b'[{"id":"cut',
+        b'[{"id":"cut\\',
+        b'[{"x":{"id":"other"}},{"id":"second"}]',
+        b'[{"result":"' + rb"\"" * 40_000,
+    ],
+)
+def test_no_id_is_made_up_where_none_can_be_read(body: bytes) -> None:
+    """Then the run is known by its content."""
+    assert identity_in(body) is None
 
 
 def test_a_run_that_is_listed_twice_stays_twice() -> None:

@@ -317,6 +317,21 @@ def test_a_count_that_is_wrong_is_not_believed() -> None:
     assert poll.walked_all
 
 
+def test_a_count_below_the_rows_before_an_empty_end_is_not_believed() -> None:
+    """An empty page ends a walk of single rows; the count must be that of the rows before it."""
+    mixed = [*FALLING[::2], *FALLING[1::2]]
+
+    class Liar(Rows):
+        def answer(self, read: Read) -> PageFacts:
+            page = super().answer(read)
+            return PageFacts(page.start, page.end, at_end=page.at_end, count=0, rows=page.rows)
+
+    contact = Poll(ScanState(), open_known=False, contact_floor=0.0)
+    Liar(mixed, take=1).drive(contact.steps())
+    assert contact.walked_all
+    assert not contact.state.count_is_true
+
+
 def test_one_page_that_is_all_proves_itself() -> None:
     """A small org costs one request in any order."""
     rows = [row(5, settled=True), row(2, settled=True), row(9, settled=True)]
