@@ -48,6 +48,8 @@ _PUBLISH_STRETCH = 20
 """Between these: publishing takes at most a twentieth of the time, however many series changed."""
 _PRUNE_SECONDS = 60.0
 _ERROR_LENGTH = 300
+_NAMED_INVALID_RUNS = 5
+"""After a change in the API all of a page may be unreadable; some of their names are enough."""
 
 log = get_logger(__name__)
 
@@ -318,6 +320,14 @@ class Collector:
         self._history_failed += recorded.history_failed
         for run in recorded.failed:
             log.warning("run failed", **failed_run_fields(self.label, run))
+        if recorded.invalid:
+            named = [f"{row.key} ({row.reason})" for row in recorded.invalid[:_NAMED_INVALID_RUNS]]
+            log.warning(
+                "runs can't be read and are left out",
+                org_id=self.label,
+                runs=len(recorded.invalid),
+                run_ids=", ".join(named),
+            )
         self._pending |= recorded.changed
         since = self._shared.clocks.monotonic() - self._published_at
         shortest, longest = _PUBLISH_SECONDS

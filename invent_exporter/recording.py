@@ -54,12 +54,14 @@ class InvalidRow(msgspec.Struct, frozen=True):
 class Recorded(msgspec.Struct):
     """What a page brought: facts for the scan, and what to publish and log.
 
-    `changed` names the workflows whose numbers changed, `news` says whether any row did.
+    `changed` names the workflows whose numbers changed, `news` says whether any row did, `invalid`
+    lists unreadable runs that were counted now.
     """
 
     facts: list[RowFact] = []
     failed: list[Run] = []
     history_failed: int = 0
+    invalid: list[InvalidRow] = []
     changed: set[str] = set()
     news: bool = False
 
@@ -412,6 +414,7 @@ class Page:
                 )
                 count = self._numbers.invalid.get(row.reason, 0)
                 self._numbers.invalid[row.reason] = count + 1
+                self.recorded.invalid.append(row)
             elif seen < self._now - self._settings.reconcile_window_seconds / 2:
                 connection.execute(update(db.invalid).where(where).values(seen=self._now))
 

@@ -679,6 +679,25 @@ def test_an_unreadable_run_is_left_out_and_tried_again(tmp_path: Path) -> None:
     with_a_desk(tmp_path, story, page_size=10)
 
 
+def test_an_unreadable_run_is_named_in_the_log_once(tmp_path: Path) -> None:
+    """A metric can't say which run it was."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(3)
+        await desk.poll()
+        for run in desk.finished(2):
+            run.unreadable = True
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
+        with structlog.testing.capture_logs() as lines:
+            await desk.poll()
+            await desk.poll()
+        assert [(line["runs"], line["run_ids"]) for line in lines] == [
+            (2, "run-00005 (time), run-00004 (time)")
+        ]
+
+    with_a_desk(tmp_path, story)
+
+
 @pytest.mark.parametrize("new", ORDERS)
 @pytest.mark.parametrize("old", ORDERS)
 def test_another_order_of_the_listing_is_noticed(tmp_path: Path, old: str, new: str) -> None:
