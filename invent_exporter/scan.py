@@ -180,10 +180,14 @@ class Poll:
             return
         order = self.state.order.joined(walk.order)
         limit = min(missing.values())
-        if order.learned and order.oldest_first:
+        # From the newest end where one is known, to stop behind the runs that are looked for. The
+        # order may have been learned by this very walk, which then has not been to the end.
+        from_the_end = order.learned and order.oldest_first and walk.at_end
+        if from_the_end:
             search = Walk(walk.last.start, forward=False, anchor=walk.last)
         else:
             search = walk if walk.began_at == 0 else Walk(0)
+        may_stop = from_the_end or (order.learned and order.newest_first)
         left = set(missing)
         newest_first = order.created_first_is_newest
         if newest_first is not None:
@@ -191,7 +195,7 @@ class Poll:
         while left and not search.is_through:
             page = yield from search.read()
             left.difference_update(row.run_id for row in page.rows)
-            if order.learned and is_older(page.rows, limit, order):
+            if may_stop and is_older(page.rows, limit, order):
                 break
         self.is_whole = self.is_whole and search.is_whole
         if search.is_whole:
@@ -246,11 +250,13 @@ class Reconciliation:
         """Yield up to `pages` reads."""
         state = self.state
         forward = not state.reconcile_backward
+        # The order may have been learned since this look back began, in its other direction.
+        may_stop = state.order.learned and state.order.newest_first == forward
         walk = Walk(state.reconcile_offset or 0, forward=forward, recovering=True)
         for _ in range(pages):
             page = yield from walk.read()
-            old = state.order.learned and is_older(page.rows, state.reconcile_from, state.order)
-            if walk.is_through or old:
+            is_behind = may_stop and is_older(page.rows, state.reconcile_from, state.order)
+            if walk.is_through or is_behind:
                 self.is_done = True
                 break
         # Some rows again, for those that deletions move to the front until the next slice.

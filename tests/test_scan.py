@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from invent_exporter.order import Order, PageFacts, RowFact
@@ -384,6 +385,19 @@ def test_a_run_that_a_complete_search_does_not_find_is_absent(rows: tuple[RowFac
 # -- first contact and reconciliation
 
 
+def test_a_buried_run_is_found_though_its_search_has_just_learned_the_order() -> None:
+    """The walk read the oldest rows only, because the count said that nothing is new."""
+    rows = [row(number, settled=True) for number in range(40)]
+    state = ScanState(count=40, count_is_true=True, signature="another")
+    # Equal times: looking by halving gives up, so the walk has to find it.
+    rows[25:] = [row(number, created=25.0, settled=True) for number in range(25, 40)]
+    listing = Rows(rows, open_known={"run-27": 25.0})
+    poll = Poll(state, open_known=True, contact_floor=None)
+    listing.drive(poll.steps())
+    assert any(start <= 27 < start + 10 for _, start in listing.asked)
+    assert poll.absent == set()
+
+
 def test_first_contact_reads_the_open_lists_before_all() -> None:
     """What ends in between was seen open, and counts."""
     listing = Rows(list(FALLING))
@@ -433,6 +447,22 @@ def test_a_reconciliation_ends_behind_its_window(rows: tuple[RowFact, ...]) -> N
     listing.drive(reconciliation.steps(100))
     assert reconciliation.is_done
     assert listing.pages <= 3
+
+
+@pytest.mark.parametrize("rows", [FALLING, RISING])
+def test_a_reconciliation_that_began_before_the_order_was_learned_reads_on(
+    rows: tuple[RowFact, ...],
+) -> None:
+    """From the end at which it began; old rows there say nothing of those behind them."""
+    began = Reconciliation(ScanState(), now=100.0, window_from=30.5)
+    assert not began.state.reconcile_backward
+    state = msgspec.structs.replace(began.state, order=learn(list(rows)).order)
+    listing = Rows(list(rows))
+    reconciliation = Reconciliation(state, now=130.0, window_from=60.5)
+    listing.drive(reconciliation.steps(100))
+    assert reconciliation.is_done
+    newest = rows.index(max(rows, key=lambda each: each.created or 0.0))
+    assert max(offset for _, offset in listing.asked) + 10 > newest
 
 
 # -- pages that shift
