@@ -177,8 +177,13 @@ class Exporter:
 
     # -- life
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Poll every org until `stop` is set."""
+    async def load(self) -> None:
+        """Serve what is known already; before anybody is answered, so that no series is missing.
+
+        Raises:
+            StateError: the state can't be read.
+
+        """
         for collector in self.collectors:
             # A key that can't be read now is an error of the poll, which tries again.
             with contextlib.suppress(ConfigError):
@@ -189,6 +194,9 @@ class Exporter:
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             raise StateError(f"state.url: {self._config.state_url}: {cause}") from error
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Poll every org until `stop` is set."""
         # `c` first: until it is known which org that is, another entry could take its runs.
         aliases = [each for each in self.collectors if each.label == "c"]
         others = [each for each in self.collectors if each not in aliases]
@@ -271,6 +279,7 @@ async def serve(
             loop.add_signal_handler(number, stop.set)
         if outlives_hangup:
             loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
+        await exporter.load()
         async with Server(application, host, port) as server:
             on_listening(server.port)
             log.info(

@@ -266,6 +266,8 @@ class Reconciliation:
             state,
             reconcile_offset=None if self.is_done else offset,
             reconciled=state.reconcile_began if self.is_done else state.reconciled,
+            # A count that was right once may have stopped to grow (at a limit, say).
+            count_is_true=state.count_is_true and walk.count_is_true is not False,
         )
 
 

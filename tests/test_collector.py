@@ -1,4 +1,10 @@
-"""The loop of one org: what it asks for, what it does when the API or the disk is sick."""
+"""The loop of one org: what it asks for, what it does when the API or the disk is sick.
+
+Promises 4 and 6, beside what test_machine holds. Each of these deliberate bugs turned a test red:
+keeping the gauges of open runs for ever; leaving `invent_up` at 1; taking an error for an empty
+page; completing a poll whose listing changed too fast; walking at once again where nothing proves
+that nothing is new.
+"""
 
 from __future__ import annotations
 
@@ -566,6 +572,34 @@ def test_a_kill_between_any_two_writes_changes_nothing(tmp_path: Path, order: st
 
     # A mixed listing is walked whole each time: with small pages the end would run away.
     with_a_desk(tmp_path, story, page_size=100 if order == "mixed" else 5)
+
+
+def test_a_listing_that_changes_too_fast_to_be_read_whole_fails_the_poll(tmp_path: Path) -> None:
+    """Rows slipped by between its pages, so it must not settle what it saw."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(20)
+        await desk.poll()
+        new = desk.finished(300)
+        first = desk.service.reads
+
+        def before_read(reads: int) -> None:
+            if reads < first + 10:
+                for run in desk.service.listed()[:12]:
+                    del desk.service.runs[run.run_id]
+
+        desk.service.before_read = before_read
+        await desk.poll()
+        assert desk.own("invent_up") == 0
+        assert "changed too fast" in (desk.process.collector.error or "")
+        heal_reads(desk)
+        left = {run.run_id for run in new} & desk.service.runs.keys()
+        assert left
+        await desk.poll()
+        assert desk.own("invent_up") == 1
+        assert (desk.count or 0) >= len(left)
+
+    with_a_desk(tmp_path, story, page_size=5)
 
 
 # -- looking back, vanishing

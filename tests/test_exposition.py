@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Metric
@@ -89,6 +91,47 @@ def test_what_is_published_is_in_every_form_at_once(accept: str, encoding: str) 
             assert answer.generation == generation
             lines = await stand.lines(accept, encoding)
             assert sum(line.endswith(f" {value}") and "wf" in line for line in lines) == 1
+
+    with_a_stand(story)
+
+
+@dataclass(frozen=True)
+class Threaded(Finished):
+    """A view that notes in which threads it is built."""
+
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def metrics(self) -> list[Metric]:
+        """Build it."""
+        self.threads.append(threading.current_thread())
+        return super().metrics()
+
+
+@pytest.mark.parametrize("encoding", ["", "gzip"])
+def test_nothing_is_encoded_in_the_event_loops_thread_and_nothing_for_a_scrape(
+    encoding: str,
+) -> None:
+    """Promise 5: neither joining nor compressing either, once a form was asked for."""
+
+    async def story(stand: Stand) -> None:
+        view = Threaded("wf", 1.0)
+        await stand.answer("text/plain", encoding)
+        await stand.exposition.publish({"a": view})
+        assert view.threads
+        assert threading.current_thread() not in view.threads
+        made: list[int] = []
+        make = stand.exposition._make
+
+        def noted(*args: Any) -> Any:  # noqa: ANN401 (whatever it takes and gives)
+            made.append(1)
+            return make(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stand.exposition, "_make", noted)
+            for _ in range(5):
+                stand.clocks.now += 2.0
+                await stand.answer("text/plain", encoding)
+        assert made == []
 
     with_a_stand(story)
 

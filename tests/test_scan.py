@@ -318,6 +318,24 @@ def test_a_count_that_is_wrong_is_not_believed() -> None:
     assert poll.walked_all
 
 
+def test_a_count_that_stopped_to_grow_is_found_out_by_a_reconciliation() -> None:
+    """At a limit of the server's, say; from then on each poll walks."""
+    mixed = [*FALLING[::2], *FALLING[1::2]]
+    state = learn(mixed)
+    assert state.count_is_true
+
+    class Limited(Rows):
+        def answer(self, read: Read) -> PageFacts:
+            page = super().answer(read)
+            return PageFacts(page.start, page.end, at_end=page.at_end, count=40, rows=page.rows)
+
+    listing = Limited([*mixed, row(50)])
+    reconciliation = Reconciliation(state, now=100.0, window_from=0.0)
+    listing.drive(reconciliation.steps(100))
+    assert reconciliation.is_done
+    assert polled(listing, reconciliation.state).walked_all
+
+
 def test_a_count_below_the_rows_before_an_empty_end_is_not_believed() -> None:
     """An empty page ends a walk of single rows; the count must be that of the rows before it."""
     mixed = [*FALLING[::2], *FALLING[1::2]]
