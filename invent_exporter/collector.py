@@ -392,19 +392,20 @@ class Collector:
         if org.scan.reconciled:
             shared.telemetry.reconciled(self.label, org.scan.reconciled)
         is_due = now - org.scan.reconciled >= self.settings.reconcile_interval_seconds
-        pages = shared.allowance.available()
-        if pages < 1 or not (is_due or org.scan.reconcile_offset is not None):
+        if not (is_due or org.scan.reconcile_offset is not None):
+            return
+        pages = shared.allowance.take(self.label)
+        if pages == 0:
             return
         window_from = now - self.settings.reconcile_window_seconds
         reconciliation = Reconciliation(org.scan, now, window_from)
         recovered = org.numbers.recovered
         try:
-            shared.allowance.spend(await self._drive(org, reconciliation.steps(pages)))
+            read = await self._drive(org, reconciliation.steps(pages))
         except ApiError as error:
             # The poll was complete: one deep page that can't be read must not make the org look
             # down. What was read is committed; the same slice is tried again, at the pace of one
-            # whose share is used up.
-            shared.allowance.spend(pages)
+            # that was read whole.
             shared.telemetry.failed_beside_polls(self.label, error.reason)
             log.warning(
                 "reconciliation broke off",
@@ -415,6 +416,7 @@ class Collector:
             if self._pending:
                 await self._publish(org)
             return
+        shared.allowance.give_back(pages - read)
         await self._in_ledger(lambda: shared.ledger.save_scan(org, reconciliation.state))
         if org.numbers.recovered > recovered:
             log.warning(

@@ -116,10 +116,15 @@ def _http_date(value: str) -> float | None:
 
 RECONCILE_SHARE = 0.2
 """The part of the request budget that reconciliations may take."""
+WAITING_SECONDS = 600.0
 
 
 class PageAllowance:
-    """The pages that reconciliations may read: a share of the budget, saved up for a minute."""
+    """The pages that reconciliations may read: a share of the budget, saved up for a minute.
+
+    Orgs that ask while others wait leave a part to each of them: one that always has more to read
+    must not keep the others from ever looking back.
+    """
 
     def __init__(self, requests_per_minute: float, clock: Clock) -> None:
         """Begin with a full minute's share."""
@@ -127,15 +132,25 @@ class PageAllowance:
         self._clock = clock
         self._saved = self._share_per_minute
         self._at = clock()
+        self._waiting: dict[str, float] = {}
 
-    def available(self) -> int:
-        """Return how many pages may be read now."""
+    def take(self, org_id: str) -> int:
+        """Take as many pages as the org may read now; 0 when it has to ask again."""
         now = self._clock()
         earned = (now - self._at) * self._share_per_minute / 60
         self._saved = min(self._share_per_minute, self._saved + earned)
         self._at = now
-        return int(self._saved)
-
-    def spend(self, pages: int) -> None:
-        """Take what was read."""
+        self._waiting.pop(org_id, None)
+        # Who has not asked for long does not wait any more: its polls fail, say.
+        self._waiting = {
+            other: asked for other, asked in self._waiting.items() if now - asked < WAITING_SECONDS
+        }
+        pages = int(self._saved / (1 + len(self._waiting))) or int(min(self._saved, 1))
+        if pages == 0:
+            self._waiting[org_id] = now
         self._saved -= pages
+        return pages
+
+    def give_back(self, pages: int) -> None:
+        """Return what was taken and not read."""
+        self._saved += pages
