@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 
 from invent_exporter.order import Order, PageFacts, RowFact
 from invent_exporter.scan import Poll, Reconciliation, ScanState
-from invent_exporter.walk import ALL, Missing, Read, Steps, Walk
+from invent_exporter.walk import ALL, Missing, MissingRun, Read, Steps, Walk
 
 
 def order(
@@ -50,6 +51,7 @@ class Rows:
     take: int = 10
     sends_count: bool = True
     open_known: dict[str, float] = field(default_factory=dict)
+    earliest: float = math.inf
     asked: list[tuple[str, int]] = field(default_factory=list)
 
     def drive(self, steps: Steps) -> None:
@@ -60,7 +62,11 @@ class Rows:
             while True:
                 if isinstance(request, Missing):
                     request = steps.send(
-                        {key: at for key, at in self.open_known.items() if key not in seen}
+                        {
+                            key: MissingRun(created=at, earliest=min(at, self.earliest))
+                            for key, at in self.open_known.items()
+                            if key not in seen
+                        }
                     )
                     continue
                 page = self.answer(request)
@@ -401,6 +407,14 @@ def test_a_run_that_a_complete_search_does_not_find_is_absent(rows: tuple[RowFac
 
 
 # -- first contact and reconciliation
+
+
+def test_a_buried_run_that_was_updated_before_it_was_created_is_found() -> None:
+    """Where clocks differ; the search must not stop at rows that are older than its creation."""
+    listing = Rows(list(FALLING), open_known={"run-3": 99.0}, earliest=3.0)
+    poll = polled(listing, learn(list(FALLING)), open_known=True)
+    assert any(offset <= 37 < offset + 10 for _, offset in listing.asked)
+    assert poll.absent == set()
 
 
 def test_a_buried_run_is_found_though_its_search_has_just_learned_the_order() -> None:
