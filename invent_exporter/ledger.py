@@ -64,11 +64,16 @@ class Ledger:
         """Take an open database; `settings` hold from now on."""
         self.database = database
         self.settings = settings
+        self._loaded: dict[int, OrgLedger] = {}
 
     # -- orgs
 
     def load(self, configured_id: str, *, walk_floor: float) -> OrgLedger:
-        """Load an org by its configured id, or make it, with the floor of a first contact."""
+        """Load an org by its configured id, or make it, with the floor of a first contact.
+
+        There is one `OrgLedger` of each, also when two entries of the configuration turn out to be
+        the same org: with two, what one committed would be taken back by the other.
+        """
         with self.database.engine.begin() as connection:
             column = db.org.c.alias if configured_id == "c" else db.org.c.org_id
             query = select(db.org).where(column == configured_id)
@@ -86,8 +91,11 @@ class Ledger:
                     )
                 )
                 row = connection.execute(query).one()
+            if row.org in self._loaded:
+                return self._loaded[row.org]
             org = OrgLedger(row)
             self._load_workflows(connection, org)
+        self._loaded[org.key] = org
         return org
 
     def _load_workflows(self, connection: Connection, org: OrgLedger) -> None:
@@ -114,14 +122,14 @@ class Ledger:
                     update(db.org).where(db.org.c.org == org.key).values(org_id=org_id)
                 )
             else:
-                for table in (db.run, db.workflow, db.invalid, db.org):
-                    connection.execute(delete(table).where(table.c.org == org.key))
+                _delete(connection, org)
                 connection.execute(
                     update(db.org).where(db.org.c.org == other.org).values(alias="c")
                 )
         if other is None:
             org.org_id = org_id
             return org
+        del self._loaded[org.key]
         return self.load(org_id, walk_floor=0.0)
 
     def dissolve(self, org: OrgLedger, org_id: str) -> None:
@@ -137,8 +145,8 @@ class Ledger:
                 .where(db.run.c.org == theirs, db.run.c.run_id.in_(mine))
                 .values(owned=1)
             )
-            for table in (db.run, db.workflow, db.invalid, db.org):
-                connection.execute(delete(table).where(table.c.org == org.key))
+            _delete(connection, org)
+        del self._loaded[org.key]
 
     # -- pages
 
@@ -297,6 +305,11 @@ class Ledger:
             org.floor_seconds = floor
             self.database.give_back_pages()
         return len(doomed) == _PRUNE_ROWS
+
+
+def _delete(connection: Connection, org: OrgLedger) -> None:
+    for table in (db.run, db.workflow, db.invalid, db.org):
+        connection.execute(delete(table).where(table.c.org == org.key))
 
 
 def _open(org: OrgLedger) -> tuple[Any, ...]:

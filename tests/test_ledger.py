@@ -591,6 +591,13 @@ def test_c_goes_on_with_the_ledger_that_its_id_had_before(tmp_path: Path) -> Non
     book.close()
 
 
+def test_c_shares_the_ledger_of_an_entry_that_is_polled_too(book: Book) -> None:
+    """Two of the same would take back what the other committed."""
+    alias = book.ledger.load("c", walk_floor=NOW - DAY)
+    assert book.ledger.identify(alias, "org-1") is book.org
+    assert book.ledger.load("c", walk_floor=NOW - DAY) is book.org
+
+
 # -- unreadable, recovered and vanished runs
 
 
