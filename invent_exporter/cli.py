@@ -263,6 +263,7 @@ def _run_serve(
     from invent_exporter.app import serve
     from invent_exporter.database import StateError
     from invent_exporter.listen import ListenError
+    from invent_exporter.log import get_logger
 
     try:
         asyncio.run(
@@ -279,6 +280,10 @@ def _run_serve(
         )
     except (StateError, ListenError) as error:
         return _fail(error)
+    except Exception:  # noqa: BLE001 (see below)
+        # A bug. It is a log line like every other: in the log's format, and without secrets.
+        get_logger(__name__).exception("ended by a bug")
+        return EXIT_FAILED
     return EXIT_OK
 
 

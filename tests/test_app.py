@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -67,3 +70,36 @@ def test_the_first_answer_after_a_restart_has_every_series(
                 )
             )
         )
+
+
+BUG = """
+from invent_exporter.app import Exporter
+from invent_exporter.cli import main
+
+async def run(*_):
+    raise KeyError("sk-hidden-0123456789")
+
+Exporter.run = run
+raise SystemExit(main(["--log.format=json", "--web.listen-address=127.0.0.1:0"]))
+"""
+
+
+def test_a_bug_that_ends_the_process_is_a_log_line_without_secrets(tmp_path: Path) -> None:
+    """With its traceback, in the format of the other lines; the exit status is 1."""
+    ended = subprocess.run(
+        [sys.executable, "-c", BUG],
+        env={
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "INVENT_API_KEY": "sk-hidden-0123456789",
+            "INVENT_STATE_URL": f"sqlite:///{tmp_path / 'state.db'}",
+        },
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert lines[-1]["msg"] == "ended by a bug"
+    assert "KeyError" in lines[-1]["exception"]
+    assert "sk-hidden" not in ended.stderr
