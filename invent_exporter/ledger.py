@@ -131,19 +131,9 @@ class Ledger:
         del self._loaded[org.key]
         return self.load(org_id, walk_floor=0.0)
 
-    def dissolve(self, org: OrgLedger, org_id: str) -> None:
-        """Forget the ledger of `c`, whose org another entry of the configuration polls.
-
-        What was committed here first becomes that entry's.
-        """
-        mine = select(db.run.c.run_id).where(db.run.c.org == org.key, db.run.c.owned == 1)
-        theirs = select(db.org.c.org).where(db.org.c.org_id == org_id).scalar_subquery()
+    def dissolve(self, org: OrgLedger) -> None:
+        """Forget the ledger of `c`, whose org another entry of the configuration polls."""
         with self.database.engine.begin() as connection:
-            connection.execute(
-                update(db.run)
-                .where(db.run.c.org == theirs, db.run.c.run_id.in_(mine))
-                .values(owned=1)
-            )
             _delete(connection, org)
         del self._loaded[org.key]
 

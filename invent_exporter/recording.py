@@ -156,10 +156,12 @@ class Page:
         known: dict[str, _Known] = {}
         elsewhere: set[str] = set()
         ids = {"ids": [run.id for run in runs]}
-        for run_id, org, *row in connection.execute(_LOOK_UP, ids):
+        for run_id, org, org_id, *values in connection.execute(_LOOK_UP, ids):
+            row = _Known(*values)
             if org == self._org.key:
-                known[run_id] = _Known(*row)
-            elif row[4]:
+                known[run_id] = row
+            elif row.owned and org_id is not None:
+                # A `c` that is not known yet may turn out to be this org, and is forgotten then.
                 elsewhere.add(run_id)
         return known, elsewhere
 
@@ -440,24 +442,29 @@ class Page:
         org.numbers = self._numbers
 
 
-_LOOK_UP = select(
-    db.run.c.run_id,
-    db.run.c.org,
-    db.run.c.workflow_id,
-    db.run.c.origin,
-    db.run.c.status,
-    db.run.c.final,
-    db.run.c.owned,
-    db.run.c.counted,
-    db.run.c.walk,
-    db.run.c.since,
-    db.run.c.updated,
-    db.run.c.absent,
-    db.run.c.credits_ai,
-    db.run.c.credits_other,
-    db.run.c.steps,
-    db.run.c.revised,
-).where(db.run.c.run_id.in_(bindparam("ids", expanding=True)))
+_LOOK_UP = (
+    select(
+        db.run.c.run_id,
+        db.run.c.org,
+        db.org.c.org_id,
+        db.run.c.workflow_id,
+        db.run.c.origin,
+        db.run.c.status,
+        db.run.c.final,
+        db.run.c.owned,
+        db.run.c.counted,
+        db.run.c.walk,
+        db.run.c.since,
+        db.run.c.updated,
+        db.run.c.absent,
+        db.run.c.credits_ai,
+        db.run.c.credits_other,
+        db.run.c.steps,
+        db.run.c.revised,
+    )
+    .join(db.org, db.org.c.org == db.run.c.org)
+    .where(db.run.c.run_id.in_(bindparam("ids", expanding=True)))
+)
 
 _INSERT = db.Batch(insert(db.run))
 _UPDATE = db.Batch(

@@ -598,6 +598,18 @@ def test_c_shares_the_ledger_of_an_entry_that_is_polled_too(book: Book) -> None:
     assert book.ledger.load("c", walk_floor=NOW - DAY) is book.org
 
 
+def test_a_c_without_a_name_takes_no_run_from_an_org_that_has_one(book: Book) -> None:
+    """It may be the same org, and what it counted is forgotten then."""
+    alias = book.ledger.load("c", walk_floor=NOW - DAY)
+    book.ledger.complete(alias, ScanState(), absent=(), contact=True)
+    runs = [run("r1", org_id=None), running("r2", org_id=None)]
+    book.ledger.record(alias, runs, [], now=NOW)
+    book.record(*runs)
+    book.ledger.dissolve(alias)
+    book.record(run("r2", org_id=None))
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
+
+
 # -- unreadable, recovered and vanished runs
 
 
