@@ -16,6 +16,7 @@ All methods block on the disk and belong to one thread.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -182,6 +183,10 @@ class Ledger:
         """
         walk = org.settled_walk + 1
         numbers = org.numbers.draft()
+        floor = org.floor_seconds
+        if contact and org.newest_seconds is not None and org.newest_seconds < floor:
+            # The API's clock is behind ours, or the org sleeps: what comes next may be as old.
+            floor = math.nextafter(org.newest_seconds, math.inf)
         vanished = 0
         with self.database.engine.begin() as connection:
             for run_id in absent:
@@ -197,11 +202,13 @@ class Ledger:
                     settled_walk=walk,
                     scan=to_json(scan),
                     contacted=1 if contact else db.org.c.contacted,
+                    floor=floor,
                     numbers=to_json(numbers),
                 )
             )
         org.settled_walk, org.scan, org.numbers = walk, scan, numbers
         org.contacted = org.contacted or contact
+        org.floor_seconds = floor
         return vanished
 
     def save_scan(self, org: OrgLedger, scan: ScanState) -> None:

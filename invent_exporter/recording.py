@@ -100,6 +100,8 @@ class OrgLedger:
         self.numbers = msgspec.json.decode(row.numbers, type=OrgNumbers)
         self.workflows: dict[str, WorkflowNumbers] = {}
         self.folded: set[str] = set()
+        self.newest_seconds: float | None = None
+        """Until first contact is complete: the newest time that any run told."""
 
 
 class Page:
@@ -132,6 +134,8 @@ class Page:
 
     def record(self, connection: Connection, runs: Sequence[Run]) -> None:
         """Draw up what the page's runs change."""
+        if not self._org.contacted:
+            self._note_newest(runs)
         known, elsewhere = self._look_up(connection, runs)
         # In the order in which runs ended, so that streaks need no second look within a page.
         for run in sorted(runs, key=lambda run: (run.ended or 0.0, run.id)):
@@ -164,6 +168,11 @@ class Page:
                 # A `c` that is not known yet may turn out to be this org, and is forgotten then.
                 elsewhere.add(run_id)
         return known, elsewhere
+
+    def _note_newest(self, runs: Sequence[Run]) -> None:
+        told = [time for run in runs for time in (run.first_time, run.updated, run.ended)]
+        times = [time for time in (self._org.newest_seconds, *told) if time is not None]
+        self._org.newest_seconds = max(times, default=None)
 
     def _is_below_floor(self, run: Run) -> bool:
         """Tell whether a final run is wholly before the kept window: history, not to be kept."""

@@ -422,6 +422,15 @@ def test_an_unknown_final_run_from_before_the_floor_is_history(book: Book) -> No
     assert not recorded.news
 
 
+def test_runs_count_though_the_clock_of_the_api_is_far_behind(new_book: Book) -> None:
+    """What is newer than all of the history is no history."""
+    new_book.contact(run("old", created=-3 * DAY, started=-3 * DAY, ended=-3 * DAY))
+    new_book.reopen()
+    for created in (-3 * DAY, -3 * DAY + 1, -2 * DAY):
+        new_book.record(run(f"run {created}", created=created, started=created, ended=created))
+    assert new_book.wf.finished == {"TRIGGER/COMPLETED": 2}
+
+
 def test_a_run_from_before_the_floor_that_ended_behind_it_is_known_but_not_counted(
     book: Book,
 ) -> None:
