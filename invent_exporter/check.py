@@ -89,13 +89,15 @@ async def _ask(api: RunsApi, org: OrgConfig, secrets: Secrets) -> Found:
     if chunk.count is not None:
         runs = f"{chunk.count}, {runs}"
     named = sorted({run.org_id for run in chunk.runs if run.org_id})
-    created = [run.created_at for run in chunk.runs if run.created_at is not None]
+    # By the seconds: a time that came without an offset can't be compared with one that has it.
+    newest = max(chunk.runs, key=lambda run: run.created or 0.0, default=None)
+    created_at = None if newest is None else newest.created_at
     return Found(
         org.id,
         answered=True,
         runs=runs,
         names_org=", ".join(named[:3]),
-        newest=max(created).isoformat(timespec="seconds") if created else "",
+        newest="" if created_at is None else created_at.isoformat(timespec="seconds"),
         seconds=f"{time.monotonic() - began:.2f}",
         problem=f"{len(chunk.invalid)} runs can't be read" if chunk.invalid else "",
     )

@@ -350,7 +350,7 @@ class Collector:
             return org
         org_id, _ = Counter(org.numbers.org_id_votes).most_common(1)[0]
         if not self._shared.claim(self, org_id):
-            await self._in_ledger(lambda: self._shared.ledger.dissolve(org, org_id))
+            await self._in_ledger(lambda: self._shared.ledger.dissolve(org))
             self.drop(org_id)
             return None
         named = await self._in_ledger(lambda: self._shared.ledger.identify(org, org_id))

@@ -16,6 +16,7 @@ All methods block on the disk and belong to one thread.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -132,19 +133,9 @@ class Ledger:
         del self._loaded[org.key]
         return self.load(org_id, walk_floor=0.0)
 
-    def dissolve(self, org: OrgLedger, org_id: str) -> None:
-        """Forget the ledger of `c`, whose org another entry of the configuration polls.
-
-        What was committed here first becomes that entry's.
-        """
-        mine = select(db.run.c.run_id).where(db.run.c.org == org.key, db.run.c.owned == 1)
-        theirs = select(db.org.c.org).where(db.org.c.org_id == org_id).scalar_subquery()
+    def dissolve(self, org: OrgLedger) -> None:
+        """Forget the ledger of `c`, whose org another entry of the configuration polls."""
         with self.database.engine.begin() as connection:
-            connection.execute(
-                update(db.run)
-                .where(db.run.c.org == theirs, db.run.c.run_id.in_(mine))
-                .values(owned=1)
-            )
             _delete(connection, org)
         del self._loaded[org.key]
 
@@ -193,6 +184,10 @@ class Ledger:
         """
         walk = org.settled_walk + 1
         numbers = org.numbers.draft()
+        floor = org.floor_seconds
+        if contact and org.newest_seconds is not None and org.newest_seconds < floor:
+            # The API's clock is behind ours, or the org sleeps: what comes next may be as old.
+            floor = math.nextafter(org.newest_seconds, math.inf)
         vanished = 0
         with self.database.engine.begin() as connection:
             for run_id in absent:
@@ -208,11 +203,13 @@ class Ledger:
                     settled_walk=walk,
                     scan=to_json(scan),
                     contacted=1 if contact else db.org.c.contacted,
+                    floor=floor,
                     numbers=to_json(numbers),
                 )
             )
         org.settled_walk, org.scan, org.numbers = walk, scan, numbers
         org.contacted = org.contacted or contact
+        org.floor_seconds = floor
         return vanished
 
     def save_scan(self, org: OrgLedger, scan: ScanState) -> None:

@@ -100,6 +100,8 @@ class OrgLedger:
         self.numbers = msgspec.json.decode(row.numbers, type=OrgNumbers)
         self.workflows: dict[str, WorkflowNumbers] = {}
         self.folded: set[str] = set()
+        self.newest_seconds: float | None = None
+        """Until first contact is complete: the newest time that any run told."""
 
 
 class Page:
@@ -132,6 +134,8 @@ class Page:
 
     def record(self, connection: Connection, runs: Sequence[Run]) -> None:
         """Draw up what the page's runs change."""
+        if not self._org.contacted:
+            self._note_newest(runs)
         known, elsewhere = self._look_up(connection, runs)
         # In the order in which runs ended, so that streaks need no second look within a page.
         for run in sorted(runs, key=lambda run: (run.ended or 0.0, run.id)):
@@ -156,12 +160,19 @@ class Page:
         known: dict[str, _Known] = {}
         elsewhere: set[str] = set()
         ids = {"ids": [run.id for run in runs]}
-        for run_id, org, *row in connection.execute(_LOOK_UP, ids):
+        for run_id, org, org_id, *values in connection.execute(_LOOK_UP, ids):
+            row = _Known(*values)
             if org == self._org.key:
-                known[run_id] = _Known(*row)
-            elif row[4]:
+                known[run_id] = row
+            elif row.owned and org_id is not None:
+                # A `c` that is not known yet may turn out to be this org, and is forgotten then.
                 elsewhere.add(run_id)
         return known, elsewhere
+
+    def _note_newest(self, runs: Sequence[Run]) -> None:
+        told = [time for run in runs for time in (run.first_time, run.updated, run.ended)]
+        times = [time for time in (self._org.newest_seconds, *told) if time is not None]
+        self._org.newest_seconds = max(times, default=None)
 
     def _is_below_floor(self, run: Run) -> bool:
         """Tell whether a final run is wholly before the kept window: history, not to be kept."""
@@ -440,24 +451,29 @@ class Page:
         org.numbers = self._numbers
 
 
-_LOOK_UP = select(
-    db.run.c.run_id,
-    db.run.c.org,
-    db.run.c.workflow_id,
-    db.run.c.origin,
-    db.run.c.status,
-    db.run.c.final,
-    db.run.c.owned,
-    db.run.c.counted,
-    db.run.c.walk,
-    db.run.c.since,
-    db.run.c.updated,
-    db.run.c.absent,
-    db.run.c.credits_ai,
-    db.run.c.credits_other,
-    db.run.c.steps,
-    db.run.c.revised,
-).where(db.run.c.run_id.in_(bindparam("ids", expanding=True)))
+_LOOK_UP = (
+    select(
+        db.run.c.run_id,
+        db.run.c.org,
+        db.org.c.org_id,
+        db.run.c.workflow_id,
+        db.run.c.origin,
+        db.run.c.status,
+        db.run.c.final,
+        db.run.c.owned,
+        db.run.c.counted,
+        db.run.c.walk,
+        db.run.c.since,
+        db.run.c.updated,
+        db.run.c.absent,
+        db.run.c.credits_ai,
+        db.run.c.credits_other,
+        db.run.c.steps,
+        db.run.c.revised,
+    )
+    .join(db.org, db.org.c.org == db.run.c.org)
+    .where(db.run.c.run_id.in_(bindparam("ids", expanding=True)))
+)
 
 _INSERT = db.Batch(insert(db.run))
 _UPDATE = db.Batch(

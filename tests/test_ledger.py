@@ -422,6 +422,15 @@ def test_an_unknown_final_run_from_before_the_floor_is_history(book: Book) -> No
     assert not recorded.news
 
 
+def test_runs_count_though_the_clock_of_the_api_is_far_behind(new_book: Book) -> None:
+    """What is newer than all of the history is no history."""
+    new_book.contact(run("old", created=-3 * DAY, started=-3 * DAY, ended=-3 * DAY))
+    new_book.reopen()
+    for created in (-3 * DAY, -3 * DAY + 1, -2 * DAY):
+        new_book.record(run(f"run {created}", created=created, started=created, ended=created))
+    assert new_book.wf.finished == {"TRIGGER/COMPLETED": 2}
+
+
 def test_a_run_from_before_the_floor_that_ended_behind_it_is_known_but_not_counted(
     book: Book,
 ) -> None:
@@ -596,6 +605,18 @@ def test_c_shares_the_ledger_of_an_entry_that_is_polled_too(book: Book) -> None:
     alias = book.ledger.load("c", walk_floor=NOW - DAY)
     assert book.ledger.identify(alias, "org-1") is book.org
     assert book.ledger.load("c", walk_floor=NOW - DAY) is book.org
+
+
+def test_a_c_without_a_name_takes_no_run_from_an_org_that_has_one(book: Book) -> None:
+    """It may be the same org, and what it counted is forgotten then."""
+    alias = book.ledger.load("c", walk_floor=NOW - DAY)
+    book.ledger.complete(alias, ScanState(), absent=(), contact=True)
+    runs = [run("r1", org_id=None), running("r2", org_id=None)]
+    book.ledger.record(alias, runs, [], now=NOW)
+    book.record(*runs)
+    book.ledger.dissolve(alias)
+    book.record(run("r2", org_id=None))
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
 
 
 # -- unreadable, recovered and vanished runs

@@ -187,6 +187,19 @@ def test_check_shows_no_control_characters_and_no_key(tmp_path: Path) -> None:
         assert KEY not in done.stdout
 
 
+def test_check_finds_the_newest_run_whatever_the_times_offsets(tmp_path: Path) -> None:
+    """Also among times without one, which are taken as UTC."""
+    times = ("2126-03-01T12:00:00", "2126-03-01T13:00:00+05:30", "2126-03-01T09:00:00Z")
+    with quiet_api() as simulator:
+        for time in times:
+            simulator.world.add_run(status="COMPLETED", fields={"created_at": time})
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
+        done = run_command("check", f"--config.file={file}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert times[0] in done.stdout
+
+
 def test_check_of_an_api_that_is_down(tmp_path: Path) -> None:
     """Nobody listens: the table says so, and the exit status is 1."""
     with socket.create_server(("127.0.0.1", 0)) as server:

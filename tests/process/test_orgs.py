@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from invent_exporter.simulator import Fault, Order, SimulatorServer
+from invent_exporter.simulator import Fault, Order, Settings, SimulatorServer
 from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
 from tests.process.traffic import KEY, quiet_api
 
@@ -112,6 +112,32 @@ def test_one_org_configured_twice_is_polled_once(tmp_path: Path, ids: tuple[str,
         exporter.kill()
         exporter.start()
         assert _finished(exporter.wait_until_up(), "org-main") == 1
+
+
+@pytest.mark.parametrize("ids", [("c", "org-main"), ("org-main", "c")])
+def test_one_new_org_configured_twice_loses_no_run(tmp_path: Path, ids: tuple[str, str]) -> None:
+    """Both entries are polled until a run names the org; what came before it counts as well."""
+    orgs = [{"id": org} for org in ids]
+    settings = Settings(rate_limit_per_minute=None)
+    with (
+        SimulatorServer(settings=settings) as simulator,
+        Exporter(tmp_path, make_config(simulator.url, tmp_path, orgs=orgs)) as exporter,
+    ):
+        world = simulator.world
+        exporter.wait_until_up("c")
+        exporter.wait_until_up()
+        nameless: dict[str, object] = {"org_id": None}
+        open_run = world.add_run(status="RUNNING", fields=nameless)
+        for _ in range(2):
+            world.add_run(status="FAILED", fields=nameless)
+        exporter.wait_for("they count", lambda now: _finished(now, "org-main") == 2)
+        world.add_run(status="FAILED")
+        wait_for("the warning", lambda: "configured twice" in exporter.log)
+        world.finish_run(open_run, "COMPLETED")
+        exporter.wait_for("all count", lambda now: _finished(now, "org-main") == 4)
+        exporter.kill()
+        exporter.start()
+        assert _finished(exporter.wait_until_up(), "org-main") == 4
 
 
 # -- an API that is down
