@@ -34,7 +34,6 @@ from invent_exporter.recording import (
     to_json,
 )
 from invent_exporter.scan import ScanState
-from invent_exporter.walk import MissingRun
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -220,16 +219,13 @@ class Ledger:
             )
         org.scan = scan
 
-    def open_runs(self, org: OrgLedger) -> dict[str, MissingRun]:
-        """List the runs that were open when last seen, but vanished ones."""
-        query = select(db.run.c.run_id, db.run.c.created, db.run.c.updated).where(
+    def open_runs(self, org: OrgLedger) -> dict[str, float]:
+        """List the runs that were open when last seen, but vanished ones: id to creation time."""
+        query = select(db.run.c.run_id, db.run.c.created).where(
             *_open(org), db.run.c.absent < VANISHED
         )
         with self.database.engine.connect() as connection:
-            return {
-                run_id: MissingRun(created, created if updated is None else min(created, updated))
-                for run_id, created, updated in connection.execute(query)
-            }
+            return {row.run_id: row.created for row in connection.execute(query)}
 
     def open_groups(self, org: OrgLedger) -> tuple[OpenGroup, ...]:
         """Count the open runs by their labels."""

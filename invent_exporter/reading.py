@@ -8,7 +8,7 @@ import msgspec
 
 from invent_exporter.order import PageFacts, RowFact, page_signature, row_signature
 from invent_exporter.recording import InvalidRow
-from invent_exporter.walk import ALL, Missing, MissingRun, Read
+from invent_exporter.walk import ALL, Missing, Read
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -88,7 +88,7 @@ class Reader:
         except StopIteration:
             return pages
 
-    async def _missing(self) -> dict[str, MissingRun]:
+    async def _missing(self) -> dict[str, float]:
         runs = await self._in_ledger(lambda: self._ledger.open_runs(self._org))
         return {run_id: runs[run_id] for run_id in runs.keys() - self._open_ids}
 

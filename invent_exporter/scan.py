@@ -26,13 +26,15 @@ from collections.abc import Sequence
 import msgspec
 
 from invent_exporter.order import Order, PageFacts, RowFact, is_older, signature_of
-from invent_exporter.walk import ALL, Missing, MissingRun, Read, Steps, Walk
+from invent_exporter.walk import ALL, Missing, Read, Steps, Walk
 
 _OVERLAP_PART = 3
 """The part of a page that two slices of a reconciliation have in common."""
 _CONTACT_WALKS = 3
 _MAX_SEEKS = 8
 _MAX_PROBES = 64
+_CLOCKS_APART_SECONDS = 600.0
+"""How far the clocks that stamp one run may be apart: it may end, by its times, before it began."""
 
 
 class ScanState(msgspec.Struct, omit_defaults=True):
@@ -179,7 +181,7 @@ class Poll:
         if not missing:
             return
         order = self.state.order.joined(walk.order)
-        limit = min(run.earliest for run in missing.values())
+        limit = min(missing.values()) - _CLOCKS_APART_SECONDS
         # From the newest end where one is known, to stop behind the runs that are looked for. The
         # order may have been learned by this very walk, which then has not been to the end.
         from_the_end = order.learned and order.oldest_first and walk.at_end
@@ -271,16 +273,13 @@ class Reconciliation:
         )
 
 
-def _seek(
-    left: set[str], missing: dict[str, MissingRun], offset: int, *, newest_first: bool
-) -> Steps:
+def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_first: bool) -> Steps:
     """Look for buried runs by halving, where the listing follows the times of creation.
 
     Takes what it finds out of `left`. It only saves requests: what it does not find is looked for
     by a walk.
     """
-    for run_id in sorted(left, key=lambda run_id: missing[run_id].created)[:_MAX_SEEKS]:
-        created = missing[run_id].created
+    for run_id in sorted(left, key=lambda run_id: created[run_id])[:_MAX_SEEKS]:
         low, high = (offset if newest_first else 0), None
         at = low
         for _ in range(_MAX_PROBES):
@@ -292,9 +291,9 @@ def _seek(
             times = [row.created for row in page.rows if row.created is not None]
             if not times:
                 high = min(at, page.start)
-            elif (min(times) > created) if newest_first else (max(times) < created):
+            elif (min(times) > created[run_id]) if newest_first else (max(times) < created[run_id]):
                 low = page.end
-            elif (max(times) < created) if newest_first else (min(times) > created):
+            elif (max(times) < created[run_id]) if newest_first else (min(times) > created[run_id]):
                 high = page.start
             else:
                 break

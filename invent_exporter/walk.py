@@ -30,21 +30,11 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """Ask for the open runs that were not seen in this poll."""
-
-
-class MissingRun(msgspec.Struct, frozen=True):
-    """When an open run was created, and the earliest that any of its times can be now.
-
-    The two differ where clocks do: a run may have been updated before it was created.
-    """
-
-    created: float
-    earliest: float
+    """Ask for the open runs that were not seen in this poll, with the time of their creation."""
 
 
 Request: TypeAlias = Read | Missing
-Answer: TypeAlias = PageFacts | dict[str, MissingRun]
+Answer: TypeAlias = PageFacts | dict[str, float]
 Steps: TypeAlias = Generator[Request, Answer, None]
 
 

@@ -43,7 +43,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "scan": "model order walk",
         # What the scan learned is stored with what was counted, in the scan's own types.
         "recording": "database model numbers order scan",
-        "ledger": "database model numbers recording scan walk",
+        "ledger": "database model numbers recording scan",
         # From the API to the ledger.
         "bodies": "",
         "clocks": "",

@@ -12,7 +12,7 @@ import pytest
 
 from invent_exporter.order import PageFacts, RowFact
 from invent_exporter.scan import Poll, Reconciliation, ScanState
-from invent_exporter.walk import ALL, Missing, MissingRun, Read, Steps
+from invent_exporter.walk import ALL, Missing, Read, Steps
 
 TAKE = 10
 
@@ -89,7 +89,7 @@ class World:
                 if isinstance(request, Missing):
                     request = steps.send(
                         {
-                            row.run_id: MissingRun(row.created or 0.0, row.created or 0.0)
+                            row.run_id: row.created
                             for row in self.known.values()
                             if _is_open(row) and row.run_id not in seen
                         }

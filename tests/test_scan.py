@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import msgspec
@@ -10,7 +9,7 @@ import pytest
 
 from invent_exporter.order import Order, PageFacts, RowFact
 from invent_exporter.scan import Poll, Reconciliation, ScanState
-from invent_exporter.walk import ALL, Missing, MissingRun, Read, Steps, Walk
+from invent_exporter.walk import ALL, Missing, Read, Steps, Walk
 
 
 def order(
@@ -51,7 +50,6 @@ class Rows:
     take: int = 10
     sends_count: bool = True
     open_known: dict[str, float] = field(default_factory=dict)
-    earliest: float = math.inf
     asked: list[tuple[str, int]] = field(default_factory=list)
 
     def drive(self, steps: Steps) -> None:
@@ -62,11 +60,7 @@ class Rows:
             while True:
                 if isinstance(request, Missing):
                     request = steps.send(
-                        {
-                            key: MissingRun(created=at, earliest=min(at, self.earliest))
-                            for key, at in self.open_known.items()
-                            if key not in seen
-                        }
+                        {key: at for key, at in self.open_known.items() if key not in seen}
                     )
                     continue
                 page = self.answer(request)
@@ -409,11 +403,13 @@ def test_a_run_that_a_complete_search_does_not_find_is_absent(rows: tuple[RowFac
 # -- first contact and reconciliation
 
 
-def test_a_buried_run_that_was_updated_before_it_was_created_is_found() -> None:
-    """Where clocks differ; the search must not stop at rows that are older than its creation."""
-    listing = Rows(list(FALLING), open_known={"run-3": 99.0}, earliest=3.0)
-    poll = polled(listing, learn(list(FALLING)), open_known=True)
-    assert any(offset <= 37 < offset + 10 for _, offset in listing.asked)
+@pytest.mark.parametrize("rows", [FALLING, RISING])
+def test_a_buried_run_that_ended_before_it_was_created_is_found(rows: tuple[RowFact, ...]) -> None:
+    """By its times, where clocks differ: rows older than its creation do not end the search."""
+    listing = Rows(list(rows), open_known={"run-3": 99.0})
+    poll = polled(listing, learn(list(rows)), open_known=True)
+    place = next(index for index, each in enumerate(rows) if each.run_id == "run-3")
+    assert any(offset - 10 < place < offset + 10 for _, offset in listing.asked)
     assert poll.absent == set()
 
 
