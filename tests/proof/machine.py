@@ -409,7 +409,8 @@ class Machine(RuleBasedStateMachine):
         collector = process.collector
         assert not (collector.error or "").startswith("unexpected"), collector.error
         if collector.up and contacted and not self.order_changed:
-            can_hide = self.removed_ever and not learned
+            # In an order that can't be learned, a run may come as another goes, and the count stays.
+            can_hide = (self.removed_ever or self.hidden_ever) and not learned
             for run in self.service.runs.values():
                 if run.run_id in known and run.changed_at_read <= began and not can_hide:
                     self._expect_seen(run)
