@@ -147,7 +147,11 @@ class Page:
                     continue
                 foreign = run.org_id in self._other_org_ids or run.id in elsewhere
                 known[run.id] = self._meet(connection, run, owned=not foreign)
-            elif row.final:
+                continue
+            if not self._org.numbers.org_id_votes:
+                # No run named the org so far: this one does it late, if at all.
+                self._vote(run)
+            if row.final:
                 self._meet_again(run, row)
             else:
                 self._follow(connection, run, row)
