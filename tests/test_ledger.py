@@ -657,6 +657,14 @@ def test_only_runs_that_were_not_known_are_recovered(book: Book) -> None:
     assert book.numbers.recovered == 2
 
 
+def test_a_run_that_came_after_the_poll_is_no_recovery(book: Book) -> None:
+    """A busy org has one at nearly every reconciliation; the next poll would have found it."""
+    book.record(run("known", created=10.0))
+    book.record(run("missed", created=9.0), run("new", created=11.0), recovering=True)
+    assert book.numbers.recovered == 1
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 3}
+
+
 def test_history_is_no_recovery(book: Book) -> None:
     """It moves no counter, this one included."""
     old = run("old", created=-2 * DAY, started=-2 * DAY, ended=5.0)
