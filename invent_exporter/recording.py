@@ -9,6 +9,7 @@ decision, and is read best in one place.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -121,6 +122,7 @@ class Page:
         self._now = now
         self._other_org_ids = other_org_ids
         self._recovering = recovering
+        self._missed_until = -math.inf
         self._walk = org.settled_walk + 1
         self._drafts: dict[str, WorkflowNumbers] = {}
         self._new: set[str] = set()
@@ -136,6 +138,10 @@ class Page:
         """Draw up what the page's runs change."""
         if not self._org.contacted:
             self._note_newest(runs)
+        if self._recovering:
+            # A run that is newer than all that is known may have come after the poll.
+            newest = select(func.max(db.run.c.created)).where(db.run.c.org == self._org.key)
+            self._missed_until = connection.execute(newest).scalar() or -math.inf
         known, elsewhere = self._look_up(connection, runs)
         # In the order in which runs ended, so that streaks need no second look within a page.
         for run in sorted(runs, key=lambda run: (run.ended or 0.0, run.id)):
@@ -147,7 +153,11 @@ class Page:
                     continue
                 foreign = run.org_id in self._other_org_ids or run.id in elsewhere
                 known[run.id] = self._meet(connection, run, owned=not foreign)
-            elif row.final:
+                continue
+            if not self._org.numbers.org_id_votes:
+                # No run named the org so far: this one does it late, if at all.
+                self._vote(run)
+            if row.final:
                 self._meet_again(run, row)
             else:
                 self._follow(connection, run, row)
@@ -225,7 +235,7 @@ class Page:
             numbers.learn(run)
             if contacted and (counted or not run.is_final):
                 numbers.submit(run)
-                self._numbers.recovered += self._recovering
+                self._numbers.recovered += created <= self._missed_until
             if counted:
                 self._count(connection, run, row, numbers)
             elif run.is_final:

@@ -575,6 +575,17 @@ def test_the_org_of_c_is_known_by_its_votes_and_remembered(tmp_path: Path) -> No
     book.close()
 
 
+def test_a_run_that_names_its_org_late_says_which_org_c_is(tmp_path: Path) -> None:
+    """Its first answer may have been without; once it did, it has one vote like every other."""
+    book = Book(tmp_path / "c.db", org_id="c")
+    book.record(running("a", org_id=None), run("b", org_id=None))
+    assert book.numbers.org_id_votes == {}
+    for _ in range(3):
+        book.record(running("a"), run("b", org_id=None))
+    assert book.numbers.org_id_votes == {"org-1": 1}
+    book.close()
+
+
 def test_runs_from_before_the_floor_say_which_org_c_is(tmp_path: Path) -> None:
     """An org that slept for longer than `lookback` has no others."""
     book = Book(tmp_path / "c.db", org_id="c", contact=False)
@@ -644,6 +655,14 @@ def test_only_runs_that_were_not_known_are_recovered(book: Book) -> None:
     book.record(run("known"))
     book.record(run("known"), run("found"), running("open"), recovering=True)
     assert book.numbers.recovered == 2
+
+
+def test_a_run_that_came_after_the_poll_is_no_recovery(book: Book) -> None:
+    """A busy org has one at nearly every reconciliation; the next poll would have found it."""
+    book.record(run("known", created=10.0))
+    book.record(run("missed", created=9.0), run("new", created=11.0), recovering=True)
+    assert book.numbers.recovered == 1
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 3}
 
 
 def test_history_is_no_recovery(book: Book) -> None:
