@@ -409,7 +409,7 @@ class Machine(RuleBasedStateMachine):
         collector = process.collector
         assert not (collector.error or "").startswith("unexpected"), collector.error
         if collector.up and contacted and not self.order_changed:
-            # In an order that can't be learned, a run may come as another goes, and the count stays.
+            # In an order that can't be learned a run may come as another goes: the count stays.
             can_hide = (self.removed_ever or self.hidden_ever) and not learned
             for run in self.service.runs.values():
                 if run.run_id in known and run.changed_at_read <= began and not can_hide:
