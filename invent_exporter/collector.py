@@ -252,7 +252,8 @@ class Collector:
             open_known=self._open_known,
             contact_floor=org.floor_seconds if contact else None,
         )
-        may_skip = not (self._unsettled or self._open_known)
+        # While nobody has named the org of `c`, a known run may do it, though nothing else changed.
+        may_skip = not (self._unsettled or self._open_known or org.org_id is None)
         await self._drive(org, poll.steps(), may_skip=may_skip)
         if not poll.is_whole and not contact:
             raise ApiError("invalid_response", "the listing changed too fast to be read whole")

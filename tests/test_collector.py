@@ -395,6 +395,23 @@ def test_a_first_contact_that_broke_off_publishes_nothing(tmp_path: Path) -> Non
     with_a_desk(tmp_path, story, page_size=10)
 
 
+def test_c_is_named_by_a_run_that_is_known_already(tmp_path: Path) -> None:
+    """Also when nothing else of the run changed."""
+
+    async def story(desk: Desk) -> None:
+        runs = desk.finished(3)
+        for run in runs:
+            run.org_id = None
+        await desk.poll()
+        await desk.poll()
+        assert desk.count is None
+        runs[1].org_id = "org-7"
+        await desk.poll()
+        assert desk.served("invent_runs_finished_total", org_id="org-7") == 0
+
+    with_a_desk(tmp_path, story, configured_id="c")
+
+
 def test_c_becomes_the_org_that_its_runs_name(tmp_path: Path) -> None:
     """Until one does only the poll's own series exist, as `c`."""
 
