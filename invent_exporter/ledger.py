@@ -11,7 +11,8 @@ A row is *settled* when a complete poll came after its last change. Only settled
 scan, so a walk that broke off hides nothing: its rows are committed, and counted, but not settled.
 `complete` settles, by moving one number; it is the last transaction of a poll.
 
-All methods block on the disk and belong to one thread.
+All methods block on the disk and belong to one thread. Longer than most modules: every transaction
+but a page's own drafts is here, each with its argument.
 """
 
 from __future__ import annotations

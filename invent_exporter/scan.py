@@ -17,6 +17,8 @@ Why nothing is missed:
 * A run is open until it is seen final. An open run that is on no page is looked for in the lists of
   PENDING and then RUNNING runs (a run moves on in that order, so it is in one of them), then in ALL
   until it is found, however deep it lies.
+
+Longer than most modules: a poll's decisions depend on each other, and are argued in one place.
 """
 
 from __future__ import annotations
