@@ -117,6 +117,7 @@ def _http_date(value: str) -> float | None:
 RECONCILE_SHARE = 0.2
 """The part of the request budget that reconciliations may take."""
 WAITING_SECONDS = 600.0
+"""An org that has not asked again for so long is not waited for."""
 
 
 class PageAllowance:

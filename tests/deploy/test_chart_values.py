@@ -41,7 +41,7 @@ DASHBOARDS = "dashboards.enabled=true"
 # Another value for each key of values.yaml, with what must be switched on for it to matter.
 OTHER_VALUES: list[tuple[str, object, str | None]] = [
     ("replicas", 0, None),
-    ("image.registry", "registry.example.com", None),
+    ("image.registry", "images.example", None),
     ("image.repository", "mirror/exporter", None),
     ("image.tag", "9.9.9", None),
     ("image.digest", SHA256, None),
