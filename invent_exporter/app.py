@@ -99,7 +99,6 @@ class Exporter:
                     config.poll_interval_seconds,
                     config.lookback_seconds,
                     config.reconcile_interval_seconds,
-                    config.reconcile_window_seconds,
                 ),
                 self,
                 self._key_reader(org.key),

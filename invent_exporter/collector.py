@@ -63,7 +63,6 @@ class CollectorSettings:
     poll_interval_seconds: float
     lookback_seconds: float
     reconcile_interval_seconds: float
-    reconcile_window_seconds: float
 
 
 class Shared(Protocol):
@@ -398,7 +397,7 @@ class Collector:
         pages = shared.allowance.take(self.label)
         if pages == 0:
             return
-        window_from = now - self.settings.reconcile_window_seconds
+        window_from = await self._in_ledger(lambda: shared.ledger.window_from(org, now))
         reconciliation = Reconciliation(org.scan, now, window_from)
         recovered = org.numbers.recovered
         try:

@@ -240,7 +240,19 @@ class Ledger:
             rows = connection.execute(query).all()
         return tuple(OpenGroup(*row) for row in rows)
 
-    # -- releases and pruning
+    # -- releases, the kept window
+
+    def window_from(self, org: OrgLedger, now: float) -> float:
+        """Tell where the kept window begins: what is older is not looked for, and may be forgotten.
+
+        The whole window behind the newest run, so that an API whose clock is behind, or an org that
+        sleeps, loses nothing.
+        """
+        query = select(func.max(db.run.c.created)).where(db.run.c.org == org.key)
+        with self.database.engine.connect() as connection:
+            newest = connection.execute(query).scalar()
+        latest = now if newest is None else min(now, newest)
+        return latest - self.settings.reconcile_window_seconds
 
     def release(self, org: OrgLedger, groups: dict[str, list[str]]) -> None:
         """Commit that groups of series (by workflow) are shown at their value from now on."""
@@ -257,17 +269,10 @@ class Ledger:
         """Move the kept window, and delete a few rows that fell out; True when more are left.
 
         The floor moves first: a row is deleted only when an unknown run created then is history.
-        It stays behind the newest run by the whole window, so that an API whose clock is behind,
-        or an org that sleeps, loses nothing.
         """
         window = self.settings.reconcile_window_seconds
+        floor = max(org.floor_seconds, self.window_from(org, now))
         with self.database.engine.begin() as connection:
-            newest = connection.execute(
-                select(func.max(db.run.c.created)).where(db.run.c.org == org.key)
-            ).scalar()
-            if newest is None:
-                return False
-            floor = max(org.floor_seconds, min(now, newest) - window)
             fallen = (
                 db.run.c.org == org.key,
                 db.run.c.created < floor,

@@ -93,6 +93,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         order=st.sampled_from(ORDERS),
         sends_count=st.booleans(),
+        sends_take=st.booleans(),
         configured_id=st.sampled_from(("org-1", "c")),
         page_size=st.sampled_from((1, 2, 3, 5, 10, 100)),
         max_workflows=st.sampled_from((1, 2, 1000)),
@@ -107,6 +108,7 @@ class Machine(RuleBasedStateMachine):
         *,
         order: str,
         sends_count: bool,
+        sends_take: bool,
         configured_id: str,
         page_size: int,
         max_workflows: int,
@@ -118,6 +120,7 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         """Choose a service and a configuration; history has happened already."""
         self.service.order, self.service.sends_count = order, sends_count
+        self.service.sends_take = sends_take
         self.settings = replace(
             self.settings,
             configured_id=configured_id,

@@ -217,7 +217,6 @@ class Process:
                 30.0,
                 settings.lookback_seconds,
                 settings.reconcile_interval_seconds,
-                settings.reconcile_window_seconds,
             ),
             self,
             lambda: "key",

@@ -100,6 +100,7 @@ class Service:
 
     order: str = "created_desc"
     sends_count: bool = True
+    sends_take: bool = True
     runs: dict[str, Run] = field(default_factory=dict)
     reads: int = 0
     requests: list[tuple[str, int, int]] = field(default_factory=list)
@@ -150,7 +151,9 @@ class Service:
         self.requests.append((status, page, take))
         listed = self.listed(status)
         rows = listed[(page - 1) * take : page * take]
-        headers = {"pagination-page": str(page), "pagination-take": str(take)}
+        headers: dict[str, str] = {}
+        if self.sends_take:
+            headers |= {"pagination-page": str(page), "pagination-take": str(take)}
         if self.sends_count:
             headers["pagination-count"] = str(len(listed))
         return Answer(200, headers, msgspec.json.encode([run.row() for run in rows]))
