@@ -295,11 +295,14 @@ class Page:
                 numbers = self._draft(run.workflow_label)
                 numbers.learn(run)
                 self._count(connection, run, row, numbers)
-        elif (row.status, row.updated, row.absent) == (run.status_label, run.updated, 0):
-            return
         else:
-            row.status = run.status_label
-            row.since = _since(run, self._now)
+            status = run.status_label
+            # Without a time of the API's it is in its status since it was first seen there.
+            since = _since(run, row.since if status == row.status else self._now)
+            # A start that is told late, or revised, need not come with another time of update.
+            if (status, since, run.updated, 0) == (row.status, row.since, row.updated, row.absent):
+                return
+            row.status, row.since = status, since
         row.absent = 0
         self._touch(run, row)
 

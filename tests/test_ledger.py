@@ -732,6 +732,23 @@ def test_open_runs_are_counted_by_label_with_the_oldest(book: Book) -> None:
     assert (groups["RUNNING"].runs, groups["RUNNING"].oldest_timestamp_seconds) == (2, NOW + 7)
 
 
+def test_a_start_that_is_told_late_is_followed(book: Book) -> None:
+    """Also when the run's status and its time of update are the same as before."""
+    book.record(run("r1", "RUNNING", started=None, ended=None, created=7.0, updated=9.0))
+    assert book.record(run("r1", "RUNNING", started=8.0, ended=None, created=7.0, updated=9.0)).news
+    (group,) = book.ledger.open_groups(book.org)
+    assert group.oldest_timestamp_seconds == NOW + 8
+
+
+def test_an_open_run_without_any_time_is_open_since_it_was_first_seen(book: Book) -> None:
+    """Seeing it again says nothing new, and does not make it younger."""
+    bare = Run("r1", "RUNNING", "TRIGGER", workflow_id="wf")
+    book.record(bare, now=10.0)
+    assert not book.record(bare, now=40.0).news
+    (group,) = book.ledger.open_groups(book.org)
+    assert group.oldest_timestamp_seconds == NOW + 10
+
+
 # -- the kept window
 
 
