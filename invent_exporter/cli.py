@@ -49,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}, version {__version__} (Python {sys.version.split()[0]})")
         return EXIT_OK
     # Until a command listens for signals itself. As process 1 of a container it has to: there the
-    # kernel drops a signal that nobody waits for, and the container's stop would time out.
+    # kernel drops a signal that nobody waits for, and the container's stop would time out. A shell
+    # script's background process begins with SIGINT ignored.
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         result: int = flags.run(flags)
     except KeyboardInterrupt:

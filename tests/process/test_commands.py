@@ -397,23 +397,24 @@ def test_signal_ends_it_before_it_has_begun(
 ) -> None:
     """While it still reads its configuration: `serve` stops cleanly, `check` has asked nobody.
 
-    As process 1 of a container it would not even be ended by a SIGTERM that it does not expect.
+    As process 1 of a container it would not even be ended by a SIGTERM that it does not expect, and
+    a script's background process begins with a SIGINT that is ignored.
     """
     pipe = tmp_path / "pipe.yaml"
     os.mkfifo(pipe)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "exporter.py", command, f"--config.file={pipe}"],
+    program = [sys.executable, str(ROOT / "exporter.py"), command, f"--config.file={pipe}"]
+    with subprocess.Popen(
+        ["/bin/sh", "-c", 'trap "" INT TERM; exec "$@"', "sh", *program],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=clean_environment(),
-    )
-    try:
-        with pipe.open("wb"):  # it has opened the other end, and reads until this one is closed
-            process.send_signal(number)
-            _, said = process.communicate(timeout=5)
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            with pipe.open("wb"):  # it has opened the other end, and reads until this one is closed
+                process.send_signal(number)
+                _, said = process.communicate(timeout=5)
+        finally:
+            process.kill()
     assert process.returncode == status
     assert b"Traceback" not in said
 
