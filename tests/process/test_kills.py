@@ -62,7 +62,8 @@ def _live_and_die(tmp_path: Path, order: Order, *, count: bool) -> None:
             for number in range(KILLS[count]):
                 # Some die before they have read anything, some have some polls behind them.
                 seconds = random.choice((0.0, random.uniform(0.0, 1.0), random.uniform(0.0, 3.0)))
-                _let_it_live(seconds, number % 2, exporter, trouble)
+                is_last = number == KILLS[count] - 1
+                _let_it_live(seconds, number % 2, exporter, trouble, removes=is_last)
                 exporter.kill()
                 exporter.launch()
                 if random.random() < 0.8:
@@ -77,17 +78,23 @@ def _live_and_die(tmp_path: Path, order: Order, *, count: bool) -> None:
             assert watcher.wrong == []
             assert watcher.scrapes > KILLS[count]
         # The test is only worth something when the trouble came.
-        assert min(trouble.revised, trouble.spoiled) > 0
-        assert trouble.removed > 0 or is_unlearned  # there polls are few between two kills
+        assert min(trouble.revised, trouble.spoiled, trouble.removed) > 0
         assert len(met) > 2 or not count  # without a count polls are few between two kills
 
 
-def _let_it_live(seconds: float, polls: int, exporter: Exporter, trouble: Trouble) -> None:
-    """Pass the time until the kill, and some complete polls, with trouble now and then."""
+def _let_it_live(
+    seconds: float, polls: int, exporter: Exporter, trouble: Trouble, *, removes: bool
+) -> None:
+    """Pass the time until the kill, and some complete polls, with trouble now and then.
+
+    `removes`: and until a run was removed, which takes some polls in which it was read.
+    """
     until = time.monotonic() + seconds
     enough = trouble.polls + polls
-    limit = until + 10
-    while time.monotonic() < until or (trouble.polls < enough and time.monotonic() < limit):
+    limit = until + (60 if removes else 10)
+    while time.monotonic() < until or (
+        (trouble.polls < enough or (removes and not trouble.removed)) and time.monotonic() < limit
+    ):
         trouble.polled(exporter.try_to_scrape())
         trouble.make()
         time.sleep(0.3)
