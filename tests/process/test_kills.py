@@ -63,7 +63,7 @@ def _live_and_die(tmp_path: Path, order: Order, *, count: bool) -> None:
                 # Some die before they have read anything, some have some polls behind them.
                 seconds = random.choice((0.0, random.uniform(0.0, 1.0), random.uniform(0.0, 3.0)))
                 is_last = number == KILLS[count] - 1
-                _let_it_live(seconds, number % 2, exporter, trouble, removes=is_last)
+                _let_it_live(seconds, number % 2, exporter, trouble, is_last=is_last)
                 exporter.kill()
                 exporter.launch()
                 if random.random() < 0.8:
@@ -78,22 +78,22 @@ def _live_and_die(tmp_path: Path, order: Order, *, count: bool) -> None:
             assert watcher.wrong == []
             assert watcher.scrapes > KILLS[count]
         # The test is only worth something when the trouble came.
-        assert min(trouble.revised, trouble.spoiled, trouble.removed) > 0
+        assert trouble.has_come
         assert len(met) > 2 or not count  # without a count polls are few between two kills
 
 
 def _let_it_live(
-    seconds: float, polls: int, exporter: Exporter, trouble: Trouble, *, removes: bool
+    seconds: float, polls: int, exporter: Exporter, trouble: Trouble, *, is_last: bool
 ) -> None:
     """Pass the time until the kill, and some complete polls, with trouble now and then.
 
-    `removes`: and until a run was removed, which takes some polls in which it was read.
+    Before the last kill: until each kind of trouble came, whatever the pace of the machine.
     """
     until = time.monotonic() + seconds
     enough = trouble.polls + polls
-    limit = until + (60 if removes else 10)
+    limit = until + (60 if is_last else 10)
     while time.monotonic() < until or (
-        (trouble.polls < enough or (removes and not trouble.removed)) and time.monotonic() < limit
+        (trouble.polls < enough or (is_last and not trouble.has_come)) and time.monotonic() < limit
     ):
         trouble.polled(exporter.try_to_scrape())
         trouble.make()

@@ -143,6 +143,11 @@ class Trouble:
         """How many complete polls were noted."""
         return len(self._polls)
 
+    @property
+    def has_come(self) -> bool:
+        """Each kind of trouble was made at least once."""
+        return min(self.removed, self.revised, self.spoiled) > 0
+
     def polled(self, samples: Samples) -> None:
         """Note how far the exporter has got, by its own account."""
         success = samples.find("invent_poll_last_success_timestamp_seconds", org_id=ORG)
