@@ -135,6 +135,11 @@ class Collector:
         """The configured name, else the id."""
         return self.settings.org_name or self.label
 
+    @property
+    def _walk_floor(self) -> float:
+        """How far back a first contact reads, seconds since the epoch."""
+        return self._shared.clocks.time() - self.settings.lookback_seconds
+
     def register_key(self) -> None:
         """Read the key once, so that it is known as a secret before anything is logged."""
         self._read_key()
@@ -145,11 +150,9 @@ class Collector:
         """Load what is known of the org, and serve it."""
         if self.dropped:
             return
-        clocks = self._shared.clocks
-        floor = clocks.time() - self.settings.lookback_seconds
         configured = self.settings.configured_id
         self.org = await self._in_ledger(
-            lambda: self._shared.ledger.load(configured, walk_floor=floor)
+            lambda: self._shared.ledger.load(configured, walk_floor=self._walk_floor)
         )
         if self.org.org_id is not None:
             self._take_label(self.org.org_id)
@@ -267,6 +270,11 @@ class Collector:
         named = await self._identify(org)
         if named is None:
             return None
+        if named is not org:
+            # What was read went into the ledger of `c`; it must be told to the one of its id, and
+            # at once: a run that was open now may have ended by the next poll.
+            self._unsettled = True
+            return await self._scan()
         self._shared.telemetry.set_api_runs(self.label, poll.listing_count)
         if contact:
             log.info(
@@ -346,17 +354,19 @@ class Collector:
 
     async def _identify(self, org: OrgLedger) -> OrgLedger | None:
         """Learn which org `c` is: the one that most of its runs name; None: polled already."""
-        if org.org_id is not None or not org.numbers.org_id_votes:
+        if org.org_id is not None or not org.named_by:
             return org
-        org_id, _ = Counter(org.numbers.org_id_votes).most_common(1)[0]
+        org_id, _ = Counter(org.named_by.values()).most_common(1)[0]
+        was_foreign = org_id in self._shared.other_org_ids(self)
         if not self._shared.claim(self, org_id):
             await self._in_ledger(lambda: self._shared.ledger.dissolve(org))
             self.drop(org_id)
             return None
-        named = await self._in_ledger(lambda: self._shared.ledger.identify(org, org_id))
-        if named is not org:
-            # The ledger knew the org by its id before: go on from there at the next poll.
-            self._unsettled = True
+        named = await self._in_ledger(
+            lambda: self._shared.ledger.identify(
+                org, org_id, walk_floor=self._walk_floor, was_foreign=was_foreign
+            )
+        )
         self.org = named
         self._take_label(org_id)
         return named

@@ -24,6 +24,7 @@ import msgspec
 from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
 
 from invent_exporter import database as db
+from invent_exporter.model import NEVER_SECONDS
 from invent_exporter.numbers import OrgNumbers, WorkflowNumbers
 from invent_exporter.recording import (
     InvalidRow,
@@ -80,17 +81,7 @@ class Ledger:
             query = select(db.org).where(column == configured_id)
             row = connection.execute(query).first()
             if row is None:
-                connection.execute(
-                    insert(db.org).values(
-                        org_id=None if configured_id == "c" else configured_id,
-                        alias="c" if configured_id == "c" else None,
-                        settled_walk=0,
-                        contacted=0,
-                        floor=walk_floor,
-                        scan=to_json(ScanState()),
-                        numbers=to_json(OrgNumbers()),
-                    )
-                )
+                _insert_org(connection, configured_id, walk_floor)
                 row = connection.execute(query).one()
             if row.org in self._loaded:
                 return self._loaded[row.org]
@@ -114,24 +105,39 @@ class Ledger:
             connection, org, {name: org.workflows[name] for name in changed}, set(), set()
         )
 
-    def identify(self, org: OrgLedger, org_id: str) -> OrgLedger:
-        """Give the org of `c` its real id; the ledger that this id already has, when it has one."""
+    def identify(
+        self, org: OrgLedger, org_id: str, *, walk_floor: float, was_foreign: bool = False
+    ) -> OrgLedger:
+        """Give the org of `c` its real id; or the ledger that this id already has.
+
+        Args:
+            org: the ledger of `c`.
+            org_id: the id that its runs name.
+            walk_floor: the floor of a first contact.
+            was_foreign: another entry had this id, so that these runs passed for that entry's, and
+                the ledger of `c` says nothing of them: its id begins with an empty one.
+
+        """
         with self.database.engine.begin() as connection:
-            other = connection.execute(select(db.org).where(db.org.c.org_id == org_id)).first()
-            if other is None:
+            by_id = db.org.c.org_id == org_id
+            keeps = (
+                not was_foreign and connection.execute(select(db.org).where(by_id)).first() is None
+            )
+            if keeps:
                 connection.execute(
                     update(db.org).where(db.org.c.org == org.key).values(org_id=org_id)
                 )
             else:
                 _delete(connection, org)
-                connection.execute(
-                    update(db.org).where(db.org.c.org == other.org).values(alias="c")
-                )
-        if other is None:
+                if connection.execute(select(db.org).where(by_id)).first() is None:
+                    _insert_org(connection, org_id, walk_floor)
+                connection.execute(update(db.org).where(by_id).values(alias="c"))
+        if keeps:
             org.org_id = org_id
+            org.named_by.clear()
             return org
         del self._loaded[org.key]
-        return self.load(org_id, walk_floor=0.0)
+        return self.load(org_id, walk_floor=walk_floor)
 
     def dissolve(self, org: OrgLedger) -> None:
         """Forget the ledger of `c`, whose org another entry of the configuration polls."""
@@ -278,6 +284,8 @@ class Ledger:
                 db.run.c.created < floor,
                 db.run.c.seen < now - window,
                 or_(db.run.c.final == 1, db.run.c.owned == 0),
+                # Without any time of the API's it would pass for a new run whenever it is listed.
+                db.run.c.since != NEVER_SECONDS,
             )
             doomed = (
                 connection.execute(select(db.run.c.run_id).where(*fallen).limit(_PRUNE_ROWS))
@@ -304,6 +312,20 @@ class Ledger:
             org.floor_seconds = floor
             self.database.give_back_pages()
         return len(doomed) == _PRUNE_ROWS
+
+
+def _insert_org(connection: Connection, configured_id: str, walk_floor: float) -> None:
+    connection.execute(
+        insert(db.org).values(
+            org_id=None if configured_id == "c" else configured_id,
+            alias="c" if configured_id == "c" else None,
+            settled_walk=0,
+            contacted=0,
+            floor=walk_floor,
+            scan=to_json(ScanState()),
+            numbers=to_json(OrgNumbers()),
+        )
+    )
 
 
 def _delete(connection: Connection, org: OrgLedger) -> None:

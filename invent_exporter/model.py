@@ -55,6 +55,9 @@ INVALID_REASONS = (
 """Why a run was left out: its bytes, its size, its kind, or the field that can't be read."""
 
 
+NEVER_SECONDS = 0.0
+"""Stands for the end of a final run of which the API tells no time at all."""
+
 MAX_CREDITS = 1e12
 """Credits of one run above this are no credits: a few such sums reach infinity, which the ledger
 can't hold, and one swallows the fractions of all others."""
@@ -172,6 +175,12 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         """When the run came to be, as well as it can be known: its first time that is not null."""
         times = (self.created, self.started, self.ended)
         return next((time for time in times if time is not None), None)
+
+    @_Once
+    def concluded(self) -> float:
+        """When the run ended, as well as it can be known; `NEVER_SECONDS` without any time."""
+        time = self.first_time if self.ended is None else self.ended
+        return NEVER_SECONDS if time is None else time
 
     @_Once
     def duration_seconds(self) -> float | None:

@@ -223,9 +223,7 @@ class WorkflowNumbers(msgspec.Struct, omit_defaults=True):
         anew by the caller: a COMPLETED run turned up out of order.
         """
         status = run.status_label
-        ended = run.ended if run.ended is not None else run.first_time
-        if ended is None:
-            ended = 0.0
+        ended = run.concluded
         self.last_finished[status] = max(self.last_finished.get(status, ended), ended)
         moment = (ended, run.id)
         if status == "FAILED":
@@ -273,7 +271,6 @@ class OrgNumbers(msgspec.Struct, omit_defaults=True):
     revised: int = 0
     credit_corrections: float = 0.0
     failed: list[FailedRun] = []
-    org_id_votes: dict[str, int] = {}
 
     def draft(self) -> OrgNumbers:
         """Copy, so that the copy can be changed and dropped."""
@@ -281,5 +278,4 @@ class OrgNumbers(msgspec.Struct, omit_defaults=True):
             self,
             invalid={**self.invalid},
             failed=[*self.failed],
-            org_id_votes={**self.org_id_votes},
         )

@@ -84,6 +84,7 @@ class _Known(msgspec.Struct):
     credits_other: float | None
     steps: str | None
     revised: str | None
+    created: float
 
 
 class OrgLedger:
@@ -103,6 +104,8 @@ class OrgLedger:
         self.folded: set[str] = set()
         self.newest_seconds: float | None = None
         """Until first contact is complete: the newest time that any run told."""
+        self.named_by: dict[str, str] = {}
+        """Until it is known which org `c` is: which org each of its runs names."""
 
 
 class Page:
@@ -138,25 +141,23 @@ class Page:
         """Draw up what the page's runs change."""
         if not self._org.contacted:
             self._note_newest(runs)
+        if self._org.org_id is None:
+            # Also a run that is not kept: it may be all that says which org `c` is.
+            self._org.named_by.update((run.id, run.org_id) for run in runs if run.org_id)
         if self._recovering:
             # A run that is newer than all that is known may have come after the poll.
             newest = select(func.max(db.run.c.created)).where(db.run.c.org == self._org.key)
             self._missed_until = connection.execute(newest).scalar() or -math.inf
         known, elsewhere = self._look_up(connection, runs)
         # In the order in which runs ended, so that streaks need no second look within a page.
-        for run in sorted(runs, key=lambda run: (run.ended or 0.0, run.id)):
+        for run in sorted(runs, key=lambda run: (run.concluded, run.id)):
             row = known.get(run.id)
             if row is None:
                 if self._is_below_floor(run):
-                    # Not kept, but it may be all that says which org `c` is.
-                    self._vote(run)
                     continue
                 foreign = run.org_id in self._other_org_ids or run.id in elsewhere
                 known[run.id] = self._meet(connection, run, owned=not foreign)
                 continue
-            if not self._org.numbers.org_id_votes:
-                # No run named the org so far: this one does it late, if at all.
-                self._vote(run)
             if row.final:
                 self._meet_again(run, row)
             else:
@@ -228,8 +229,8 @@ class Page:
             None,
             None,
             None,
+            created,
         )
-        self._vote(run)
         if owned:
             numbers = self._draft(run.workflow_label)
             numbers.learn(run)
@@ -246,7 +247,6 @@ class Page:
         self._inserted[run.id] = {
             "run_id": run.id,
             "org": self._org.key,
-            "created": created,
             **self._values(row),
         }
         self.recorded.news = True
@@ -300,7 +300,8 @@ class Page:
             # Without a time of the API's it is in its status since it was first seen there.
             since = _since(run, row.since if status == row.status else self._now)
             # A start that is told late, or revised, need not come with another time of update.
-            if (status, since, run.updated, 0) == (row.status, row.since, row.updated, row.absent):
+            now_known = (status, since, run.updated, 0, _created(run, row))
+            if now_known == (row.status, row.since, row.updated, row.absent, row.created):
                 return
             row.status, row.since = status, since
         row.absent = 0
@@ -310,7 +311,7 @@ class Page:
 
     def _meet_again(self, run: Run, row: _Known) -> None:
         """Follow late or revised usage and a revised status; the run is never counted again."""
-        changed = run.is_final and run.updated != row.updated
+        changed = run.is_final and (run.updated, _created(run, row)) != (row.updated, row.created)
         if row.counted and run.is_final and row.revised is None and run.status_label != row.status:
             self._numbers.revised += 1
             row.revised = run.status_label
@@ -365,6 +366,8 @@ class Page:
 
     def _fold(self, workflow_id: str) -> str:
         org = self._org
+        if workflow_id == OTHER_WORKFLOW:
+            return workflow_id
         if workflow_id in org.workflows or workflow_id in self._new:
             return workflow_id
         if workflow_id in org.folded or workflow_id in self._folded:
@@ -375,12 +378,6 @@ class Page:
             return workflow_id
         self._folded.add(workflow_id)
         return OTHER_WORKFLOW
-
-    def _vote(self, run: Run) -> None:
-        """Until the org of `c` is known: count which org its runs name."""
-        if self._org.org_id is None and run.org_id:
-            votes = self._numbers.org_id_votes
-            votes[run.org_id] = votes.get(run.org_id, 0) + 1
 
     def _keep_failed(self, run: Run) -> None:
         failed = FailedRun(run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH])
@@ -406,11 +403,13 @@ class Page:
             "credits_other": row.credits_other,
             "steps": row.steps,
             "revised": row.revised,
+            "created": row.created,
         }
 
     def _touch(self, run: Run, row: _Known) -> None:
         """Take the row's change into the transaction; it is unsettled until a complete poll."""
         row.updated = run.updated
+        row.created = _created(run, row)
         row.walk = self._walk
         self.recorded.news = True
         if run.id in self._inserted:
@@ -483,6 +482,7 @@ _LOOK_UP = (
         db.run.c.credits_other,
         db.run.c.steps,
         db.run.c.revised,
+        db.run.c.created,
     )
     .join(db.org, db.org.c.org == db.run.c.org)
     .where(db.run.c.run_id.in_(bindparam("ids", expanding=True)))
@@ -503,12 +503,19 @@ _UPDATE_WORKFLOW = db.Batch(
 def _since(run: Run, now: float) -> float:
     """When a final run ended; since when an open one is PENDING or RUNNING."""
     if run.is_final:
-        time = run.ended if run.ended is not None else run.first_time
-        return 0.0 if time is None else time
+        return run.concluded
     time = run.created if run.status == "PENDING" else run.started
     if time is None:
         time = run.created
     return now if time is None else time
+
+
+def _created(run: Run, row: _Known) -> float:
+    """When the run came to be, by the latest that was told: so long its row is kept.
+
+    With an earlier one the row might be gone while the run still passes for a new one.
+    """
+    return row.created if run.first_time is None else max(row.created, run.first_time)
 
 
 def _steps(row: _Known) -> dict[str, float]:

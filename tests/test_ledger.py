@@ -18,7 +18,7 @@ from invent_exporter.model import Run
 from invent_exporter.numbers import Bounds, OrgNumbers, WorkflowNumbers
 from invent_exporter.recording import InvalidRow, LedgerSettings, OrgLedger, Recorded
 from invent_exporter.scan import ScanState
-from tests.proof.runs import BOUNDS, NOW, pending, run, running, usage
+from tests.proof.runs import BOUNDS, NOW, at, pending, run, running, usage
 
 DAY = 86400.0
 SETTINGS = LedgerSettings(BOUNDS, 1000, step_credits=True, reconcile_window_seconds=DAY)
@@ -483,6 +483,13 @@ def test_a_run_without_an_end_stands_where_it_was_changed_last(book: Book) -> No
     assert book.wf.last_finished == {"FAILED": NOW + 30, "COMPLETED": NOW + 20}
 
 
+def test_a_failure_that_was_only_created_later_is_in_the_streak(book: Book) -> None:
+    """The rows of a page are taken in the order that decides what a streak is."""
+    bare = Run("f1", "FAILED", "TRIGGER", at(30.0), workflow_id="wf")
+    book.record(bare, run("c1", ended=20.0))
+    assert book.wf.consecutive_failures == 1
+
+
 def test_a_streak_out_of_order_counts_only_runs_of_its_workflow(book: Book) -> None:
     """And those that belong to this org."""
     book.record(
@@ -521,6 +528,17 @@ def test_workflows_beyond_the_limit_share_one_and_stay_there(book: Book) -> None
     book.record(run("a2", workflow_id="a"), run("f", workflow_id="f"))
     assert book.org.workflows["a"].finished == {"TRIGGER/COMPLETED": 2}
     assert book.org.folded == {"c", "d", "f"}
+
+
+def test_a_workflow_may_be_named_like_the_one_that_others_are_folded_into(book: Book) -> None:
+    """Before the limit is reached and after; it is counted there with the folded ones."""
+    book.reopen(max_workflows=1)
+    book.record(run("a", workflow_id="a"), run("o1", workflow_id="__other__"))
+    book.record(run("b", workflow_id="b"), run("o2", workflow_id="__other__"))
+    book.reopen()
+    book.record(run("o3", workflow_id="__other__"))
+    assert book.org.workflows["__other__"].finished == {"TRIGGER/COMPLETED": 4}
+    assert book.org.folded == {"b"}
 
 
 def test_revised_usage_of_a_folded_workflow_goes_where_its_run_was_counted(book: Book) -> None:
@@ -568,8 +586,8 @@ def test_the_org_of_c_is_known_by_its_votes_and_remembered(tmp_path: Path) -> No
     """After a restart it is found by its alias."""
     book = Book(tmp_path / "c.db", org_id="c", contact=False)
     book.contact(run("a"), run("b"), run("x", org_id="org-9"), run("n", org_id=None))
-    assert book.numbers.org_id_votes == {"org-1": 2, "org-9": 1}
-    assert book.ledger.identify(book.org, "org-1") is book.org
+    assert sorted(book.org.named_by.values()) == ["org-1", "org-1", "org-9"]
+    assert book.ledger.identify(book.org, "org-1", walk_floor=NOW) is book.org
     book.reopen()
     assert book.org.org_id == "org-1"
     book.close()
@@ -579,18 +597,20 @@ def test_a_run_that_names_its_org_late_says_which_org_c_is(tmp_path: Path) -> No
     """Its first answer may have been without; once it did, it has one vote like every other."""
     book = Book(tmp_path / "c.db", org_id="c")
     book.record(running("a", org_id=None), run("b", org_id=None))
-    assert book.numbers.org_id_votes == {}
+    assert book.org.named_by == {}
     for _ in range(3):
         book.record(running("a"), run("b", org_id=None))
-    assert book.numbers.org_id_votes == {"org-1": 1}
+    assert book.org.named_by == {"a": "org-1"}
     book.close()
 
 
 def test_runs_from_before_the_floor_say_which_org_c_is(tmp_path: Path) -> None:
     """An org that slept for longer than `lookback` has no others."""
     book = Book(tmp_path / "c.db", org_id="c", contact=False)
-    book.contact(run("old", created=-2 * DAY, started=-2 * DAY, ended=-2 * DAY))
-    assert book.numbers.org_id_votes == {"org-1": 1}
+    for _ in range(2):  # the first contact may break off, and be made again
+        book.record(run("old", created=-2 * DAY, started=-2 * DAY, ended=-2 * DAY))
+    assert book.org.named_by == {"old": "org-1"}
+    book.complete(contact=True)
     assert book.org.workflows == {}
     book.close()
 
@@ -603,8 +623,25 @@ def test_c_goes_on_with_the_ledger_that_its_id_had_before(tmp_path: Path) -> Non
     book.reopen()
     assert book.org.workflows == {}
     book.record(run())
-    named = book.ledger.identify(book.org, "org-1")
+    named = book.ledger.identify(book.org, "org-1", walk_floor=NOW)
     assert named.workflows["wf"].finished == {"TRIGGER/COMPLETED": 1}
+    book.reopen()
+    assert book.org.org_id == "org-1"
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
+    book.close()
+
+
+def test_c_begins_anew_when_its_runs_passed_for_those_of_another_entry(tmp_path: Path) -> None:
+    """Its own ledger holds them as another's, which nobody would ever count."""
+    book = Book(tmp_path / "c.db", org_id="c")
+    book.record(running("r1"), others=frozenset({"org-1"}))
+    named = book.ledger.identify(book.org, "org-1", walk_floor=NOW - DAY, was_foreign=True)
+    assert not named.contacted
+    assert named.floor_seconds == NOW - DAY
+    assert book.ledger.load("c", walk_floor=NOW) is named
+    book.org = named
+    book.contact(running("r1"))
+    book.record(run("r1"))
     book.reopen()
     assert book.org.org_id == "org-1"
     assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
@@ -614,7 +651,7 @@ def test_c_goes_on_with_the_ledger_that_its_id_had_before(tmp_path: Path) -> Non
 def test_c_shares_the_ledger_of_an_entry_that_is_polled_too(book: Book) -> None:
     """Two of the same would take back what the other committed."""
     alias = book.ledger.load("c", walk_floor=NOW - DAY)
-    assert book.ledger.identify(alias, "org-1") is book.org
+    assert book.ledger.identify(alias, "org-1", walk_floor=NOW) is book.org
     assert book.ledger.load("c", walk_floor=NOW - DAY) is book.org
 
 
@@ -798,6 +835,37 @@ def test_a_run_that_ended_lately_is_kept_however_long_ago_it_was_created(book: B
     book.ledger.prune(book.org, NOW + 40 * DAY)
     book.record(run(ended=40 * DAY, credits_used=usage(4.0)), now=40 * DAY)
     assert book.wf.credits_other == {"TRIGGER/COMPLETED": 4.0}
+
+
+def test_a_final_run_without_any_time_counts_once_however_long_it_is_listed(book: Book) -> None:
+    """Nothing says that it is old, so only its row tells it from a new one."""
+    bare = Run("bare", "COMPLETED", "TRIGGER", workflow_id="wf")
+    for day in range(5):
+        book.record(bare, run(f"r{day}", created=day * DAY), now=day * DAY)
+        book.complete()
+        book.ledger.prune(book.org, NOW + day * DAY)
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 6}
+
+
+@pytest.mark.parametrize("told", ["at the end", "while it was open", "after it was counted"])
+def test_a_run_whose_creation_is_told_late_is_kept_as_long_as_it_passes_for_new(
+    book: Book, told: str
+) -> None:
+    """Here the API's clock is ahead of ours: by the time of its first sight the row would go."""
+    bare = Run("r1", "RUNNING", "TRIGGER", workflow_id="wf")
+    book.record(bare)
+    if told == "while it was open":
+        book.record(running("r1", created=DAY, started=DAY, updated=None))
+    if told == "after it was counted":
+        book.record(Run("r1", "COMPLETED", "TRIGGER", workflow_id="wf"))
+    late = run("r1", created=DAY, started=DAY, ended=DAY)
+    book.record(late)
+    book.complete()
+    book.record(run("new", created=1.5 * DAY, started=1.5 * DAY, ended=1.5 * DAY), now=1.5 * DAY)
+    while book.ledger.prune(book.org, NOW + 1.5 * DAY):
+        pass
+    book.record(late, now=1.5 * DAY)
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
 
 
 # -- configuration that changes

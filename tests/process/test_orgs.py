@@ -94,24 +94,27 @@ def test_a_sick_org_leaves_the_others_alone(tmp_path: Path) -> None:
 def test_one_org_configured_twice_is_polled_once(tmp_path: Path, ids: tuple[str, str]) -> None:
     """`c` and its real id: the later entry is dropped with a warning, and nothing counts twice."""
     orgs = [{"id": org} for org in ids]
-    with (
-        quiet_api() as simulator,
-        Exporter(tmp_path, make_config(simulator.url, tmp_path, orgs=orgs)) as exporter,
-    ):
-        exporter.wait_until_up()
-        wait_for("the warning", lambda: "configured twice" in exporter.log)
-        simulator.world.add_run(status="FAILED")
-        exporter.wait_for("it counts", lambda now: _finished(now, "org-main") > 0)
-        samples = exporter.wait_for_polls()
-        assert _finished(samples, "org-main") == 1
-        assert {dict(labels)["org_id"] for _, labels in samples if "org_id" in dict(labels)} == {
-            "org-main"
-        }
-        assert exporter.log.count("configured twice") == 1
-        assert f"entry={ids[1]}" in exporter.log
-        exporter.kill()
-        exporter.start()
-        assert _finished(exporter.wait_until_up(), "org-main") == 1
+    with quiet_api() as simulator:
+        world = simulator.world
+        open_run = world.add_run(status="RUNNING")
+        with Exporter(
+            tmp_path, make_config(simulator.url, tmp_path, orgs=orgs, poll_interval="3s")
+        ) as exporter:
+            exporter.wait_until_up()
+            # What the first contact saw open counts, whichever entry made it.
+            world.finish_run(open_run, "COMPLETED")
+            wait_for("the warning", lambda: "configured twice" in exporter.log)
+            world.add_run(status="FAILED")
+            exporter.wait_for("both count", lambda now: _finished(now, "org-main") > 1)
+            samples = exporter.wait_for_polls()
+            assert _finished(samples, "org-main") == 2
+            named = {dict(labels).get("org_id", "org-main") for _, labels in samples}
+            assert named == {"org-main"}
+            assert exporter.log.count("configured twice") == 1
+            assert f"entry={ids[1]}" in exporter.log
+            exporter.kill()
+            exporter.start()
+            assert _finished(exporter.wait_until_up(), "org-main") == 2
 
 
 @pytest.mark.parametrize("ids", [("c", "org-main"), ("org-main", "c")])
