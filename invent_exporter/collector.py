@@ -259,6 +259,13 @@ class Collector:
         await self._drive(org, poll.steps(), may_skip=may_skip)
         if not poll.is_whole and not contact:
             raise ApiError("invalid_response", "the listing changed too fast to be read whole")
+        poll.note_unmet(org.numbers.met)
+        if poll.state.unmet > org.scan.unmet:
+            log.warning(
+                "the API's count grew by more runs than the poll met; they are looked for",
+                org_id=self.label,
+                runs=poll.state.unmet,
+            )
         if self._unsettled or contact or poll.absent or poll.state != org.scan:
             await self._in_ledger(
                 lambda: self._shared.ledger.complete(
@@ -401,7 +408,10 @@ class Collector:
             return
         if org.scan.reconciled:
             shared.telemetry.reconciled(self.label, org.scan.reconciled)
-        is_due = now - org.scan.reconciled >= self.settings.reconcile_interval_seconds
+        is_due = (
+            org.scan.unmet > 0
+            or now - org.scan.reconciled >= self.settings.reconcile_interval_seconds
+        )
         if not (is_due or org.scan.reconcile_offset is not None):
             return
         pages = shared.allowance.take(self.label)

@@ -263,9 +263,13 @@ class FailedRun(msgspec.Struct, frozen=True):
 
 
 class OrgNumbers(msgspec.Struct, omit_defaults=True):
-    """The counters of an org as a whole, and its newest failed runs."""
+    """The counters of an org as a whole, and its newest failed runs.
+
+    `met` is no series: it is compared with what the count of all runs grew by (see `scan`).
+    """
 
     invalid: dict[str, int] = {}
+    met: int = 0
     recovered: int = 0
     vanished: int = 0
     revised: int = 0

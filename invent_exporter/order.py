@@ -18,7 +18,7 @@ _EVIDENCE = 8
 
 
 class RowFact(msgspec.Struct, frozen=True, gc=False):
-    """What the ledger says about one row of a page."""
+    """What the ledger says about one row of a page; `is_new`: it did not know the run before."""
 
     run_id: str
     created: float | None
@@ -27,6 +27,7 @@ class RowFact(msgspec.Struct, frozen=True, gc=False):
     owned: bool
     settled: bool
     signature: tuple[object, ...]
+    is_new: bool = False
 
 
 def row_signature(run: Run) -> tuple[object, ...]:
@@ -35,14 +36,37 @@ def row_signature(run: Run) -> tuple[object, ...]:
 
 
 class PageFacts(msgspec.Struct, frozen=True):
-    """One answer: where in the listing it stands, and its readable rows."""
+    """One answer: where in the listing it stands, and its readable rows.
+
+    `unreadable` names the others, as far as they have an id; `met` is how many runs the ledger has
+    come to know in all, with this page.
+    """
 
     start: int
     end: int
     at_end: bool
     count: int | None
     rows: Sequence[RowFact]
-    unreadable: int = 0
+    unreadable: Sequence[str | None] = ()
+    met: int = 0
+
+
+class Newest(msgspec.Struct, frozen=True):
+    """The newest times that rows told; None where none did."""
+
+    created: float | None = None
+    updated: float | None = None
+
+    def joined(self, other: Newest) -> Newest:
+        """Keep the newer of each."""
+        return Newest(
+            _latest([self.created, other.created]), _latest([self.updated, other.updated])
+        )
+
+
+def newest_of(rows: Sequence[RowFact]) -> Newest:
+    """Find the newest times of these rows."""
+    return Newest(_latest([row.created for row in rows]), _latest([row.updated for row in rows]))
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -99,6 +123,10 @@ class Order(msgspec.Struct, frozen=True):
         )
 
 
+def _latest(times: Sequence[float | None]) -> float | None:
+    return max((time for time in times if time is not None), default=None)
+
+
 def judge(rows: Sequence[RowFact]) -> Order:
     """Judge rows that stand one after the other; a row without a time fits no order."""
     created = _directions([row.created for row in rows])
@@ -117,6 +145,23 @@ def _directions(times: Sequence[float | None]) -> tuple[bool, bool, int]:
             descending = descending and second < first
             ascending = ascending and second > first
     return descending, ascending, steps
+
+
+def reaches_behind(rows: Sequence[RowFact], newest: Newest, order: Order) -> bool:
+    """Tell whether some row is older than what was the newest, by each time that may order.
+
+    Where it is not, a new run may stand behind these rows: those that share a time stand in any
+    order.
+    """
+    by_created = order.created_descending or order.created_ascending
+    by_updated = order.updated_descending or order.updated_ascending
+    return (not by_created or _has_older([row.created for row in rows], newest.created)) and (
+        not by_updated or _has_older([row.updated for row in rows], newest.updated)
+    )
+
+
+def _has_older(times: Sequence[float | None], newest: float | None) -> bool:
+    return newest is None or any(time is not None and time < newest for time in times)
 
 
 def is_older(rows: Sequence[RowFact], limit: float, order: Order) -> bool:

@@ -70,7 +70,7 @@ class Reader:
         self._other_org_ids = other_org_ids
         self._may_skip = may_skip
         self._listings: dict[str, Listing] = {}
-        self._open_ids: set[str] = set()
+        self._listed_ids: set[str] = set()
 
     async def drive(self, steps: Steps) -> int:
         """Do what the scan asks for; return how many pages were read."""
@@ -90,7 +90,7 @@ class Reader:
 
     async def _missing(self) -> dict[str, float]:
         runs = await self._in_ledger(lambda: self._ledger.open_runs(self._org))
-        return {run_id: runs[run_id] for run_id in runs.keys() - self._open_ids}
+        return {run_id: runs[run_id] for run_id in runs.keys() - self._listed_ids}
 
     async def _read(self, read: Read) -> PageFacts:
         if read.status not in self._listings:
@@ -106,7 +106,8 @@ class Reader:
             at_end=chunk.at_end,
             count=chunk.count,
             rows=rows,
-            unreadable=len(chunk.invalid),
+            unreadable=[row.run_id for row in chunk.invalid],
+            met=self._org.numbers.met,
         )
 
     async def _record(self, read: Read, chunk: Chunk) -> list[RowFact]:
@@ -121,7 +122,9 @@ class Reader:
                 recovering=read.recovering,
             )
         )
-        self._open_ids.update(row.run_id for row in recorded.facts if row.is_open)
+        self._listed_ids.update(row.run_id for row in recorded.facts if row.is_open)
+        # One that can't be read now is there all the same, whatever became of it.
+        self._listed_ids.update(row.run_id for row in chunk.invalid if row.run_id is not None)
         await self._recorded(self._org, recorded)
         return recorded.facts
 

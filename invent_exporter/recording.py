@@ -204,6 +204,7 @@ class Page:
             owned=row is not None and row.owned,
             settled=settled,
             signature=row_signature(run),
+            is_new=run.id in self._inserted,
         )
 
     # -- a run that is not known yet
@@ -430,6 +431,7 @@ class Page:
             )
             seen = connection.execute(select(db.invalid.c.seen).where(where)).scalar()
             if seen is None:
+                self._numbers.met += 1
                 connection.execute(
                     insert(db.invalid).values(
                         org=org, run_key=row.key, reason=row.reason, seen=self._now
@@ -443,6 +445,9 @@ class Page:
 
     def store(self, connection: Connection) -> None:
         """Write the drafts."""
+        # The count of all runs has not grown by those that only the reconciliation found.
+        recovered = self._numbers.recovered - self._org.numbers.recovered
+        self._numbers.met += len(self._inserted) - recovered
         _INSERT.execute(connection, self._inserted.values())
         rows = [{"of_org": self._org.key, **row} for row in self._updated.values()]
         _UPDATE.execute(connection, rows)

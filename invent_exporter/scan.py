@@ -23,12 +23,21 @@ Longer than most modules: a poll's decisions depend on each other, and are argue
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import msgspec
 
-from invent_exporter.order import Order, PageFacts, RowFact, is_older, signature_of
-from invent_exporter.walk import ALL, Missing, Read, Steps, Walk
+from invent_exporter.order import (
+    Newest,
+    Order,
+    PageFacts,
+    RowFact,
+    is_older,
+    judge,
+    reaches_behind,
+    signature_of,
+)
+from invent_exporter.walk import ALL, Answer, Missing, Read, Request, Steps, Walk
 
 _OVERLAP_PART = 3
 """The part of a page that two slices of a reconciliation have in common."""
@@ -43,14 +52,18 @@ class ScanState(msgspec.Struct, omit_defaults=True):
     """What the scan learned of an org's listing; moves only when a poll was complete."""
 
     order: Order = Order()
+    newest: Newest = Newest()
     signature: str = ""
     count: int | None = None
-    count_is_true: bool = False
+    count_is_true: bool | None = None
+    met: int = 0
+    unmet: int = 0
     first_offset: int = 0
     reconcile_offset: int | None = None
     reconcile_backward: bool = False
     reconcile_from: float = 0.0
     reconcile_began: float = 0.0
+    reconcile_unmet: int = 0
     reconciled: float = 0.0
 
 
@@ -72,6 +85,7 @@ class Poll:
 
         """
         self.state = state
+        self._before = state
         self.absent: set[str] = set()
         self.is_whole = True
         self.is_walk = False
@@ -83,6 +97,21 @@ class Poll:
     def steps(self) -> Steps:
         """Yield what to read."""
         return self._contact() if self._contact_floor is not None else self._poll()
+
+    def note_unmet(self, met: int) -> None:
+        """Compare what the count grew by with the runs that the ledger met; `met` is all of them.
+
+        The count grew by more when runs came where nobody looked. The last complete poll's count is
+        that of its first answer, and so is its `met`: what came later is in neither.
+        """
+        unmet = self._before.unmet + self._unmet(self.listing_count, met)
+        self.state = msgspec.structs.replace(self.state, unmet=0 if self.walked_all else unmet)
+
+    def _unmet(self, count: int | None, met: int) -> int:
+        before = self._before
+        if count is None or before.count is None or before.count_is_true is False:
+            return 0
+        return max(0, (count - before.count) - (met - before.met))
 
     # -- first contact
 
@@ -98,6 +127,7 @@ class Poll:
                     walk.order.newest_first
                     and not walk.order.oldest_first
                     and is_older(page.rows, floor, walk.order)
+                    and (yield from self._confirm(walk))
                 ):
                     break
             # A count that fell says that rows were deleted, and others slipped by unseen.
@@ -108,6 +138,25 @@ class Poll:
         self.is_whole = walk.is_whole
         self._learn(walk, walk.order)
         self.walked_all = walk.at_end
+
+    def _confirm(self, walk: Walk) -> Generator[Request, Answer, bool]:
+        """Tell whether what lies behind a walk looks as if its order held to the end.
+
+        A listing that is ordered only within its parts (by workflow, say) begins like an ordered
+        one. A few pages at doubling distances tell; the walk goes on where they contradict.
+        """
+        page, step = walk.last, max(1, walk.last.end - walk.last.start)
+        while page.rows and not page.at_end:
+            before = page
+            page = yield from self._peek(before.end + step)
+            walk.order = walk.order.joined(judge([*before.rows[-1:], *page.rows]))
+            step *= 2
+        return walk.order.newest_first and not walk.order.oldest_first
+
+    def _peek(self, offset: int) -> Generator[Request, Answer, PageFacts]:
+        page = yield Read(ALL, offset)
+        assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
+        return page
 
     # -- a poll
 
@@ -122,7 +171,9 @@ class Poll:
             first = yield from walk.read()
         changed = signature_of(first) != state.signature
         is_all = first.start == 0 and first.at_end
-        same_count = state.count_is_true and first.count is not None and first.count == state.count
+        same_count = (
+            state.count_is_true is True and first.count is not None and first.count == state.count
+        )
         is_proven = is_all or (first.count == state.count and self._order_proves(first, same_count))
         if is_proven and not (changed or self._open_known or first.unreadable):
             self.listing_count = first.count
@@ -132,7 +183,7 @@ class Poll:
         if backward:
             yield from self._to_the_end_and_back(walk, order)
         elif order.learned and order.newest_first:
-            while not walk.at_end and not _is_settled(walk.last.rows):
+            while not walk.at_end and not self._may_stop_at(walk.last.rows, order):
                 yield from walk.read()
         elif not is_all and not same_count:
             # Nothing else proves that nothing is new. When the count is the same the new states of
@@ -142,7 +193,7 @@ class Poll:
                 yield from walk.read()
         self.walked_all = walk.at_end and walk.began_at == 0
         self.is_whole = walk.is_whole
-        if self._open_known or walk.saw_open:
+        if self._open_known or walk.saw_open or self._unmet(first.count, walk.last.met):
             yield from self._open_lists()
             yield from self._search(walk)
         # Rows that were all seen are judged by themselves, so that an order can be learned anew.
@@ -156,7 +207,7 @@ class Poll:
         if not order.learned:
             return False
         if order.newest_first:
-            return True
+            return reaches_behind(first.rows, self.state.newest, order)
         # Oldest first: the next run comes behind this page only when the page is full.
         return first.at_end and bool(first.rows)
 
@@ -166,9 +217,16 @@ class Poll:
         while not walk.at_end:
             yield from walk.read()
         back = Walk(began.start, forward=False, anchor=began)
-        while back.last.start > 0 and not (order.learned and _is_settled(back.last.rows)):
+        while back.last.start > 0 and not (
+            order.learned and self._may_stop_at(back.last.rows, order)
+        ):
             yield from back.read()
         walk.absorb(back)
+
+    def _may_stop_at(self, rows: Sequence[RowFact], order: Order) -> bool:
+        """Tell whether what is new stands before these rows."""
+        settled = bool(rows) and all(row.settled for row in rows)
+        return settled and reaches_behind(rows, self.state.newest, order)
 
     def _open_lists(self) -> Steps:
         for status in ("PENDING", "RUNNING"):
@@ -198,7 +256,7 @@ class Poll:
             yield from _seek(left, missing, walk.last.end, newest_first=newest_first)
         while left and not search.is_through:
             page = yield from search.read()
-            left.difference_update(row.run_id for row in page.rows)
+            left.difference_update(_ids(page))
             if may_stop and is_older(page.rows, limit, order):
                 break
         self.is_whole = self.is_whole and search.is_whole
@@ -217,10 +275,12 @@ class Poll:
             self.state,
             order=order,
             signature=signature_of(first),
+            newest=self.state.newest.joined(walk.newest),
             count=first.count,
             count_is_true=walk.count_is_true
             if walk.count_is_true is not None
-            else self.state.count_is_true and first.count is not None,
+            else self.state.count_is_true,
+            met=first.met,
             first_offset=0,
         )
         if order.learned and order.oldest_first and walk.at_end:
@@ -248,18 +308,24 @@ class Reconciliation:
                 reconcile_backward=backward,
                 reconcile_from=window_from,
                 reconcile_began=now,
+                reconcile_unmet=state.unmet,
+                unmet=0,
             )
 
     def steps(self, pages: int) -> Steps:
         """Yield up to `pages` reads."""
         state = self.state
         forward = not state.reconcile_backward
-        # The order may have been learned since this look back began, in its other direction.
-        may_stop = state.order.learned and state.order.newest_first == forward
+        unmet = state.reconcile_unmet
         walk = Walk(state.reconcile_offset or 0, forward=forward, recovering=True)
+        order = state.order
         for _ in range(pages):
             page = yield from walk.read()
-            is_behind = may_stop and is_older(page.rows, state.reconcile_from, state.order)
+            order = state.order.joined(walk.order)
+            unmet -= sum(row.is_new for row in page.rows)
+            # The order may have been learned since this look back began, in its other direction.
+            may_stop = order.learned and order.newest_first == forward and unmet <= 0
+            is_behind = may_stop and is_older(page.rows, state.reconcile_from, order)
             if walk.is_through or is_behind:
                 self.is_done = True
                 break
@@ -268,10 +334,13 @@ class Reconciliation:
         offset = walk.last.end - overlap if forward else walk.last.start
         self.state = msgspec.structs.replace(
             state,
+            # What contradicts the order is believed; to learn one takes the walk of a poll.
+            order=state.order if order.learned else order,
+            reconcile_unmet=max(0, unmet),
             reconcile_offset=None if self.is_done else offset,
             reconciled=state.reconcile_began if self.is_done else state.reconciled,
             # A count that was right once may have stopped to grow (at a limit, say).
-            count_is_true=state.count_is_true and walk.count_is_true is not False,
+            count_is_true=False if walk.count_is_true is False else state.count_is_true,
         )
 
 
@@ -289,7 +358,7 @@ def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_firs
                 break
             page = yield Read(ALL, at)
             assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
-            left.difference_update(row.run_id for row in page.rows)
+            left.difference_update(_ids(page))
             times = [row.created for row in page.rows if row.created is not None]
             if not times:
                 high = min(at, page.start)
@@ -302,5 +371,5 @@ def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_firs
             at = low + max(low, page.end - page.start) if high is None else (low + high) // 2
 
 
-def _is_settled(rows: Sequence[RowFact]) -> bool:
-    return bool(rows) and all(row.settled for row in rows)
+def _ids(page: PageFacts) -> set[str | None]:
+    return {*(row.run_id for row in page.rows), *page.unreadable}

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from invent_exporter.order import Order, PageFacts, judge
+from invent_exporter.order import Newest, Order, PageFacts, judge, newest_of
 
 ALL = "ALL"
 _MAX_STEPS_BACK = 5
@@ -54,6 +54,7 @@ class Walk:
         self.status = status
         self.forward = forward
         self.order = Order()
+        self.newest = Newest()
         self.at_end = False
         self.is_whole = True
         self.saw_open = False
@@ -114,6 +115,7 @@ class Walk:
         if page.rows or page.unreadable:
             self.last_filled, self.last_filled_asked = page, offset
         self.order = self.order.joined(judge(page.rows))
+        self.newest = self.newest.joined(newest_of(page.rows))
         self.saw_open = self.saw_open or any(row.is_open and row.owned for row in page.rows)
         self.at_end = page.at_end if self.forward else self.at_end
         if page.count is None:
@@ -127,6 +129,7 @@ class Walk:
     def absorb(self, back: Walk) -> None:
         """Take over what a walk in the other direction saw."""
         self.order = self.order.joined(back.order)
+        self.newest = self.newest.joined(back.newest)
         self.saw_open = self.saw_open or back.saw_open
         self.is_whole = self.is_whole and back.is_whole
         if back.is_through:

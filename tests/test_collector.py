@@ -367,7 +367,7 @@ def test_first_contact_reads_back_no_further_than_lookback(tmp_path: Path) -> No
             run = desk.pending(created=-3600.0 * hours)
             run.status, run.started, run.ended = "COMPLETED", run.created, run.created
         await desk.poll()
-        assert len(desk.service.requests) < 10
+        assert len(desk.service.requests) < 15
         desk.service.order = "created_asc"
         for _ in range(3):
             await desk.poll(after_seconds=1000.0)
@@ -736,6 +736,26 @@ def test_an_unreadable_run_is_left_out_and_tried_again(tmp_path: Path) -> None:
         assert desk.count == 2
 
     with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_an_open_run_that_can_not_be_read_any_more_has_not_vanished(tmp_path: Path) -> None:
+    """It is listed; when it can be read again it is followed as before."""
+
+    async def story(desk: Desk) -> None:
+        await desk.poll()
+        run = desk.pending()
+        await desk.poll()
+        run.unreadable = True
+        for _ in range(4):
+            await desk.poll()
+        assert desk.served("invent_runs_vanished_total") == 0
+        assert desk.served("invent_runs_open{") == 1
+        run.unreadable = False
+        desk.finish(run)
+        await desk.poll()
+        assert desk.count == 1
+
+    with_a_desk(tmp_path, story)
 
 
 def test_an_unreadable_run_is_named_in_the_log_once(tmp_path: Path) -> None:

@@ -265,8 +265,8 @@ def test_open_run_that_left_the_api_is_absent_after_a_complete_search(
 
 
 def test_first_contact_reads_no_further_than_the_lookback_where_the_order_allows() -> None:
-    """Newest first it stops behind the floor; mixed it reads to the end."""
-    for order, expected in (("created", 2 + 5), ("mixed", 2 + 12)):
+    """Newest first it stops behind the floor, with a look at what is behind; else at the end."""
+    for order, expected in (("created", 2 + 5 + 3), ("mixed", 2 + 12)):
         made = World(order)
         for number in range(100):
             made.add(number)

@@ -51,6 +51,7 @@ class Rows:
     sends_count: bool = True
     open_known: dict[str, float] = field(default_factory=dict)
     asked: list[tuple[str, int]] = field(default_factory=list)
+    met: set[str] = field(default_factory=set)
 
     def drive(self, steps: Steps) -> None:
         """Answer whatever the scan asks for."""
@@ -89,12 +90,14 @@ class Rows:
         take = max(takes or [self.take], key=lambda take: reach.get(take, 0))
         start = read.offset // take * take
         page = rows[start : start + take]
+        self.met.update(each.run_id for each in page)
         return PageFacts(
             start,
             start + len(page),
             at_end=len(page) < take,
             count=len(rows) if self.sends_count else None,
             rows=page,
+            met=len(self.met),
         )
 
     @property
@@ -230,6 +233,43 @@ def test_newest_first_unsettled_rows_of_a_broken_walk_are_read_through() -> None
     listing = Rows([*read_before, *not_read, *FALLING])
     polled(listing, state)
     assert max(offset for _, offset in listing.asked) >= 39
+
+
+@pytest.mark.parametrize("falling", [True, False])
+@pytest.mark.parametrize("sends_count", [True, False])
+def test_new_runs_that_share_their_time_with_known_ones_may_stand_behind_those(
+    *, falling: bool, sends_count: bool
+) -> None:
+    """A burst in one second fills a page; the next of that second come behind it, or before."""
+    old = [row(number, settled=True) for number in range(40)]
+    burst = [row(number, created=50.0, settled=True) for number in range(100, 115)]
+    late = [row(number, created=50.0) for number in range(200, 203)]
+    rows, grown = [*old, *burst], [*old, *late, *burst]
+    if falling:
+        rows, grown = rows[::-1], grown[::-1]
+    state = learn(rows, sends_count=sends_count)
+    assert state.order.learned
+    listing = Rows(grown, sends_count=sends_count)
+    polled(listing, state)
+    assert {each.run_id for each in late} <= listing.met
+
+
+def test_runs_that_the_count_knows_and_no_poll_met_are_looked_for() -> None:
+    """The listing is ordered only in its parts: the reconciliation reads on until it met them."""
+    state = learn([row(number, settled=True) for number in range(200, 0, -1)])
+    state = msgspec.structs.replace(state, met=200)
+    known = [row(number, settled=True) for number in range(200, 0, -1)]
+    new = [msgspec.structs.replace(row(number), is_new=True) for number in (302, 301)]
+    listing = Rows([*known, *new], met={each.run_id for each in known})
+    poll = polled(listing, state)
+    poll.note_unmet(len(listing.met))
+    assert poll.state.unmet == 2
+    reconciliation = Reconciliation(poll.state, now=300.0, window_from=150.0)
+    listing.drive(reconciliation.steps(100))
+    assert reconciliation.is_done
+    assert {each.run_id for each in new} <= listing.met
+    assert reconciliation.state.unmet == reconciliation.state.reconcile_unmet == 0
+    assert not reconciliation.state.order.learned
 
 
 @pytest.mark.parametrize("count", [40, 35])
@@ -376,7 +416,7 @@ def test_an_open_run_of_another_org_is_not_followed() -> None:
     """Its own org's poll does that."""
     foreign = RowFact("x", 41.0, 41.0, is_open=True, owned=False, settled=True, signature=("x",))
     state = learn(list(FALLING))
-    listing = Rows([foreign, *FALLING])
+    listing = Rows([foreign, *FALLING], met={each.run_id for each in FALLING})
     polled(listing, state)
     assert {status for status, _ in listing.asked} == {ALL}
 
@@ -434,12 +474,14 @@ def test_first_contact_reads_the_open_lists_before_all() -> None:
 
 
 def test_first_contact_stops_behind_its_floor_where_the_order_allows_it() -> None:
-    """Else it reads to the end."""
-    floor = 30.5
-    for rows, is_short in ((FALLING, True), (RISING, False)):
-        listing = Rows(list(rows))
-        listing.drive(Poll(ScanState(), open_known=False, contact_floor=floor).steps())
-        assert (max(offset for _, offset in listing.asked) < 30) == is_short
+    """Else it reads to the end. What is behind is only looked into, at doubling distances."""
+    numbers = range(200, 0, -1)
+    falling = [row(number, settled=True) for number in numbers]
+    parts = [*falling[100:], *falling[:100]]
+    for rows, is_short in ((falling, True), (falling[::-1], False), (parts, False)):
+        listing = Rows(rows)
+        listing.drive(Poll(ScanState(), open_known=False, contact_floor=150.5).steps())
+        assert (listing.pages < 20) == is_short
 
 
 @pytest.mark.parametrize("rows", [FALLING, RISING, (*FALLING[::2], *FALLING[1::2])])
