@@ -120,16 +120,15 @@ class Ledger:
         """
         with self.database.engine.begin() as connection:
             by_id = db.org.c.org_id == org_id
-            keeps = (
-                not was_foreign and connection.execute(select(db.org).where(by_id)).first() is None
-            )
+            is_known = connection.execute(select(db.org).where(by_id)).first() is not None
+            keeps = not (is_known or was_foreign)
             if keeps:
                 connection.execute(
                     update(db.org).where(db.org.c.org == org.key).values(org_id=org_id)
                 )
             else:
                 _delete(connection, org)
-                if connection.execute(select(db.org).where(by_id)).first() is None:
+                if not is_known:
                     _insert_org(connection, org_id, walk_floor)
                 connection.execute(update(db.org).where(by_id).values(alias="c"))
         if keeps:

@@ -164,6 +164,9 @@ class Page:
                 self._follow(connection, run, row)
         for run in runs:
             self.recorded.facts.append(self._fact(run, known.get(run.id)))
+        # Those that only the reconciliation found were in the count before.
+        recovered = self._numbers.recovered - self._org.numbers.recovered
+        self._numbers.met += len(self._inserted) - recovered
 
     def _look_up(
         self, connection: Connection, runs: Sequence[Run]
@@ -445,9 +448,6 @@ class Page:
 
     def store(self, connection: Connection) -> None:
         """Write the drafts."""
-        # The count of all runs has not grown by those that only the reconciliation found.
-        recovered = self._numbers.recovered - self._org.numbers.recovered
-        self._numbers.met += len(self._inserted) - recovered
         _INSERT.execute(connection, self._inserted.values())
         rows = [{"of_org": self._org.key, **row} for row in self._updated.values()]
         _UPDATE.execute(connection, rows)

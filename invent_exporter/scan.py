@@ -9,6 +9,11 @@ Why nothing is missed:
   by created or by updated, what is new stands before what is settled, so a walk may stop at a page
   of settled rows; oldest first, the same holds from the other end. In an order that could not be
   learned a walk goes to the end, or is left out when the count of all runs did not change.
+* Rows that share a time stand in any order. So the newest time of all may still get more rows,
+  behind settled ones, until a later poll has read past it: until then a walk stops only at a page
+  that holds something older, and the same first page proves nothing without one.
+* A listing may be ordered in its parts only. Where the count of all runs grew by more than were
+  met (`unmet`), a reconciliation begins at once, and reads until it met as many, or to the end.
 * A walk that breaks off settles nothing, so the next one does not stop where it began.
 * Rows move while pages are read. Insertions make a row come twice, which is harmless. Deletions
   would open a gap; so each page begins with rows of the page before it, and when none of those is
@@ -49,10 +54,17 @@ _CLOCKS_APART_SECONDS = 600.0
 
 
 class ScanState(msgspec.Struct, omit_defaults=True):
-    """What the scan learned of an org's listing; moves only when a poll was complete."""
+    """What the scan learned of an org's listing; moves only when a poll was complete.
+
+    `newest` holds the newest times, `newest_closed` says that a later poll read past them, or that
+    the page which the next one begins with holds something older already. `met` is how many runs
+    the ledger had met with the answer that told `count`, `unmet` by how many more the count has
+    grown since than runs were met.
+    """
 
     order: Order = Order()
     newest: Newest = Newest()
+    newest_closed: bool = False
     signature: str = ""
     count: int | None = None
     count_is_true: bool | None = None
@@ -148,15 +160,10 @@ class Poll:
         page, step = walk.last, max(1, walk.last.end - walk.last.start)
         while page.rows and not page.at_end:
             before = page
-            page = yield from self._peek(before.end + step)
+            page = yield from _peek(before.end + step)
             walk.order = walk.order.joined(judge([*before.rows[-1:], *page.rows]))
             step *= 2
         return walk.order.newest_first and not walk.order.oldest_first
-
-    def _peek(self, offset: int) -> Generator[Request, Answer, PageFacts]:
-        page = yield Read(ALL, offset)
-        assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
-        return page
 
     # -- a poll
 
@@ -207,7 +214,7 @@ class Poll:
         if not order.learned:
             return False
         if order.newest_first:
-            return reaches_behind(first.rows, self.state.newest, order)
+            return self._reaches_behind(first.rows, order)
         # Oldest first: the next run comes behind this page only when the page is full.
         return first.at_end and bool(first.rows)
 
@@ -226,7 +233,11 @@ class Poll:
     def _may_stop_at(self, rows: Sequence[RowFact], order: Order) -> bool:
         """Tell whether what is new stands before these rows."""
         settled = bool(rows) and all(row.settled for row in rows)
-        return settled and reaches_behind(rows, self.state.newest, order)
+        return settled and self._reaches_behind(rows, order)
+
+    def _reaches_behind(self, rows: Sequence[RowFact], order: Order) -> bool:
+        """Tell whether no run that shares the newest time can stand behind these rows."""
+        return self._before.newest_closed or reaches_behind(rows, self._before.newest, order)
 
     def _open_lists(self) -> Steps:
         for status in ("PENDING", "RUNNING"):
@@ -271,11 +282,15 @@ class Poll:
             # Polls and reconciliations would begin at an end that nobody has seen yet.
             order = self.state.order
         self.listing_count = first.count
+        newest = self.state.newest.joined(walk.newest)
+        next_first = walk.last_filled if order.learned and order.oldest_first else first
         self.state = msgspec.structs.replace(
             self.state,
             order=order,
             signature=signature_of(first),
-            newest=self.state.newest.joined(walk.newest),
+            newest=newest,
+            newest_closed=newest == self.state.newest
+            or reaches_behind(next_first.rows, newest, order),
             count=first.count,
             count_is_true=walk.count_is_true
             if walk.count_is_true is not None
@@ -356,8 +371,7 @@ def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_firs
         for _ in range(_MAX_PROBES):
             if run_id not in left or (high is not None and low >= high):
                 break
-            page = yield Read(ALL, at)
-            assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
+            page = yield from _peek(at)
             left.difference_update(_ids(page))
             times = [row.created for row in page.rows if row.created is not None]
             if not times:
@@ -369,6 +383,12 @@ def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_firs
             else:
                 break
             at = low + max(low, page.end - page.start) if high is None else (low + high) // 2
+
+
+def _peek(offset: int) -> Generator[Request, Answer, PageFacts]:
+    page = yield Read(ALL, offset)
+    assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
+    return page
 
 
 def _ids(page: PageFacts) -> set[str | None]:

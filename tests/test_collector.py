@@ -367,13 +367,32 @@ def test_first_contact_reads_back_no_further_than_lookback(tmp_path: Path) -> No
             run = desk.pending(created=-3600.0 * hours)
             run.status, run.started, run.ended = "COMPLETED", run.created, run.created
         await desk.poll()
-        assert len(desk.service.requests) < 15
+        # 9 back to lookback, then 4 looks at what is behind, at doubling distances.
+        assert len(desk.service.requests) == 9 + 4
         desk.service.order = "created_asc"
         for _ in range(3):
             await desk.poll(after_seconds=1000.0)
         assert desk.count == 0
 
     with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_runs_of_a_listing_that_is_ordered_in_its_parts_only_count_soon(tmp_path: Path) -> None:
+    """By workflow, then newest first: the count says that runs came where no poll looked."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = "workflow"
+        for number in range(400, 0, -1):
+            run = desk.pending(created=-100.0 * number, workflow_id="billing")
+            run.status, run.started, run.ended = "COMPLETED", run.created, run.created
+        await desk.poll()
+        for _ in range(3):
+            desk.finish(desk.pending(workflow_id="welcome"), "FAILED")
+            await desk.poll()
+        await desk.poll()
+        assert desk.count == 3
+
+    with_a_desk(tmp_path, story)
 
 
 def test_a_first_contact_that_broke_off_publishes_nothing(tmp_path: Path) -> None:

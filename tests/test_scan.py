@@ -254,6 +254,19 @@ def test_new_runs_that_share_their_time_with_known_ones_may_stand_behind_those(
     assert {each.run_id for each in late} <= listing.met
 
 
+def test_the_newest_time_is_read_past_once_and_then_an_idle_poll_is_one_request() -> None:
+    """Its moment is over by the next poll, so nothing more can come behind the first page."""
+    burst = [row(number, created=50.0, settled=True) for number in range(115, 100, -1)]
+    rows = [*burst, *(row(number, settled=True) for number in range(40, 0, -1))]
+    poll = Poll(ScanState(), open_known=False, contact_floor=0.0)
+    listing = Rows(rows, sends_count=False)
+    listing.drive(poll.steps())
+    for is_idle in (False, True, True):
+        listing.asked.clear()
+        poll = polled(listing, poll.state)
+        assert (len(listing.asked) == 1) == is_idle
+
+
 def test_runs_that_the_count_knows_and_no_poll_met_are_looked_for() -> None:
     """The listing is ordered only in its parts: the reconciliation reads on until it met them."""
     state = learn([row(number, settled=True) for number in range(200, 0, -1)])

@@ -108,7 +108,7 @@ def test_one_org_configured_twice_is_polled_once(tmp_path: Path, ids: tuple[str,
             exporter.wait_for("both count", lambda now: _finished(now, "org-main") > 1)
             samples = exporter.wait_for_polls()
             assert _finished(samples, "org-main") == 2
-            named = {dict(labels).get("org_id", "org-main") for _, labels in samples}
+            named = {dict(labels)["org_id"] for _, labels in samples if "org_id" in dict(labels)}
             assert named == {"org-main"}
             assert exporter.log.count("configured twice") == 1
             assert f"entry={ids[1]}" in exporter.log

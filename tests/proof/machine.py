@@ -640,12 +640,6 @@ class Machine(RuleBasedStateMachine):
             is_learned = False
         if not (is_learned or self.service.sends_count):
             return
-        first = self.service.listed()[:take]
-        if not self.service.sends_count and (
-            len({run.created for run in first}) < 2 or len({run.updated for run in first}) < 2
-        ):
-            # Runs that share the newest time stand in any order, and fill the page.
-            return
         before = len(self.service.requests)
         self._quiet_poll()
         asked = self.service.requests[before:]

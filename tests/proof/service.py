@@ -129,6 +129,8 @@ class Service:
         ]
         if self.order == "mixed":
             return sorted(shown, key=lambda run: hashlib.sha1(run.run_id.encode()).digest())  # noqa: S324
+        if self.order == "workflow":
+            return sorted(shown, key=lambda run: (run.workflow_id or "", -(run.created or 0.0)))
         return sorted(
             shown,
             key=lambda run: (self._key(run), run.run_id),
