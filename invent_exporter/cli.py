@@ -205,13 +205,16 @@ def _fail(message: object, status: int = EXIT_FAILED) -> int:
 
 
 def _load(flags: argparse.Namespace) -> tuple[Config, Secrets] | int:
+    from invent_exporter.client import make_client
     from invent_exporter.config import ConfigError, load_config
     from invent_exporter.log import Secrets, setup_logging
 
     secrets = Secrets()
     setup_logging(flags.log_level, flags.log_format, secrets)
     try:
-        return load_config(flags.config_file, os.environ), secrets
+        config = load_config(flags.config_file, os.environ)
+        make_client(config.api.url)  # for its errors, before anything is opened
+        return config, secrets
     except ConfigError as error:
         return _fail(error, EXIT_USAGE)
 
@@ -265,7 +268,6 @@ def _run_serve(
     from invent_exporter.app import serve
     from invent_exporter.database import StateError
     from invent_exporter.listen import ListenError
-    from invent_exporter.log import get_logger
 
     try:
         asyncio.run(
@@ -282,11 +284,17 @@ def _run_serve(
         )
     except (StateError, ListenError) as error:
         return _fail(error)
-    except Exception:  # noqa: BLE001 (see below)
-        # A bug. It is a log line like every other: in the log's format, and without secrets.
-        get_logger(__name__).exception("ended by a bug")
-        return EXIT_FAILED
+    except Exception:  # noqa: BLE001 - a bug is logged
+        return _bug()
     return EXIT_OK
+
+
+def _bug() -> int:
+    """Log the exception as a line like every other: in the log's format, and without secrets."""
+    from invent_exporter.log import get_logger
+
+    get_logger(__name__).exception("ended by a bug")
+    return EXIT_FAILED
 
 
 def _check(flags: argparse.Namespace) -> int:
@@ -297,7 +305,10 @@ def _check(flags: argparse.Namespace) -> int:
 
     from invent_exporter.check import check
 
-    return EXIT_OK if asyncio.run(check(*loaded, sys.stdout)) else EXIT_FAILED
+    try:
+        return EXIT_OK if asyncio.run(check(*loaded, sys.stdout)) else EXIT_FAILED
+    except Exception:  # noqa: BLE001 - a bug is logged
+        return _bug()
 
 
 def _demo(flags: argparse.Namespace) -> int:

@@ -83,11 +83,26 @@ Exporter.run = run
 raise SystemExit(main(["--log.format=json", "--web.listen-address=127.0.0.1:0"]))
 """
 
+BUG_OF_CHECK = """
+from invent_exporter.api import RunsApi
+from invent_exporter.cli import main
 
-def test_a_bug_that_ends_the_process_is_a_log_line_without_secrets(tmp_path: Path) -> None:
+def listing(_self, _org_id, read_key):
+    read_key()
+    raise KeyError("sk-hidden-0123456789")
+
+RunsApi.listing = listing
+raise SystemExit(main(["check", "--log.format=json"]))
+"""
+
+
+@pytest.mark.parametrize("program", [BUG, BUG_OF_CHECK], ids=["serve", "check"])
+def test_a_bug_that_ends_the_process_is_a_log_line_without_secrets(
+    tmp_path: Path, program: str
+) -> None:
     """With its traceback, in the format of the other lines; the exit status is 1."""
     ended = subprocess.run(
-        [sys.executable, "-c", BUG],
+        [sys.executable, "-c", program],
         env={
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "INVENT_API_KEY": "sk-hidden-0123456789",
