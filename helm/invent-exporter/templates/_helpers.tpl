@@ -90,9 +90,11 @@ further ones, then commonLabels: written one below the other, a key could stand 
 {{- $root := index . 0 -}}
 {{- $text := $root.Files.Get (index . 1) -}}
 {{- $usual := $root.Files.Get "thresholds.yaml" | fromYaml -}}
-{{- if $root.Values.nameOverride -}}
-{{/* The ServiceMonitor makes the name the job, by which the alerts know the exporter. */}}
-{{- $_ := set $usual "exporter_job" (include "invent-exporter.name" $root) -}}
+{{/* The ServiceMonitor makes the name the job, by which the alerts know the exporter. Below a parent
+chart that gives an alias, it is the alias. */}}
+{{- $name := include "invent-exporter.name" $root -}}
+{{- if ne $name "invent-exporter" -}}
+{{- $_ := set $usual "exporter_job" $name -}}
 {{- end -}}
 {{- $thresholds := merge (deepCopy (default dict $root.Values.prometheusRule.thresholds)) $usual -}}
 {{- range $name, $value := $thresholds -}}
