@@ -53,7 +53,7 @@ def join_address(host: str, port: int) -> str:
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listen on all addresses of the host; an empty host is every interface, IPv6 included.
+    """Listen on all addresses of the host; none, or `::`, is every interface, IPv4 and IPv6.
 
     :raises ListenError: one line that names the flag, the address and what is wrong with it.
     """
@@ -88,8 +88,10 @@ def _bind_each(host: str, port: int, sockets: list[socket.socket]) -> None:
         at = (str(address[0]), port)
         if port == 0 and sockets:  # the second address of a name gets the first one's port
             at = (at[0], sockets[0].getsockname()[1])
+        # `::` is every interface, as Go's programs have it; the system's own default may differ.
+        is_dual = at[0] == "::" and socket.has_dualstack_ipv6()
         try:
-            sockets.append(socket.create_server(at, family=family))
+            sockets.append(socket.create_server(at, family=family, dualstack_ipv6=is_dual))
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
