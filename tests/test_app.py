@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -33,19 +34,18 @@ def test_the_first_answer_after_a_restart_has_every_series(
         await start(collector)
 
     async def first_answer(config: Config) -> str:
-        ports: asyncio.Queue[int] = asyncio.Queue()
+        places: asyncio.Queue[Sequence[tuple[str, int]]] = asyncio.Queue()
         serving = asyncio.create_task(
             serve(
                 config,
                 Secrets(),
-                host="127.0.0.1",
-                port=0,
+                addresses=[("127.0.0.1", 0)],
                 telemetry_path="/metrics",
-                on_listening=ports.put_nowait,
+                on_listening=places.put_nowait,
             )
         )
         try:
-            port = await ports.get()
+            ((_, port),) = await places.get()
             async with httpx.AsyncClient(trust_env=False) as client:
                 return (await client.get(f"http://127.0.0.1:{port}/metrics")).text
         finally:
