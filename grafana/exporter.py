@@ -41,7 +41,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Orgs not read",
             "Orgs whose last poll was not complete.",
             Place(0, 0, 4, 4),
-            now(f"count(max by (job, org_id) (invent_up{{{ORG}}}) == 0) or vector(0)"),
+            now(f"sum(max by (job, org_id) (invent_up{{{ORG}}}) == bool 0)"),
             unit="short",
             limits=((None, GREEN), (1, RED)),
         )

@@ -121,7 +121,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Workflows failing",
             "Workflows whose last run that completed or failed has FAILED.",
             Place(6, 0, 3, 4),
-            now(f"count(max {BY_WORKFLOW} ({streaks}) > 0) or vector(0)"),
+            now(f"sum(max {BY_WORKFLOW} ({streaks}) > bool 0)"),
             unit="short",
             limits=((None, GREEN), (1, RED)),
         )
@@ -141,7 +141,10 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Oldest open run",
             "How long the oldest open run has been PENDING or RUNNING.",
             Place(12, 0, 3, 4),
-            now(f"(time() - min({OLDEST}{{{WORKFLOW}}})) or vector(0)"),
+            # 0 where it is known that nothing is open, nothing where open runs are not known.
+            now(
+                f"(time() - min({OLDEST}{{{WORKFLOW}}})) or 0 * sum(invent_runs_open{{{WORKFLOW}}})"
+            ),
             unit="s",
             limits=OPEN_LIMITS,
         )
