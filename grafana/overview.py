@@ -40,6 +40,7 @@ from grafana.queries import (
     WORKFLOW,
     age,
     increase,
+    last_success,
     named,
     quantile,
     rate,
@@ -90,7 +91,6 @@ def _tiles(board: dashboard.Dashboard) -> None:
     streaks = f"invent_workflow_consecutive_failures{{{WORKFLOW}}}"
     not_ok = increase("invent_api_requests_total", f'{ORG}, code!="200"', "10m")
     requests = increase("invent_api_requests_total", ORG, "10m")
-    success = f"last_over_time(invent_poll_last_success_timestamp_seconds{{{ORG}}}[$__range])"
     credits_so_far = f"sum({increase('invent_credits_total', RUNS, '$__range')})"
     pace = f"sum({rate('invent_credits_total', RUNS, '1d')})"
     remaining = "((days_in_month() - day_of_month() + 1) * 86400 - hour() * 3600 - minute() * 60)"
@@ -180,7 +180,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Time since the last complete poll of the org that waits longest. It goes on rising "
             "when the exporter is gone.",
             Place(21, 0, 3, 4),
-            now(f"time() - min(max by (job, org_id) ({success}))"),
+            now(f"time() - min({last_success()})"),
             unit="s",
             limits=AGE_LIMITS,
         )

@@ -20,12 +20,13 @@ OLDEST = (
     'invent_runs_open_oldest_timestamp_seconds{job="j", org_id="acme", workflow_id="a",'
     ' status="RUNNING"}'
 )
+READ = 'invent_poll_last_success_timestamp_seconds{job="j", org_id="%s"}'
 UP = 'invent_up{job="j", instance="%s", org_id="%s"}'
 
 
 def _shows(folder: Path, place: str, series: dict[str, str], shown: float | None) -> str:
     """Ask the tile after two hours of these series; return what promtool does not like."""
-    (query,) = [query for query in DASHBOARDS if query.place == f"{place}/A"]
+    (query,) = [query for query in DASHBOARDS if query.place == f"{place}/A" and query.instant]
     expected = [] if shown is None else [{"labels": "{}", "value": shown}]
     test = {
         "interval": "1m",
@@ -64,3 +65,22 @@ def test_a_zero_is_shown_only_where_it_is_known(
 ) -> None:
     """A green 0 of an exporter that says nothing would pass for all is well."""
     assert _shows(tmp_path, place, series, shown) == ""
+
+
+@pytest.mark.parametrize("board", ["overview", "exporter"])
+@pytest.mark.parametrize(
+    ("series", "shown"),
+    [
+        ({}, None),
+        ({READ % "c": "0+60x30 stale", READ % "acme": "_x30 1800+60x120"}, 0),
+        ({READ % "c": "0+60x120"}, 0),
+        ({READ % "c": "600x120"}, 6600),
+        ({READ % "acme": "0+60x110 stale", READ % "umbrella": "0+60x120"}, 600),
+    ],
+    ids=["nothing", "c became acme", "c", "c is not read", "acme is gone"],
+)
+def test_the_age_of_the_data_is_that_of_orgs_that_are_or_were_served(
+    tmp_path: Path, board: str, series: dict[str, str], shown: float | None
+) -> None:
+    """It rises when an exporter is gone, and not when `c` became the id that it stands for."""
+    assert _shows(tmp_path, f"{board}/Age of the data", series, shown) == ""
