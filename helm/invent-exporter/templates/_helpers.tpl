@@ -104,6 +104,14 @@ chart that gives an alias, it is the alias. */}}
 {{- $text -}}
 {{- end -}}
 
+{{/* Not empty when the environment may hold a key: what extraEnvFrom holds is not known here. */}}
+{{- define "invent-exporter.hasKeyVariable" -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name (list "INVENT_API_KEY" "INVENT_API_KEY_FILE") -}}true{{- end -}}
+{{- end -}}
+{{- if .Values.extraEnvFrom -}}true{{- end -}}
+{{- end -}}
+
 {{/* Refuses what the schema cannot see, with what to do instead. */}}
 {{- define "invent-exporter.validate" -}}
 {{- if gt (int .Values.replicas) 1 -}}
@@ -114,6 +122,17 @@ chart that gives an alias, it is the alias. */}}
 {{- end -}}
 {{- if and .Values.keys.create .Values.keys.entry (not (hasKey .Values.keys.create .Values.keys.entry)) -}}
 {{- fail (printf "keys.create has no entry %q, which keys.entry names" .Values.keys.entry) -}}
+{{- end -}}
+{{- range $org := default (list (dict "id" "c")) .Values.config.orgs -}}
+{{- if $org.sub_orgs -}}
+{{- fail (printf "config.orgs, %s: sub_orgs: true is not supported yet: expected false, and each sub-org as an entry of config.orgs" $org.id) -}}
+{{- end -}}
+{{- if not (or $.Values.keys.entry $org.key_file (include "invent-exporter.hasKeyVariable" $)) -}}
+{{- fail (printf "config.orgs, %s: no API key: expected keys.entry to name an entry of the Secret, a key_file of the org, or INVENT_API_KEY_FILE or INVENT_API_KEY in extraEnv" $org.id) -}}
+{{- end -}}
+{{- end -}}
+{{- if hasPrefix "/-/" .Values.telemetryPath -}}
+{{- fail (printf "telemetryPath: %s: what begins with /-/ is for health and readiness: expected another path such as /metrics" .Values.telemetryPath) -}}
 {{- end -}}
 {{- if .Values.serviceMonitor.enabled -}}
 {{- $hold := default "65s" (default dict .Values.config.metrics).newborn_hold -}}
