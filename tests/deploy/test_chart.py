@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -257,6 +258,31 @@ def test_rendered_dashboards_are_those_of_grafana() -> None:
     files = (ROOT / "grafana" / "dashboards").glob("*.json")
     assert rendered == {path.name: json.loads(path.read_text()) for path in files}
     assert rendered
+
+
+@every_helm
+@pytest.mark.parametrize(
+    ("value", "link", "missing"),
+    [
+        ("dashboards.enabled", "dashboards", "dashboards/*.json"),
+        ("prometheusRule.enabled", "rules", "rules/*.yaml"),
+        ("prometheusRule.enabled", "thresholds.yaml", "thresholds.yaml"),
+    ],
+)
+def test_a_copy_that_lost_its_links_is_refused(
+    program: str, value: str, link: str, missing: str, tmp_path: Path
+) -> None:
+    """Rules or dashboards that are wanted and not there are named, not left out in silence."""
+    copy = tmp_path / "invent-exporter"
+    shutil.copytree(CHART, copy, ignore=shutil.ignore_patterns(link))
+    command = ("template", "invent", str(copy), "--kube-version", NEWEST_KUBERNETES)
+    for left in (None, f"../../grafana/{link}"):  # Git without links leaves where they led to
+        if left is not None:
+            (copy / link).write_text(left)
+        assert helm(program, *command).returncode == 0
+        done = helm(program, *command, "--set", f"{value}=true")
+        assert done.returncode != 0, done.stdout
+        assert f"{value}: this copy of the chart has no {missing}, which" in done.stderr
 
 
 def test_rendered_rules_are_those_of_grafana() -> None:

@@ -85,11 +85,20 @@ further ones, then commonLabels: written one below the other, a key could stand 
 {{- mul (trimSuffix $unit . | int64) (get $factors $unit) -}}
 {{- end -}}
 
+{{/* In the repository they are symbolic links to grafana/, which some tools drop: an empty
+PrometheusRule would pass for one that watches. Takes what is missing and the value that wants it. */}}
+{{- define "invent-exporter.failMissing" -}}
+{{- fail (printf "%s: this copy of the chart has no %s, which in the repository is a symbolic link into grafana/: use the packaged chart or a clone with symbolic links" (index . 1) (index . 0)) -}}
+{{- end -}}
+
 {{/* A rule file of grafana/, with the thresholds put in. Takes the root and the path. */}}
 {{- define "invent-exporter.ruleFile" -}}
 {{- $root := index . 0 -}}
 {{- $text := $root.Files.Get (index . 1) -}}
 {{- $usual := $root.Files.Get "thresholds.yaml" | fromYaml -}}
+{{- if not $usual.exporter_job -}}
+{{- include "invent-exporter.failMissing" (list "thresholds.yaml" "prometheusRule.enabled") -}}
+{{- end -}}
 {{/* The ServiceMonitor makes the name the job, by which the alerts know the exporter. Below a parent
 chart that gives an alias, it is the alias. */}}
 {{- $name := include "invent-exporter.name" $root -}}
