@@ -16,7 +16,7 @@ from grafana.rules import fill, read_thresholds
 
 SPEED = 60
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_IN_QUERY = re.compile(r"(\[|offset )(\d+)([smhdw])")
+_IN_QUERY = re.compile(r"(\[|(?<=\d[smhdw]):|offset )(\d+)([smhdw])")
 
 
 def shorten(duration: str) -> str:
@@ -26,7 +26,7 @@ def shorten(duration: str) -> str:
 
 
 def shorten_query(expr: str) -> str:
-    """Divide every range and offset of a query."""
+    """Divide every range, step and offset of a query."""
     return _IN_QUERY.sub(lambda found: found[1] + shorten(found[2] + found[3]), expr)
 
 

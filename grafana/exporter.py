@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from grafana.frame import AGE_LIMITS, EXPORTERS, instance, job, mark_restarts, org, start
 from grafana.panels import CALM, GREEN, ORANGE, RED, Place, lines, now, query, row, tile
-from grafana.queries import EXPORTER, JOB, ORG, increase, quantile, rate
+from grafana.queries import EXPORTER, JOB, ORG, increase, last_success, quantile, rate
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders import dashboard
@@ -32,7 +32,6 @@ def build() -> dashboard.Dashboard:
 
 
 def _tiles(board: dashboard.Dashboard) -> None:
-    success = f"last_over_time(invent_poll_last_success_timestamp_seconds{{{ORG}}}[$__range])"
     # `up` belongs to every target: only those that were seen to be exporters.
     known = f"last_over_time(invent_exporter_build_info{{{EXPORTER}}}[$__range])"
     throttled = rate("invent_api_throttled_seconds_total", EXPORTER, "10m")
@@ -41,7 +40,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Orgs not read",
             "Orgs whose last poll was not complete.",
             Place(0, 0, 4, 4),
-            now(f"count(max by (job, org_id) (invent_up{{{ORG}}}) == 0) or vector(0)"),
+            now(f"sum(max by (job, org_id) (invent_up{{{ORG}}}) == bool 0)"),
             unit="short",
             limits=((None, GREEN), (1, RED)),
         )
@@ -51,7 +50,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Age of the data",
             "Time since the last complete poll of the org that waits longest.",
             Place(4, 0, 4, 4),
-            now(f"time() - min(max by (job, org_id) ({success}))"),
+            now(f"time() - min({last_success()})"),
             unit="s",
             limits=AGE_LIMITS,
         )

@@ -40,6 +40,7 @@ from grafana.queries import (
     WORKFLOW,
     age,
     increase,
+    last_success,
     named,
     quantile,
     rate,
@@ -90,7 +91,6 @@ def _tiles(board: dashboard.Dashboard) -> None:
     streaks = f"invent_workflow_consecutive_failures{{{WORKFLOW}}}"
     not_ok = increase("invent_api_requests_total", f'{ORG}, code!="200"', "10m")
     requests = increase("invent_api_requests_total", ORG, "10m")
-    success = f"last_over_time(invent_poll_last_success_timestamp_seconds{{{ORG}}}[$__range])"
     credits_so_far = f"sum({increase('invent_credits_total', RUNS, '$__range')})"
     pace = f"sum({rate('invent_credits_total', RUNS, '1d')})"
     remaining = "((days_in_month() - day_of_month() + 1) * 86400 - hour() * 3600 - minute() * 60)"
@@ -121,7 +121,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Workflows failing",
             "Workflows whose last run that completed or failed has FAILED.",
             Place(6, 0, 3, 4),
-            now(f"count(max {BY_WORKFLOW} ({streaks}) > 0) or vector(0)"),
+            now(f"sum(max {BY_WORKFLOW} ({streaks}) > bool 0)"),
             unit="short",
             limits=((None, GREEN), (1, RED)),
         )
@@ -141,7 +141,10 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Oldest open run",
             "How long the oldest open run has been PENDING or RUNNING.",
             Place(12, 0, 3, 4),
-            now(f"(time() - min({OLDEST}{{{WORKFLOW}}})) or vector(0)"),
+            # 0 where it is known that nothing is open, nothing where open runs are not known.
+            now(
+                f"(time() - min({OLDEST}{{{WORKFLOW}}})) or 0 * sum(invent_runs_open{{{WORKFLOW}}})"
+            ),
             unit="s",
             limits=OPEN_LIMITS,
         )
@@ -177,7 +180,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Time since the last complete poll of the org that waits longest. It goes on rising "
             "when the exporter is gone.",
             Place(21, 0, 3, 4),
-            now(f"time() - min(max by (job, org_id) ({success}))"),
+            now(f"time() - min({last_success()})"),
             unit="s",
             limits=AGE_LIMITS,
         )

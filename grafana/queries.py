@@ -54,3 +54,13 @@ def quantile(share: float, metric: str, selector: str, window: str = "$__rate_in
 def age(metric: str, selector: str, status: str) -> str:
     """Return the seconds since each workflow's newest run with the status; 0 stands for none."""
     return f'time() - max {BY_WORKFLOW} ({metric}{{{selector}, status="{status}"}} > 0)'
+
+
+def last_success() -> str:
+    """Return when each org's last complete poll ended, also of an exporter that is gone.
+
+    A series of `c` that ended is left out: `c` became the org's own id, under which it goes on.
+    """
+    metric = "invent_poll_last_success_timestamp_seconds"
+    gone = f'last_over_time({metric}{{{ORG}, org_id!="c"}}[$__range])'
+    return f"max by (job, org_id) ({gone} or {metric}{{{ORG}}})"

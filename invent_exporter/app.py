@@ -32,7 +32,7 @@ from invent_exporter.telemetry import Telemetry
 from invent_exporter.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from invent_exporter.config import Config, Key
     from invent_exporter.recording import OrgLedger
@@ -241,19 +241,18 @@ async def serve(
     config: Config,
     secrets: Secrets,
     *,
-    host: str,
-    port: int,
+    addresses: Sequence[tuple[str, int]],
     telemetry_path: str,
     revision: str = "",
     outlives_hangup: bool = True,
-    on_listening: Callable[[int], None] = lambda _port: None,
+    on_listening: Callable[[Sequence[tuple[str, int]]], None] = lambda _addresses: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; a hang-up is only noted, unless it shall end the process too.
 
-    `on_listening` gets the port, which is the system's choice where 0 was asked for.
+    `on_listening` gets hosts and ports; a port is the system's choice where 0 was asked for.
 
     Raises:
-        ListenError: the address can't be listened on.
+        ListenError: an address can't be listened on.
         StateError: the state can't be used.
 
     """
@@ -279,11 +278,10 @@ async def serve(
         if outlives_hangup:
             loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
         await exporter.load()
-        async with Server(application, host, port) as server:
-            on_listening(server.port)
-            log.info(
-                "listening", address=join_address(host or "*", server.port), version=__version__
-            )
+        async with Server(application, addresses) as server:
+            on_listening(server.addresses)
+            for host, port in server.addresses:
+                log.info("listening", address=join_address(host or "*", port), version=__version__)
             await exporter.run(stop)
             log.info("stopping")
     finally:

@@ -129,10 +129,10 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _add_web(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--web.listen-address",
-        dest="address",
+        dest="addresses",
         metavar="HOST:PORT",
-        default=DEFAULT_ADDRESS,
-        help="where to serve (default %(default)s)",
+        action="append",
+        help=f"where to serve (default {DEFAULT_ADDRESS}); may be given several times",
     )
     parser.add_argument(
         "--web.telemetry-path",
@@ -205,13 +205,16 @@ def _fail(message: object, status: int = EXIT_FAILED) -> int:
 
 
 def _load(flags: argparse.Namespace) -> tuple[Config, Secrets] | int:
+    from invent_exporter.client import make_client
     from invent_exporter.config import ConfigError, load_config
     from invent_exporter.log import Secrets, setup_logging
 
     secrets = Secrets()
     setup_logging(flags.log_level, flags.log_format, secrets)
     try:
-        return load_config(flags.config_file, os.environ), secrets
+        config = load_config(flags.config_file, os.environ)
+        make_client(config.api.url)  # for its errors, before anything is opened
+        return config, secrets
     except ConfigError as error:
         return _fail(error, EXIT_USAGE)
 
@@ -236,16 +239,16 @@ def _serve(flags: argparse.Namespace) -> int:
     return _run_serve(config, secrets, *place)
 
 
-def _web_place(flags: argparse.Namespace) -> tuple[str, int, str] | int:
+def _web_place(flags: argparse.Namespace) -> tuple[list[tuple[str, int]], str] | int:
     from invent_exporter.listen import parse_listen_address
     from invent_exporter.server import check_telemetry_path
 
     try:
-        host, port = parse_listen_address(flags.address)
+        addresses = [parse_listen_address(each) for each in flags.addresses or [DEFAULT_ADDRESS]]
     except ValueError as error:
         return _fail(f"--web.listen-address: {error}", EXIT_USAGE)
     try:
-        return host, port, check_telemetry_path(flags.telemetry_path)
+        return addresses, check_telemetry_path(flags.telemetry_path)
     except ValueError as error:
         return _fail(error, EXIT_USAGE)  # it names the flag
 
@@ -253,27 +256,24 @@ def _web_place(flags: argparse.Namespace) -> tuple[str, int, str] | int:
 def _run_serve(
     config: Config,
     secrets: Secrets,
-    host: str,
-    port: int,
+    addresses: Sequence[tuple[str, int]],
     telemetry_path: str,
     *,
     outlives_hangup: bool = True,
-    on_listening: Callable[[int], None] = lambda _port: None,
+    on_listening: Callable[[Sequence[tuple[str, int]]], None] = lambda _addresses: None,
 ) -> int:
     import asyncio
 
     from invent_exporter.app import serve
     from invent_exporter.database import StateError
     from invent_exporter.listen import ListenError
-    from invent_exporter.log import get_logger
 
     try:
         asyncio.run(
             serve(
                 config,
                 secrets,
-                host=host,
-                port=port,
+                addresses=addresses,
                 telemetry_path=telemetry_path,
                 revision=os.environ.get(_REVISION_VARIABLE, ""),
                 outlives_hangup=outlives_hangup,
@@ -282,11 +282,17 @@ def _run_serve(
         )
     except (StateError, ListenError) as error:
         return _fail(error)
-    except Exception:  # noqa: BLE001 (see below)
-        # A bug. It is a log line like every other: in the log's format, and without secrets.
-        get_logger(__name__).exception("ended by a bug")
-        return EXIT_FAILED
+    except Exception:  # noqa: BLE001 - a bug is logged
+        return _bug()
     return EXIT_OK
+
+
+def _bug() -> int:
+    """Log the exception as a line like every other: in the log's format, and without secrets."""
+    from invent_exporter.log import get_logger
+
+    get_logger(__name__).exception("ended by a bug")
+    return EXIT_FAILED
 
 
 def _check(flags: argparse.Namespace) -> int:
@@ -297,7 +303,10 @@ def _check(flags: argparse.Namespace) -> int:
 
     from invent_exporter.check import check
 
-    return EXIT_OK if asyncio.run(check(*loaded, sys.stdout)) else EXIT_FAILED
+    try:
+        return EXIT_OK if asyncio.run(check(*loaded, sys.stdout)) else EXIT_FAILED
+    except Exception:  # noqa: BLE001 - a bug is logged
+        return _bug()
 
 
 def _demo(flags: argparse.Namespace) -> int:
@@ -313,7 +322,7 @@ def _demo(flags: argparse.Namespace) -> int:
 
     secrets = Secrets()
     setup_logging(flags.log_level, flags.log_format, secrets)
-    host, port, telemetry_path = place
+    addresses, telemetry_path = place
     with contextlib.ExitStack() as stack:
         try:
             server = stack.enter_context(
@@ -328,18 +337,18 @@ def _demo(flags: argparse.Namespace) -> int:
         except OSError as error:
             return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
 
-        def print_addresses(port: int) -> None:
-            is_anywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
-            address = join_address("localhost" if is_anywhere else host, port)
-            print(f"page for people        http://{address}/")
-            print(f"metrics                http://{address}{telemetry_path}")
+        def print_addresses(addresses: Sequence[tuple[str, int]]) -> None:
+            for host, port in addresses:
+                is_anywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
+                address = join_address("localhost" if is_anywhere else host, port)
+                print(f"page for people        http://{address}/")
+                print(f"metrics                http://{address}{telemetry_path}")
             print(f"simulated Invent API   {server.url}", flush=True)
 
         return _run_serve(
             demo_config(server.url),
             secrets,
-            host,
-            port,
+            addresses,
             telemetry_path,
             outlives_hangup=False,  # it ends with the terminal that it was started in
             on_listening=print_addresses,

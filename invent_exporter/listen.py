@@ -15,6 +15,8 @@ from uvicorn.server import ServerState
 from invent_exporter.http_protocol import Bounds, Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 
 STOP_SECONDS = 1.5
@@ -53,7 +55,7 @@ def join_address(host: str, port: int) -> str:
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listen on all addresses of the host; an empty host is every interface, IPv6 included.
+    """Listen on all addresses of the host; none, or `::`, is every interface, IPv4 and IPv6.
 
     :raises ListenError: one line that names the flag, the address and what is wrong with it.
     """
@@ -88,8 +90,10 @@ def _bind_each(host: str, port: int, sockets: list[socket.socket]) -> None:
         at = (str(address[0]), port)
         if port == 0 and sockets:  # the second address of a name gets the first one's port
             at = (at[0], sockets[0].getsockname()[1])
+        # `::` is every interface, as Go's programs have it; the system's own default may differ.
+        is_dual = at[0] == "::" and socket.has_dualstack_ipv6()
         try:
-            sockets.append(socket.create_server(at, family=family))
+            sockets.append(socket.create_server(at, family=family, dualstack_ipv6=is_dual))
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
@@ -118,9 +122,13 @@ class Server:
     """Serves an ASGI application in the running event loop; signals stay the caller's."""
 
     def __init__(
-        self, app: ASGI3Application, host: str, port: int, *, bounds: Bounds | None = None
+        self,
+        app: ASGI3Application,
+        addresses: Sequence[tuple[str, int]],
+        *,
+        bounds: Bounds | None = None,
     ) -> None:
-        """Bind the sockets; connections wait there until `start`.
+        """Bind the sockets of every host and port; connections wait there until `start`.
 
         :raises ListenError: one line that names the flag, the address and what is wrong with it.
         """
@@ -144,8 +152,23 @@ class Server:
         self._state = ServerState()
         self._by_age: dict[Connection, None] = {}
         self._servers: list[asyncio.Server] = []
-        self._sockets = bind(host, port)
-        self.port: int = self._sockets[0].getsockname()[1]
+        self._sockets: list[socket.socket] = []
+        self.addresses: list[tuple[str, int]] = []
+        """What was asked for, with the port that the system chose in place of 0."""
+        try:
+            for host, port in addresses:
+                bound = bind(host, port)
+                self._sockets += bound
+                self.addresses.append((host, bound[0].getsockname()[1]))
+        except ListenError:
+            for each in self._sockets:
+                each.close()
+            raise
+
+    @property
+    def port(self) -> int:
+        """The port of the first address."""
+        return self.addresses[0][1]
 
     @property
     def connection_count(self) -> int:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from random import SystemRandom
-from urllib.parse import urlsplit
 
 import httpx
 
 from invent_exporter.bodies import CHUNK_BYTES, BadBodyError, decoded, one_line, read_error_text
+from invent_exporter.client import make_client
 from invent_exporter.pacing import (
     MAX_WAIT_SECONDS,
     Clock,
@@ -76,7 +76,7 @@ class Answer:
 
 
 class Transport:
-    """GET requests to one API, over connections that are kept."""
+    """GET requests to one API, over connections that are kept; see `make_client` for errors."""
 
     def __init__(
         self,
@@ -101,18 +101,7 @@ class Transport:
         self._wall_clock = wall_clock
         self._sleep = sleep
         self._random = random
-        self._client = httpx.AsyncClient(
-            headers={
-                "User-Agent": f"invent-exporter/{version}",
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip",
-            },
-            timeout=httpx.Timeout(timeout_seconds),  # connect, read, write and pool, each
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            follow_redirects=False,  # a redirect would take the key to another place
-            # Proxies are for the way out; a loopback address must not be sent to one.
-            trust_env=urlsplit(base_url).scheme == "https",
-        )
+        self._client = make_client(base_url, version=version, timeout_seconds=timeout_seconds)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -33,19 +34,18 @@ def test_the_first_answer_after_a_restart_has_every_series(
         await start(collector)
 
     async def first_answer(config: Config) -> str:
-        ports: asyncio.Queue[int] = asyncio.Queue()
+        places: asyncio.Queue[Sequence[tuple[str, int]]] = asyncio.Queue()
         serving = asyncio.create_task(
             serve(
                 config,
                 Secrets(),
-                host="127.0.0.1",
-                port=0,
+                addresses=[("127.0.0.1", 0)],
                 telemetry_path="/metrics",
-                on_listening=ports.put_nowait,
+                on_listening=places.put_nowait,
             )
         )
         try:
-            port = await ports.get()
+            ((_, port),) = await places.get()
             async with httpx.AsyncClient(trust_env=False) as client:
                 return (await client.get(f"http://127.0.0.1:{port}/metrics")).text
         finally:
@@ -83,11 +83,26 @@ Exporter.run = run
 raise SystemExit(main(["--log.format=json", "--web.listen-address=127.0.0.1:0"]))
 """
 
+BUG_OF_CHECK = """
+from invent_exporter.api import RunsApi
+from invent_exporter.cli import main
 
-def test_a_bug_that_ends_the_process_is_a_log_line_without_secrets(tmp_path: Path) -> None:
+def listing(_self, _org_id, read_key):
+    read_key()
+    raise KeyError("sk-hidden-0123456789")
+
+RunsApi.listing = listing
+raise SystemExit(main(["check", "--log.format=json"]))
+"""
+
+
+@pytest.mark.parametrize("program", [BUG, BUG_OF_CHECK], ids=["serve", "check"])
+def test_a_bug_that_ends_the_process_is_a_log_line_without_secrets(
+    tmp_path: Path, program: str
+) -> None:
     """With its traceback, in the format of the other lines; the exit status is 1."""
     ended = subprocess.run(
-        [sys.executable, "-c", BUG],
+        [sys.executable, "-c", program],
         env={
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "INVENT_API_KEY": "sk-hidden-0123456789",

@@ -46,10 +46,11 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "ledger": "database model numbers recording scan",
         # From the API to the ledger.
         "bodies": "",
+        "client": "config_error",
         "clocks": "",
         "pacing": "",
         "page_size": "",
-        "transport": "bodies config pacing",
+        "transport": "bodies client pacing",
         "decoding": "model transport",
         "api": "config decoding model pacing page_size transport",
         "reading": "api ledger model order recording walk",
@@ -69,7 +70,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         " overview pacing publisher recording server transport",
         "check": "api clocks config log pacing transport",
         "demo": "config simulator",
-        "cli": "app check config database demo listen log server",
+        "cli": "app check client config database demo listen log server",
         # The fake API knows nothing of the product that it tests.
         "simulator": "",
     }.items()

@@ -130,7 +130,7 @@ def serving(
     metrics.may_answer.set()
     view = PageView("1.2.3", (), telemetry_path, 1_800_000_000.0)
     app = Application(metrics, state, lambda: view, telemetry_path=telemetry_path)
-    server = Server(app, "127.0.0.1", 0, bounds=bounds)
+    server = Server(app, [("127.0.0.1", 0)], bounds=bounds)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -660,15 +660,36 @@ def test_unusable_host_is_one_line_that_names_the_flag(host: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_empty_host_listens_on_ipv4_and_ipv6() -> None:
+@pytest.mark.parametrize("host", ["", "::", "0::0"])
+def test_no_host_and_the_any_address_listen_on_ipv4_and_ipv6(host: str) -> None:
     """All interfaces, of both kinds where the machine has both."""
-    (listening,) = bind("", 0)
+    if host and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6 that takes IPv4 as well")
+    (listening,) = bind(host, 0)
     port = listening.getsockname()[1]
     with listening:
         socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS).close()
         if socket.has_dualstack_ipv6() and listening.family == socket.AF_INET6:
             with socket.socket(socket.AF_INET6) as client:
                 client.connect(("::1", port))
+
+
+def test_another_ipv6_address_does_not_take_ipv4() -> None:
+    """Who names one address means that one."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    (listening,) = bind("::1", 0)
+    with listening, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", listening.getsockname()[1]), DEADLINE_SECONDS)
+
+
+def test_an_address_that_is_busy_lets_go_of_those_before_it(running: Running) -> None:
+    """All of them or none: what was bound already is free again."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        free = found.getsockname()[1]
+    with pytest.raises(ListenError, match=f":{running.server.port}: Address already in use"):
+        Server(running.server._app, [("127.0.0.1", free), ("127.0.0.1", running.server.port)])
+    socket.create_server(("127.0.0.1", free)).close()
 
 
 def test_stop_ends_idle_connections_at_once_and_running_answers_soon() -> None:

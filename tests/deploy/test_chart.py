@@ -1,6 +1,8 @@
 """The chart as Helm renders it: valid, restricted, and the same for every supported version."""
 
 import json
+import re
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -258,6 +260,31 @@ def test_rendered_dashboards_are_those_of_grafana() -> None:
     assert rendered
 
 
+@every_helm
+@pytest.mark.parametrize(
+    ("value", "link", "missing"),
+    [
+        ("dashboards.enabled", "dashboards", "dashboards/*.json"),
+        ("prometheusRule.enabled", "rules", "rules/*.yaml"),
+        ("prometheusRule.enabled", "thresholds.yaml", "thresholds.yaml"),
+    ],
+)
+def test_a_copy_that_lost_its_links_is_refused(
+    program: str, value: str, link: str, missing: str, tmp_path: Path
+) -> None:
+    """Rules or dashboards that are wanted and not there are named, not left out in silence."""
+    copy = tmp_path / "invent-exporter"
+    shutil.copytree(CHART, copy, ignore=shutil.ignore_patterns(link))
+    command = ("template", "invent", str(copy), "--kube-version", NEWEST_KUBERNETES)
+    for left in (None, f"../../grafana/{link}"):  # Git without links leaves where they led to
+        if left is not None:
+            (copy / link).write_text(left)
+        assert helm(program, *command).returncode == 0
+        done = helm(program, *command, "--set", f"{value}=true")
+        assert done.returncode != 0, done.stdout
+        assert f"{value}: this copy of the chart has no {missing}, which" in done.stderr
+
+
 def test_rendered_rules_are_those_of_grafana() -> None:
     """With the usual thresholds the PrometheusRule says what grafana/rules says."""
     rule = only(render(sets=("prometheusRule.enabled=true",)), "PrometheusRule")
@@ -279,15 +306,20 @@ def test_promtool_accepts_the_rendered_rules(values_file: Path | None, tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("program", HELMS)
+def _parent(folder: Path, **dependency: str) -> Path:
+    """Make a chart that depends on this one; its values go to this one."""
+    (folder / "charts").mkdir(parents=True)
+    (folder / "charts" / "invent-exporter").symlink_to(CHART)
+    one = {"name": "invent-exporter", "version": "*", **dependency}
+    chart = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [one]}
+    (folder / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    return folder
+
+
+@every_helm
 def test_works_below_a_parent_chart(program: str, tmp_path: Path) -> None:
     """A parent chart may depend on it, with a condition and values that all charts share."""
-    parent = tmp_path / "parent"
-    (parent / "charts").mkdir(parents=True)
-    (parent / "charts" / "invent-exporter").symlink_to(CHART)
-    dependency = {"name": "invent-exporter", "version": "*", "condition": "invent-exporter.enabled"}
-    chart = {"apiVersion": "v2", "name": "parent", "version": "1.0.0"}
-    (parent / "Chart.yaml").write_text(yaml.safe_dump({**chart, "dependencies": [dependency]}))
+    parent = _parent(tmp_path / "parent", condition="invent-exporter.enabled")
     values = {"global": {"anything": True}, "invent-exporter": {"enabled": True}}
     (parent / "values.yaml").write_text(yaml.safe_dump(values))
     command = ("template", "all", str(parent), "--kube-version", NEWEST_KUBERNETES)
@@ -296,3 +328,29 @@ def test_works_below_a_parent_chart(program: str, tmp_path: Path) -> None:
     off = helm(program, *command, "--set", "invent-exporter.enabled=false")
     assert off.returncode == 0, off.stderr
     assert "kind: Deployment" not in off.stdout
+
+
+@every_helm
+@pytest.mark.parametrize(
+    ("name", "thresholds", "job"),
+    [("", {}, "flows"), ("runs", {}, "runs"), ("", {"exporter_job": "mine"}, "mine")],
+)
+def test_alerts_know_the_job_that_an_alias_makes(
+    program: str, name: str, thresholds: dict[str, str], job: str, tmp_path: Path
+) -> None:
+    """The name of the chart is then the alias; a name or a job of one's own goes over it."""
+    parent = _parent(tmp_path / "parent", alias="flows")
+    values = {
+        "nameOverride": name,
+        "serviceMonitor": {"enabled": True},
+        "prometheusRule": {"enabled": True, "thresholds": thresholds},
+    }
+    (parent / "values.yaml").write_text(yaml.safe_dump({"flows": values}))
+    done = helm(program, "template", "all", str(parent), "--kube-version", NEWEST_KUBERNETES)
+    assert done.returncode == 0, done.stderr
+    manifests = tuple(item for item in yaml.safe_load_all(done.stdout) if item is not None)
+    label = only(manifests, "ServiceMonitor")["spec"]["jobLabel"]
+    assert only(manifests, "Service")["metadata"]["labels"][label] == (name or "flows")
+    groups = only(manifests, "PrometheusRule")["spec"]["groups"]
+    text = yaml.safe_dump(groups, width=1000)
+    assert set(re.findall(r"up\{job=~\\?\"([^\"\\]+)", text)) == {job}

@@ -16,6 +16,7 @@ import yaml
 from helm import generate
 from invent_exporter import config
 from invent_exporter.config import MetricsConfig
+from invent_exporter.server import check_telemetry_path
 from tests.deploy.chart import (
     CHART,
     HELMS,
@@ -265,6 +266,58 @@ def test_no_key_is_refused() -> None:
     """Without any Secret, or without the entry that is named, there is nothing to start."""
     assert "no API key" in refusal(keys={"existingSecret": ""})
     assert 'no entry "api-key"' in refusal(keys={"create": {"other": "x"}})
+
+
+@pytest.mark.parametrize("program", HELMS)
+@pytest.mark.parametrize(
+    ("config", "org"),
+    [
+        ({}, "c"),
+        ({"orgs": None}, "c"),
+        ({"orgs": [{"id": "acme", "key_file": "/run/secrets/invent/a"}, {"id": "other"}]}, "other"),
+    ],
+)
+def test_an_org_without_a_key_is_refused(program: str, config: object, org: str) -> None:
+    """No entry for all, no key of its own and none in the environment: the exporter would end."""
+    others = [{"name": "HTTPS_PROXY", "value": "http://proxy.internal:3128"}]
+    said = refusal(program, keys={"entry": ""}, config=config, extraEnv=others)
+    assert f"config.orgs, {org}: no API key: expected keys.entry" in said
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        'config={"orgs": [{"id": "acme", "key_file": "/run/secrets/invent/acme"}]}',
+        'extraEnv=[{"name": "INVENT_API_KEY_FILE", "value": "/run/secrets/invent/b"}]',
+        'extraEnvFrom=[{"secretRef": {"name": "key"}}]',
+    ],
+)
+def test_a_key_may_come_from_elsewhere(given: str) -> None:
+    """From a file of the org, or from the environment."""
+    assert only(render(sets=('keys={"entry": ""}', given)), "Deployment")
+
+
+@pytest.mark.parametrize("program", HELMS)
+def test_what_the_exporter_would_refuse_is_refused(program: str) -> None:
+    """Here it is one line at once, there a pod that does not start."""
+    config = {"orgs": [{"id": "acme", "sub_orgs": True}]}
+    assert "config.orgs, acme: sub_orgs: true is not supported yet" in refusal(
+        program, config=config
+    )
+    for path in ("/-/healthy", "/-/metrics"):
+        assert f"telemetryPath: {path}: what begins with /-/" in refusal(
+            program, telemetryPath=path
+        )
+    for path in ("/a%20b", "/a?b", "/a#b", "/a b", "/ä", "metrics"):
+        assert "telemetryPath" in refusal(program, telemetryPath=path)
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/a/b-c_d.e~f", "/@:;=&$!"])
+def test_paths_that_the_exporter_takes_are_taken(path: str) -> None:
+    """The schema is no stricter than the program."""
+    assert check_telemetry_path(path) == path
+    arguments = only(render_with("telemetryPath", path), "Deployment")["spec"]["template"]["spec"]
+    assert f"--web.telemetry-path={path}" in arguments["containers"][0]["args"]
 
 
 # --- What is made ---------------------------------------------------------------------------------

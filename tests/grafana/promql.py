@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,8 @@ def aggregations(query: str) -> list[set[str]]:
 def bare_counters(query: str) -> set[str]:
     """Return counters that are read without rate or increase: their value alone says nothing.
 
-    `group` reads no value, it asks which series there are.
+    `group` reads no value, it asks which series there are; and what is greater than it was a moment
+    ago is asked for its growth.
     """
     return set(_bare_counters(promql_parser.parse(query)))
 
@@ -77,6 +79,10 @@ def bare_counters(query: str) -> set[str]:
 def _bare_counters(expr: Any) -> Iterator[str]:  # noqa: ANN401 (see nodes)
     if isinstance(expr, promql_parser.AggregateExpr) and str(expr.op) == "group":
         return
+    if isinstance(expr, promql_parser.BinaryExpr) and str(expr.op) == ">":
+        earlier = re.sub(r" offset \w+", "", str(expr.rhs))
+        if str(expr.lhs) == earlier != str(expr.rhs):
+            return
     if isinstance(expr, promql_parser.VectorSelector):
         suffixes = ("_total", "_bucket", "_count", "_sum")
         name = expr.name or ""

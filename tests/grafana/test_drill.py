@@ -29,13 +29,14 @@ def test_durations_are_divided() -> None:
     assert shorten_query("increase(a:b5m[1h]) > x offset 30s") == (
         "increase(a:b5m[60000ms]) > x offset 500ms"
     )
+    assert shorten_query("max_over_time(a:1m:b[10m:15s])") == "max_over_time(a:1m:b[10000ms:250ms])"
 
 
 def test_no_duration_is_left_as_it_was() -> None:
     """A range that was missed would see sixty times too much."""
     for group in fast_rules(GRAFANA)["groups"]:
         for rule in group["rules"]:
-            assert not re.search(r"\[\d+[smhdw]\]|offset \d+[smhdw]\b", rule["expr"])
+            assert not re.search(r"(\[|offset )\d+[smhdw]\b|:\d+[smhdw]\]", rule["expr"])
             assert rule.get("for", "0ms").endswith("ms")
             assert rule.get("keep_firing_for", "0ms").endswith("ms")
 

@@ -239,6 +239,21 @@ def test_counters_are_read_as_rates(query: Query) -> None:
     assert bare_counters(query.expr) == set()
 
 
+@pytest.mark.parametrize(
+    ("expr", "found"),
+    [
+        ("sum(a_total) > sum(a_total offset 1m)", set()),
+        ("sum(a_total) > 5", {"a_total"}),
+        ("sum(a_total) > sum(a_total)", {"a_total"}),
+        ("sum(a_total) > sum(b_total offset 1m)", {"a_total", "b_total"}),
+        ("sum(a_total) - sum(a_total offset 1m)", {"a_total"}),
+    ],
+)
+def test_a_counter_may_be_asked_whether_it_grew(expr: str, found: set[str]) -> None:
+    """Greater than a moment ago, which a reset is not; nothing else of its value is used."""
+    assert bare_counters(expr) == found
+
+
 @pytest.mark.parametrize("query", DASHBOARDS, ids=lambda query: query.place)
 def test_queries_follow_the_choice_of_job(query: Query) -> None:
     """Two installations on one Prometheus stay apart."""

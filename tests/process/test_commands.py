@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from invent_exporter import __version__
@@ -73,6 +75,9 @@ def test_help_lists_commands_and_flags() -> None:
         (("--log.format=xml",), "--log.format"),
         (("--web.listen-address=here",), "--web.listen-address"),
         (("--web.listen-address=127.0.0.1:70000",), "--web.listen-address"),
+        (("--web.listen-address=:0", "--config.check", "--web.listen-address=there"), "'there'"),
+        (("--web.listen-address=here", "--config.check", "--web.listen-address=:0"), "'here'"),
+        (("demo", "--web.listen-address=here", "--web.listen-address=:0"), "'here'"),
         (("--web.telemetry-path=metrics",), "--web.telemetry-path"),
         (("--web.telemetry-path=/-/healthy",), "--web.telemetry-path"),
         (("--web.config.file=web.yaml",), "not supported yet"),
@@ -482,6 +487,18 @@ def test_logs_are_one_object_a_line(tmp_path: Path) -> None:
         assert {"duration_seconds", "credits"} <= line.keys()
         contact = [line for line in lines if line["msg"] == "first contact"]
         assert [line["failed_runs_in_history"] for line in contact] == [3]
+
+
+def test_it_listens_on_every_address_that_it_is_given(tmp_path: Path) -> None:
+    """`--web.listen-address` may stand there several times; each is a line of the log."""
+    with quiet_api() as simulator:
+        config = make_config(simulator.url, tmp_path)
+        with Exporter(tmp_path, config, arguments=("--web.listen-address=localhost:0",)) as both:
+            wait_for("both are named", lambda: both.log.count("msg=listening") == 2)
+            urls = re.findall(r"msg=listening .*address=(\S+)", both.log)
+            assert [url.rpartition(":")[0] for url in urls] == ["127.0.0.1", "localhost"]
+            for url in urls:
+                assert httpx.get(f"http://{url}/-/healthy", trust_env=False).status_code == 200
 
 
 def test_telemetry_path_moves(tmp_path: Path) -> None:

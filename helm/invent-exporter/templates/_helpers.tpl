@@ -85,14 +85,25 @@ further ones, then commonLabels: written one below the other, a key could stand 
 {{- mul (trimSuffix $unit . | int64) (get $factors $unit) -}}
 {{- end -}}
 
+{{/* In the repository they are symbolic links to grafana/, which some tools drop: an empty
+PrometheusRule would pass for one that watches. Takes what is missing and the value that wants it. */}}
+{{- define "invent-exporter.failMissing" -}}
+{{- fail (printf "%s: this copy of the chart has no %s, which in the repository is a symbolic link into grafana/: use the packaged chart or a clone with symbolic links" (index . 1) (index . 0)) -}}
+{{- end -}}
+
 {{/* A rule file of grafana/, with the thresholds put in. Takes the root and the path. */}}
 {{- define "invent-exporter.ruleFile" -}}
 {{- $root := index . 0 -}}
 {{- $text := $root.Files.Get (index . 1) -}}
 {{- $usual := $root.Files.Get "thresholds.yaml" | fromYaml -}}
-{{- if $root.Values.nameOverride -}}
-{{/* The ServiceMonitor makes the name the job, by which the alerts know the exporter. */}}
-{{- $_ := set $usual "exporter_job" (include "invent-exporter.name" $root) -}}
+{{- if not $usual.exporter_job -}}
+{{- include "invent-exporter.failMissing" (list "thresholds.yaml" "prometheusRule.enabled") -}}
+{{- end -}}
+{{/* The ServiceMonitor makes the name the job, by which the alerts know the exporter. Below a parent
+chart that gives an alias, it is the alias. */}}
+{{- $name := include "invent-exporter.name" $root -}}
+{{- if ne $name "invent-exporter" -}}
+{{- $_ := set $usual "exporter_job" $name -}}
 {{- end -}}
 {{- $thresholds := merge (deepCopy (default dict $root.Values.prometheusRule.thresholds)) $usual -}}
 {{- range $name, $value := $thresholds -}}
@@ -100,6 +111,14 @@ further ones, then commonLabels: written one below the other, a key could stand 
 {{- $text = $text | replace (printf "@%s@" $name) (kindIs "string" $value | ternary $value (toJson $value)) -}}
 {{- end -}}
 {{- $text -}}
+{{- end -}}
+
+{{/* Not empty when the environment may hold a key: what extraEnvFrom holds is not known here. */}}
+{{- define "invent-exporter.hasKeyVariable" -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name (list "INVENT_API_KEY" "INVENT_API_KEY_FILE") -}}true{{- end -}}
+{{- end -}}
+{{- if .Values.extraEnvFrom -}}true{{- end -}}
 {{- end -}}
 
 {{/* Refuses what the schema cannot see, with what to do instead. */}}
@@ -112,6 +131,17 @@ further ones, then commonLabels: written one below the other, a key could stand 
 {{- end -}}
 {{- if and .Values.keys.create .Values.keys.entry (not (hasKey .Values.keys.create .Values.keys.entry)) -}}
 {{- fail (printf "keys.create has no entry %q, which keys.entry names" .Values.keys.entry) -}}
+{{- end -}}
+{{- range $org := default (list (dict "id" "c")) .Values.config.orgs -}}
+{{- if $org.sub_orgs -}}
+{{- fail (printf "config.orgs, %s: sub_orgs: true is not supported yet: expected false, and each sub-org as an entry of config.orgs" $org.id) -}}
+{{- end -}}
+{{- if not (or $.Values.keys.entry $org.key_file (include "invent-exporter.hasKeyVariable" $)) -}}
+{{- fail (printf "config.orgs, %s: no API key: expected keys.entry to name an entry of the Secret, a key_file of the org, or INVENT_API_KEY_FILE or INVENT_API_KEY in extraEnv" $org.id) -}}
+{{- end -}}
+{{- end -}}
+{{- if hasPrefix "/-/" .Values.telemetryPath -}}
+{{- fail (printf "telemetryPath: %s: what begins with /-/ is for health and readiness: expected another path such as /metrics" .Values.telemetryPath) -}}
 {{- end -}}
 {{- if .Values.serviceMonitor.enabled -}}
 {{- $hold := default "65s" (default dict .Values.config.metrics).newborn_hold -}}
