@@ -47,6 +47,7 @@ _PUBLISH_SECONDS = (1.0, 10.0)
 _PUBLISH_STRETCH = 20
 """Between these: publishing takes at most a twentieth of the time, however many series changed."""
 _PRUNE_SECONDS = 60.0
+_LONGEST_BACKOFF_SECONDS = 10.0
 _ERROR_LENGTH = 300
 _NAMED_INVALID_RUNS = 5
 """After a change in the API all of a page may be unreadable; some of their names are enough."""
@@ -116,6 +117,8 @@ class Collector:
         self._news = True
         self._open_known = True
         self._alive_until = shared.clocks.monotonic()
+        self._not_before = float("-inf")
+        self._held_seconds = 0.0
         self._published_at = 0.0
         self._publish_took_seconds = 0.0
         self._pending: set[str] = set()
@@ -171,6 +174,7 @@ class Collector:
             if left > 0:
                 self._beat(left)
                 await clocks.sleep(left)
+                self._shared.telemetry.throttled(min(left, self._held_seconds))
 
     async def poll(self) -> float:
         """Poll once; return the seconds from its beginning to the next one's."""
@@ -188,15 +192,19 @@ class Collector:
             return wait_seconds
         except ApiError as error:
             reason, self.error = error.reason, error.message
-            wait_seconds = max(
-                interval * (0.9 + 0.1 * clocks.random()), error.retry_after_seconds or 0
-            )
+            wait_seconds = interval * (0.9 + 0.1 * clocks.random())
+            # A slow poll may have failed after its interval: the next waits nevertheless.
+            backoff_seconds = min(interval, _LONGEST_BACKOFF_SECONDS) * clocks.random()
+            wait_seconds = max(wait_seconds, clocks.monotonic() + backoff_seconds - began)
+            self._hold(error)
         except (SQLAlchemyError, OSError) as error:
             cause = getattr(error, "orig", None) or error
             reason, self.error = "storage", f"the state can't be written: {cause}"
         except Exception as error:
             reason, self.error = "invalid_response", f"unexpected: {type(error).__name__}: {error}"
             log.exception("a poll met a bug", org_id=self.label)
+        self._held_seconds = max(0.0, self._not_before - began - wait_seconds)
+        wait_seconds += self._held_seconds
         duration = clocks.monotonic() - began
         self.last_poll_seconds = clocks.time()
         if reason is None:
@@ -209,6 +217,11 @@ class Collector:
             shared.telemetry.set_poll_interval(self.label, wait_seconds)
         shared.telemetry.set_ledger_size(shared.ledger.database.size_bytes())
         return wait_seconds
+
+    def _hold(self, error: ApiError) -> None:
+        """Begin no poll before the API may be asked again."""
+        if error.retry_after_seconds is not None:
+            self._not_before = self._shared.clocks.monotonic() + error.retry_after_seconds
 
     def _succeeded(self, duration_seconds: float) -> None:
         if self.dropped:
@@ -426,6 +439,7 @@ class Collector:
             # The poll was complete: one deep page that can't be read must not make the org look
             # down. What was read is committed; the same slice is tried again, at the pace of one
             # that was read whole.
+            self._hold(error)
             shared.telemetry.failed_beside_polls(self.label, error.reason)
             log.warning(
                 "reconciliation broke off",

@@ -3,7 +3,8 @@
 Promises 4 and 6, beside what test_machine holds. Each of these deliberate bugs turned a test red:
 keeping the gauges of open runs for ever; leaving `invent_up` at 1; taking an error for an empty
 page; completing a poll whose listing changed too fast; walking at once again where nothing proves
-that nothing is new.
+that nothing is new; counting `Retry-After` from a poll's beginning; forgetting it where a
+reconciliation met it; no wait after a slow poll that failed.
 """
 
 from __future__ import annotations
@@ -535,6 +536,82 @@ def test_retry_after_is_kept(tmp_path: Path) -> None:
 
         desk.service.before_read = before_read
         assert await desk.poll() == 120.0
+
+    with_a_desk(tmp_path, story)
+
+
+def fail_slowly(desk: Desk, seconds: float, retry_after_seconds: float | None) -> None:
+    """Let every read take so long and then fail."""
+
+    def before_read(_reads: int) -> None:
+        desk.clocks.now += seconds
+        raise ApiError("server_error", "busy", retry_after_seconds=retry_after_seconds)
+
+    desk.service.before_read = before_read
+
+
+@pytest.mark.parametrize("took_seconds", [0.0, 25.0, 100.0])
+def test_retry_after_counts_from_the_answer_however_slow_the_poll_was(
+    tmp_path: Path, took_seconds: float
+) -> None:
+    """It is what the API asked for when it answered, not when the poll began."""
+
+    async def story(desk: Desk) -> None:
+        fail_slowly(desk, took_seconds, 40.0)
+        assert await desk.poll() == took_seconds + 40.0
+
+    with_a_desk(tmp_path, story)
+
+
+def test_a_slow_poll_that_fails_is_followed_by_a_wait(tmp_path: Path) -> None:
+    """A sick API must not be asked again the moment it gave up, though the interval is over."""
+
+    async def story(desk: Desk) -> None:
+        fail_slowly(desk, 100.0, None)
+        assert 101.0 < await desk.poll() <= 110.0
+        fail_slowly(desk, 1.0, None)
+        assert 27.0 <= await desk.poll() <= 30.0
+
+    with_a_desk(tmp_path, story)
+
+
+def test_retry_after_of_a_reconciliation_holds_the_next_poll(tmp_path: Path) -> None:
+    """The org is not down for it; it is asked again when the API wants to be."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(60)
+        await desk.poll()
+        front = desk.service.reads + 1
+
+        def before_read(reads: int) -> None:
+            if reads >= front:
+                raise ApiError("server_error", "busy", retry_after_seconds=120.0)
+
+        desk.service.before_read = before_read
+        assert await desk.poll(after_seconds=1000.0) == 120.0
+        assert desk.own("invent_up") == 1
+        heal_reads(desk)
+        assert await desk.poll(after_seconds=120.0) == 30.0
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_the_time_between_polls_that_retry_after_takes_counts_as_throttled(tmp_path: Path) -> None:
+    """Only what the poll comes later for; it would have waited its interval anyway."""
+
+    async def story(desk: Desk) -> None:
+        began = desk.clocks.now
+
+        def before_read(_reads: int) -> None:
+            if desk.clocks.now > began:
+                raise KilledError
+            raise ApiError("server_error", "busy", retry_after_seconds=120.0)
+
+        desk.service.before_read = before_read
+        with pytest.raises(KilledError):
+            await desk.process.collector.run()
+        assert desk.clocks.now == began + 120.0
+        assert 90.0 <= (desk.own("invent_api_throttled_seconds_total") or 0.0) <= 93.0
 
     with_a_desk(tmp_path, story)
 
