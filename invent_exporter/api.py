@@ -19,7 +19,7 @@ from invent_exporter.decoding import (
 from invent_exporter.model import Run
 from invent_exporter.pacing import Heartbeat
 from invent_exporter.page_size import PageSize
-from invent_exporter.transport import Answer, ApiError, TooLargeError, Transport
+from invent_exporter.transport import Answer, ApiError, BadAnswerError, TooLargeError, Transport
 
 DECODE_IN_THREAD_BYTES = 64 * 1024
 TIMEOUTS_IN_A_READ = 3
@@ -82,7 +82,7 @@ class Listing:
             ApiError: the page can't be read, smaller either.
 
         """
-        timeouts = 0
+        failures = 0
         while True:
             take = self._take_for(offset, forward=forward)
             start = offset // take * take
@@ -95,17 +95,27 @@ class Listing:
                     offset, range(start, start + take), too_large=error.reason == "too_large"
                 )
             except ApiError as error:
-                if error.reason != "timeout":
-                    raise
-                self._page_size.halve(take)
-                timeouts += 1
-                if timeouts == TIMEOUTS_IN_A_READ:
+                failures += 1
+                if not self._tries_smaller(error, take, failures):
                     raise
             else:
                 chunk = self._chunk_of(answer, page, start, take, offset)
                 if chunk is not None:
                     self._went_well(offset, take)
                     return chunk
+
+    def _tries_smaller(self, error: ApiError, take: int, failures: int) -> bool:
+        """Ask for fewer rows from now on where that may help; tell whether to ask again at once."""
+        if isinstance(error, BadAnswerError):
+            self._page_size.halve(take)
+            return take > 1
+        if error.reason == "timeout":
+            self._page_size.halve(take)
+            return failures < TIMEOUTS_IN_A_READ
+        if error.reason == "network" and error.status is not None:
+            # The answer broke off each time it was tried: perhaps at a limit on the way.
+            self._page_size.halve(take)
+        return False
 
     async def _ask(self, start: int, take: int) -> tuple[Answer, DecodedPage]:
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from invent_exporter.model import MAX_CREDITS, Run
-from invent_exporter.transport import ApiError
+from invent_exporter.transport import BadAnswerError
 
 DIGEST_BYTES = 12
 IDENTITY_BYTES = 64 * 1024
@@ -74,7 +74,7 @@ def decode_page(body: bytes | bytearray) -> DecodedPage:
 
     Raises:
         SpoiledPageError: it is an array, but can't even be taken apart into its runs.
-        ApiError: `invalid_response`, it is no JSON array, or not a complete one.
+        BadAnswerError: it is no JSON array, or not a complete one.
 
     """
     try:
@@ -94,7 +94,7 @@ def _decode_rows(body: bytes | bytearray) -> DecodedPage:
     except (msgspec.DecodeError, RecursionError) as error:
         if _looks_like_rows(body):
             raise SpoiledPageError(str(error)) from error
-        raise ApiError("invalid_response", _describe(body)) from error
+        raise BadAnswerError(_describe(body)) from error
     page = DecodedPage([], [], len(rows))
     for row in rows:
         result = _decode_row(row)

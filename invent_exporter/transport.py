@@ -56,6 +56,13 @@ class ApiError(Exception):
         self.status = status
 
 
+class BadAnswerError(ApiError):
+    """An answer with status 200 whose body is no page of runs; a smaller page may be one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("invalid_response", message, status=HTTPStatus.OK)
+
+
 class TooLargeError(ApiError):
     """An answer that was broken off at the size limit; `prefix` is its beginning."""
 
@@ -186,8 +193,7 @@ class Transport:
         except ApiError:
             raise
         except BadBodyError as error:
-            what = one_line(str(error), secret)
-            raise ApiError("invalid_response", what, status=seen.status) from error
+            raise BadAnswerError(one_line(str(error), secret)) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise ApiError(
                 "timeout", f"no complete answer within {self._timeout_seconds:g} s"
@@ -196,7 +202,9 @@ class Transport:
             # httpx, its backends and ssl let exceptions out that share no base class; what they
             # say of the network is one reason, and a poll must outlive all of them.
             what = one_line(str(error), secret) or "no further words"
-            raise ApiError("network", f"{type(error).__name__}: {what}") from error
+            raise ApiError(
+                "network", f"{type(error).__name__}: {what}", status=seen.status
+            ) from error
         finally:
             code = "error" if seen.status is None else str(seen.status)
             self._telemetry.request_done(org_id, code, self._clock() - started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -303,6 +304,57 @@ def test_three_timeouts_give_up_and_the_next_walk_starts_smaller() -> None:
     assert sizes == [12] * 3 + [24] * 3 + [48] * 3 + [96] * 3 + [100]
 
 
+HTML = b"<html>502 Bad Gateway</html>"
+
+
+@pytest.mark.parametrize("cut", [lambda body: body[:1500], lambda _body: b"", lambda _body: HTML])
+def test_an_answer_that_is_no_page_is_asked_for_with_fewer_rows(
+    cut: Callable[[bytes], bytes],
+) -> None:
+    """Something on the way may cut off or replace what it finds too large."""
+    api = FakeApi([GOOD] * 250)
+
+    async def fetch(page: int, take: int) -> Answer:
+        answered = await api.fetch(page, take)
+        body = bytes(answered.body)
+        return Answer(200, answered.headers, body if len(body) < 2500 else cut(body))
+
+    size = PageSize(100)
+    assert_exact(asyncio.run(walk(Listing(fetch, size))), api.kinds)
+    assert size.current < 100
+
+
+def test_what_is_no_page_at_any_size_is_an_error_after_one_row() -> None:
+    """And from then on, one request tells that it still is."""
+    tries = []
+
+    async def html(_page: int, take: int) -> Answer:
+        tries.append(take)
+        return Answer(200, {}, HTML)
+
+    size = PageSize(100)
+    for expected in ([100, 50, 25, 12, 6, 3, 1], [1]):
+        tries.clear()
+        with pytest.raises(ApiError, match="HTML") as caught:
+            asyncio.run(Listing(html, size).read(0))
+        assert (caught.value.reason, tries) == ("invalid_response", expected)
+
+
+@pytest.mark.parametrize(("status", "expected"), [(200, 50), (None, 100)])
+def test_an_answer_that_broke_off_is_asked_for_with_fewer_rows_at_the_next_read(
+    status: int | None, expected: int
+) -> None:
+    """It was tried again already; a connection that never was says nothing about the size."""
+
+    async def broken(_page: int, _take: int) -> Answer:
+        raise ApiError("network", "RemoteProtocolError: incomplete body", status=status)
+
+    size = PageSize(100)
+    with pytest.raises(ApiError):
+        asyncio.run(Listing(broken, size).read(0))
+    assert size.current == expected
+
+
 def test_pages_halve_down_to_one() -> None:
     """A size of 0 would ask for nothing for ever."""
     size = PageSize(100)
@@ -314,7 +366,7 @@ def test_pages_halve_down_to_one() -> None:
 
 
 def test_another_failure_passes_through() -> None:
-    """Only timeouts, size and spoiled bytes are answered with smaller pages."""
+    """Only what may be better with fewer rows is answered with smaller pages."""
     tries = []
 
     async def forbidden(_page: int, take: int) -> Answer:

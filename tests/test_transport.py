@@ -268,6 +268,14 @@ def test_a_broken_connection_or_protocol_is_a_network_error(handler: Handler) ->
     assert failure(handler).reason == "network"
 
 
+@pytest.mark.parametrize(("handler", "status"), [(cut_off, 200), (nothing, None)])
+def test_a_network_error_tells_whether_an_answer_had_begun(
+    handler: Handler, status: int | None
+) -> None:
+    """One that broke off may come whole when it is smaller."""
+    assert failure(handler).status == status
+
+
 def test_speaking_tls_to_a_plain_server_is_a_network_error() -> None:
     """What the TLS library raises ends as the same error."""
 
