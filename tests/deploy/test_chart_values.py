@@ -16,7 +16,10 @@ import yaml
 from helm import generate
 from invent_exporter import config
 from invent_exporter.config import MetricsConfig
+from invent_exporter.config_error import ConfigError
+from invent_exporter.config_values import read_api_url, read_run_link
 from invent_exporter.server import check_telemetry_path
+from invent_exporter.yaml_nodes import Text
 from tests.deploy.chart import (
     CHART,
     HELMS,
@@ -196,6 +199,8 @@ def test_every_object_of_the_schema_is_closed() -> None:
         ("config", {"poll_interval": "30"}, "poll_interval"),
         ("config", {"orgs": [{"id": "c", "keyfile": "x"}]}, "keyfile"),
         ("config", {"state": {"url": "sqlite://"}}, "state"),
+        ("config", {"api": {"url": "http://api.example"}}, "url"),
+        ("config", {"links": {"run": "https://app.example/{run}"}}, "run"),
         ("prometheusRule", {"thresholds": {"failure_ratio": 1}}, "failure_ratio"),
         ("prometheusRule", {"enabled": True, "disabled": ["NoSuchAlert"]}, "NoSuchAlert"),
         ("log", {"level": "verbose"}, "level"),
@@ -206,6 +211,48 @@ def test_every_object_of_the_schema_is_closed() -> None:
 def test_a_wrong_value_is_refused(program: str, name: str, value: object, says: str) -> None:
     """A typo or a wrong type ends the installation with its name."""
     assert says in refusal(program, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("api", "url", "https://api.example"),
+        ("api", "url", "https://api.example:8443/v1/"),
+        ("api", "url", "http://127.0.0.1:9000"),
+        ("api", "url", "http://localhost"),
+        ("api", "url", "http://[::1]:9000/v1"),
+        ("api", "url", "http://api.example"),
+        ("api", "url", "http://localhost.example"),
+        ("api", "url", "http://127.0.0.1.example"),
+        ("api", "url", "https://user@api.example"),
+        ("api", "url", "https://api.example?x=1"),
+        ("api", "url", "https://api.example#x"),
+        ("api", "url", "https:// api.example"),
+        ("api", "url", "ftp://api.example"),
+        ("api", "url", ""),
+        ("links", "run", "http://app.example/runs"),
+        ("links", "run", "https://app.example/{org_id}/{workflow_id}/{run_id}?a=1#b"),
+        ("links", "run", "https://app.example/{{{run_id}}}"),
+        ("links", "run", "https://app.example/{run}"),
+        ("links", "run", "https://app.example/{run_id"),
+        ("links", "run", "https://app.example/run_id}"),
+        ("links", "run", "https://app.example/{run_id:>9}"),
+        ("links", "run", "https://app.example/{}"),
+        ("links", "run", "app.example/{run_id}"),
+    ],
+)
+def test_the_schema_takes_the_urls_that_the_exporter_takes(
+    section: str, key: str, value: str
+) -> None:
+    """What one refuses the other refuses, so that no pod is started to end at once."""
+    read = {"url": read_api_url, "run": read_run_link}[key]
+    pattern = SCHEMA["properties"]["config"]["properties"][section]["properties"][key]["pattern"]
+    try:
+        read(Text(value, key))
+    except ConfigError:
+        assert not re.search(pattern, value)
+    else:
+        assert re.search(pattern, value)
 
 
 @pytest.mark.parametrize("program", HELMS)
