@@ -11,7 +11,6 @@ Longer than most modules: the steps of one loop share the org's standing, which 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -374,9 +373,9 @@ class Collector:
 
     async def _identify(self, org: OrgLedger) -> OrgLedger | None:
         """Learn which org `c` is: the one that most of its runs name; None: polled already."""
-        if org.org_id is not None or not org.named_by:
+        org_id = org.likely_org_id
+        if org.org_id is not None or org_id is None:
             return org
-        org_id, _ = Counter(org.named_by.values()).most_common(1)[0]
         was_foreign = org_id in self._shared.other_org_ids(self)
         if not self._shared.claim(self, org_id):
             await self._in_ledger(lambda: self._shared.ledger.dissolve(org))

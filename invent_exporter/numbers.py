@@ -265,11 +265,13 @@ class FailedRun(msgspec.Struct, frozen=True):
 class OrgNumbers(msgspec.Struct, omit_defaults=True):
     """The counters of an org as a whole, and its newest failed runs.
 
-    `met` is no series: it is compared with what the count of all runs grew by (see `scan`).
+    `met` and `named` are no series: `met` is compared with what the count of all runs grew by (see
+    `scan`), `named` is the org that most runs of a `c` named which is not known yet.
     """
 
     invalid: dict[str, int] = {}
     met: int = 0
+    named: str | None = None
     recovered: int = 0
     vanished: int = 0
     revised: int = 0

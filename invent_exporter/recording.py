@@ -10,6 +10,7 @@ decision, and is read best in one place.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -106,6 +107,15 @@ class OrgLedger:
         """Until first contact is complete: the newest time that any run told."""
         self.named_by: dict[str, str] = {}
         """Until it is known which org `c` is: which org each of its runs names."""
+        if self.org_id is None and self.numbers.named:
+            # What a process before this one had heard is one vote: those runs may be gone by now.
+            self.named_by[""] = self.numbers.named
+
+    @property
+    def likely_org_id(self) -> str | None:
+        """Tell the org that most of the runs of `c` name."""
+        votes = Counter(self.named_by.values()).most_common(1)
+        return votes[0][0] if votes else None
 
 
 class Page:
@@ -144,6 +154,7 @@ class Page:
         if self._org.org_id is None:
             # Also a run that is not kept: it may be all that says which org `c` is.
             self._org.named_by.update((run.id, run.org_id) for run in runs if run.org_id)
+            self._numbers.named = self._org.likely_org_id
         if self._recovering:
             # A run that is newer than all that is known may have come after the poll.
             newest = select(func.max(db.run.c.created)).where(db.run.c.org == self._org.key)

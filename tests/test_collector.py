@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -434,6 +435,32 @@ def test_c_is_named_by_a_run_that_is_known_already(tmp_path: Path) -> None:
         runs[1].org_id = "org-7"
         await desk.poll()
         assert desk.served("invent_runs_finished_total", org_id="org-7") == 0
+
+    with_a_desk(tmp_path, story, configured_id="c")
+
+
+def test_c_is_named_after_a_kill_though_no_run_is_left(tmp_path: Path) -> None:
+    """What was committed of them is served."""
+
+    async def story(desk: Desk) -> None:
+        for run in desk.finished(3):
+            run.org_id = None
+        await desk.poll()
+        named = desk.finished(1)[0]
+        steps = desk.process.steps
+        for kill_at in range(1, 100):
+            steps.kill_at = steps.passed + kill_at
+            with suppress(KilledError):
+                await desk.poll()
+            desk.restart()
+            steps = desk.process.steps
+            if desk.process.ledger.load("c", walk_floor=0.0).likely_org_id is not None:
+                break
+        assert desk.scraper.last == {}
+        desk.service.runs.pop(named.run_id)
+        await desk.poll()
+        await desk.poll()
+        assert desk.count == 1
 
     with_a_desk(tmp_path, story, configured_id="c")
 

@@ -604,6 +604,17 @@ def test_a_run_that_names_its_org_late_says_which_org_c_is(tmp_path: Path) -> No
     book.close()
 
 
+def test_a_run_that_is_gone_after_a_kill_has_said_which_org_c_is(tmp_path: Path) -> None:
+    """What it was counted in must not wait for another; it has one vote, whatever comes."""
+    book = Book(tmp_path / "c.db", org_id="c", contact=False)
+    book.record(run("a"))
+    book.reopen()
+    assert book.org.likely_org_id == "org-1"
+    book.record(run("x", org_id="org-9"), run("y", org_id="org-9"))
+    assert book.org.likely_org_id == "org-9"
+    book.close()
+
+
 def test_runs_from_before_the_floor_say_which_org_c_is(tmp_path: Path) -> None:
     """An org that slept for longer than `lookback` has no others."""
     book = Book(tmp_path / "c.db", org_id="c", contact=False)
