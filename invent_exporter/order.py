@@ -122,6 +122,14 @@ class Order(msgspec.Struct, frozen=True):
             min(self.updated_steps + other.updated_steps, _EVIDENCE),
         )
 
+    def contradicted_by(self, rows: Sequence[RowFact]) -> Order:
+        """Allow only what these rows allow as well, which are no evidence for it.
+
+        They are of two answers, and pages that do not overlap may have lost rows between them.
+        """
+        seen = judge(rows)
+        return self.joined(msgspec.structs.replace(seen, created_steps=0, updated_steps=0))
+
 
 def _latest(times: Sequence[float | None]) -> float | None:
     return max((time for time in times if time is not None), default=None)

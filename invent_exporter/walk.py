@@ -7,12 +7,12 @@ of those is there, the walk steps back. A walk that could not close its gap is n
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TypeAlias
 
 import msgspec
 
-from invent_exporter.order import Newest, Order, PageFacts, judge, newest_of
+from invent_exporter.order import Newest, Order, PageFacts, RowFact, judge, newest_of
 
 ALL = "ALL"
 _MAX_STEPS_BACK = 5
@@ -114,7 +114,7 @@ class Walk:
         self._pages += 1
         if page.rows or page.unreadable:
             self.last_filled, self.last_filled_asked = page, offset
-        self.order = self.order.joined(judge(page.rows))
+        self.order = self.order.joined(judge(page.rows)).contradicted_by(self._seam(page))
         self.newest = self.newest.joined(newest_of(page.rows))
         self.saw_open = self.saw_open or any(row.is_open and row.owned for row in page.rows)
         self.at_end = page.at_end if self.forward else self.at_end
@@ -125,6 +125,13 @@ class Walk:
             self.count_is_true = page.count == page.end
         self.last = page
         return page
+
+    def _seam(self, page: PageFacts) -> Sequence[RowFact]:
+        """List the two rows between which this page meets the last one, if they stand so."""
+        before, after = (self.last, page) if self.forward else (page, self.last)
+        if before.end != after.start or not before.rows or not after.rows:
+            return ()
+        return before.rows[-1], after.rows[0]
 
     def absorb(self, back: Walk) -> None:
         """Take over what a walk in the other direction saw."""

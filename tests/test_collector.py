@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -810,6 +811,34 @@ def test_a_deep_page_that_can_not_be_read_leaves_the_polls_alone(tmp_path: Path)
         assert (desk.own("invent_reconcile_last_success_timestamp_seconds") or 0) > (done or 0)
 
     with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("order", ["created", "updated"])
+def test_no_open_run_vanishes_where_the_listing_turns_round_in_pages_of_one_row(
+    tmp_path: Path, order: str
+) -> None:
+    """It is looked for from the end where the newest stood, and is at the other one now."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = f"{order}_asc"
+        desk.service.sends_count = False
+        desk.finished(20)
+        await desk.poll(after_seconds=1000.0)
+        run = desk.pending()
+        await desk.poll()
+        desk.settings = replace(desk.settings, page_size=1)
+        desk.restart()
+        desk.service.order = f"{order}_desc"
+        for _ in range(2):
+            desk.clocks.now += 1.0
+            desk.pending()
+        desk.finish(run)
+        for _ in range(4):
+            await desk.poll()
+        assert desk.count == 1
+        assert desk.served("invent_runs_vanished_total") == 0
+
+    with_a_desk(tmp_path, story, page_size=3)
 
 
 @pytest.mark.parametrize("order", ORDERS)

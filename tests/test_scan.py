@@ -203,6 +203,33 @@ def test_a_contradiction_unlearns_the_order() -> None:
     assert max(offset for _, offset in listing.asked) >= 35
 
 
+@pytest.mark.parametrize("take", [1, 2, 10])
+def test_a_listing_that_turned_round_is_noticed_in_pages_of_any_size(take: int) -> None:
+    """A page of one row says nothing by itself; it does beside the row of the page before."""
+    state = learn(list(RISING), sends_count=False)
+    assert not polled(Rows(list(FALLING), take, sends_count=False), state).state.order.oldest_first
+
+
+@pytest.mark.parametrize("take", [1, 2, 10])
+@pytest.mark.parametrize("rows", [FALLING, RISING])
+def test_a_reconciliation_notices_a_listing_that_turned_round_in_pages_of_any_size(
+    rows: tuple[RowFact, ...], take: int
+) -> None:
+    """Also where a poll reads no more than one settled row."""
+    state = learn(list(rows), sends_count=False)
+    reconciliation = Reconciliation(state, 1000.0, 0.0)
+    Rows(list(rows[::-1]), take, sends_count=False).drive(reconciliation.steps(100))
+    assert not reconciliation.state.order.learned
+
+
+def test_pages_of_one_row_teach_no_order() -> None:
+    """They do not overlap, so rows may have slipped by between them."""
+    state = ScanState()
+    for _ in range(3):
+        state = polled(Rows(list(FALLING), take=1), state).state
+    assert not state.order.learned
+
+
 # -- what a poll reads
 
 
