@@ -22,7 +22,7 @@ from invent_exporter.page_size import PageSize
 from invent_exporter.transport import Answer, ApiError, BadAnswerError, TooLargeError, Transport
 
 DECODE_IN_THREAD_BYTES = 64 * 1024
-TIMEOUTS_IN_A_READ = 3
+FAILURES_IN_A_READ = 3
 SAME_SPOILED_ROWS = 5
 LONGEST_NUMBER = 18
 
@@ -109,12 +109,11 @@ class Listing:
         if isinstance(error, BadAnswerError):
             self._page_size.halve(take)
             return take > 1
-        if error.reason == "timeout":
+        # An answer that broke off each time it was tried did so perhaps at a limit on the way.
+        broke_off = error.reason == "network" and error.status is not None
+        if error.reason == "timeout" or broke_off:
             self._page_size.halve(take)
-            return failures < TIMEOUTS_IN_A_READ
-        if error.reason == "network" and error.status is not None:
-            # The answer broke off each time it was tried: perhaps at a limit on the way.
-            self._page_size.halve(take)
+            return failures < FAILURES_IN_A_READ
         return False
 
     async def _ask(self, start: int, take: int) -> tuple[Answer, DecodedPage]:

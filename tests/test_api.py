@@ -340,19 +340,59 @@ def test_what_is_no_page_at_any_size_is_an_error_after_one_row() -> None:
         assert (caught.value.reason, tries) == ("invalid_response", expected)
 
 
-@pytest.mark.parametrize(("status", "expected"), [(200, 50), (None, 100)])
-def test_an_answer_that_broke_off_is_asked_for_with_fewer_rows_at_the_next_read(
-    status: int | None, expected: int
-) -> None:
-    """It was tried again already; a connection that never was says nothing about the size."""
+def test_a_walk_goes_on_where_answers_above_a_size_break_off() -> None:
+    """They were tried again already; a smaller page may come whole."""
+    api = FakeApi([GOOD] * 600)
 
-    async def broken(_page: int, _take: int) -> Answer:
+    async def fetch(page: int, take: int) -> Answer:
+        answered = await api.fetch(page, take)
+        if len(answered.body) > 60 * len(row_of(100)):
+            raise ApiError("network", "RemoteProtocolError: incomplete body", status=200)
+        return answered
+
+    assert_exact(asyncio.run(walk(Listing(fetch, PageSize(100)))), api.kinds)
+
+
+@pytest.mark.parametrize(("status", "tries"), [(200, [100, 50, 25]), (None, [100])])
+def test_a_connection_that_never_was_says_nothing_about_the_size(
+    status: int | None, tries: list[int]
+) -> None:
+    """And answers that break off at any size are the next poll's, which begins smaller."""
+    asked = []
+
+    async def broken(_page: int, take: int) -> Answer:
+        asked.append(take)
         raise ApiError("network", "RemoteProtocolError: incomplete body", status=status)
 
     size = PageSize(100)
     with pytest.raises(ApiError):
         asyncio.run(Listing(broken, size).read(0))
-    assert size.current == expected
+    assert asked == tries
+    assert size.current == (100 if status is None else 12)
+
+
+def test_a_size_that_is_too_large_again_and_again_is_tried_ever_more_seldom() -> None:
+    """Each try costs a request, or a whole timeout; once it holds, growing is quick again."""
+    size = PageSize(100)
+    size.halve(100)
+    waited = []
+    for _ in range(8):
+        good = 0
+        while size.current == 50:
+            size.good(50)
+            good += 1
+        waited.append(good)
+        size.halve(size.current)
+    assert waited == [3, 6, 12, 24, 48, 96, 192, 192]
+    for _ in range(192 + 3):
+        size.good(size.current)
+    size.halve(100)
+    size.halve(50)
+    sizes = []
+    for _ in range(8):
+        sizes.append(size.current)
+        size.good(size.current)
+    assert sizes == [25, 25, 25, 50, 50, 50, 100, 100]
 
 
 def test_pages_halve_down_to_one() -> None:
