@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from urllib.parse import SplitResult
 
+_PORT_MAX = 65535
+
 
 def make_client(
     base_url: str,
@@ -80,10 +82,13 @@ def _proxy(environ: Mapping[str, str]) -> httpx.Proxy | None:
         )
         raise ConfigError(f"{variable}: {what}; expected http:// or https://")
     with contextlib.suppress(ValueError, httpx.InvalidURL):
+        if not separator and "/" in value:
+            raise ValueError
         proxy = httpx.Proxy(value if separator else f"http://{value}")
         # What follows a / ? # in a password is taken for what follows a host.
         url = proxy.url
-        if url.host and "@" not in f"{url.path}{url.query.decode()}{url.fragment}":
+        is_complete = url.host and (url.port is None or 0 < url.port <= _PORT_MAX)
+        if is_complete and "@" not in f"{url.path}{url.query.decode()}{url.fragment}":
             return proxy
     raise ConfigError(
         f"{variable}: not the URL of a proxy; expected http://HOST:PORT or"
@@ -101,6 +106,10 @@ def _covers(item: str, url: SplitResult) -> bool:
     host = url.hostname or ""
     if item == "*":
         return True
+    item = item.rpartition("://")[2].removeprefix("*")
+    bracketed, has_port, port = item.rpartition("]:")
+    if has_port and port == str(url.port or 443):
+        item = bracketed
     with contextlib.suppress(ValueError):  # IPv6 may stand in brackets, as in a URL
         network = ip_network(item.translate({ord("["): None, ord("]"): None}), strict=False)
         return ip_address(host) in network
@@ -109,13 +118,27 @@ def _covers(item: str, url: SplitResult) -> bool:
     return any(name and f".{each}".endswith(f".{name}") for each in hosts)
 
 
+def _check_folders(folders: str) -> None:
+    """Fail where no folder of a list can be read: OpenSSL would take it, and trust nobody."""
+    failed: OSError | None = None
+    for folder in filter(None, folders.split(os.pathsep)):
+        try:
+            next(Path(folder).iterdir(), None)
+        except OSError as error:
+            failed = error
+        else:
+            return
+    if failed is not None:
+        raise failed
+
+
 def _tls(environ: Mapping[str, str]) -> ssl.SSLContext:
     file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
     try:
         if file:
             return ssl.create_default_context(cafile=file)
         if folder:
-            next(Path(folder).iterdir(), None)  # OpenSSL takes a missing one, and trusts nobody
+            _check_folders(folder)
             return ssl.create_default_context(capath=folder)
         return httpx.create_ssl_context(trust_env=False)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from pathlib import Path
 
 import httpx
 import pytest
@@ -37,6 +38,7 @@ def _asks_proxy(url: str, variable: str = "HTTPS_PROXY", without: str = "", **en
         "fd00:10:96::/112",
         "[fd00::]/8",
         "[::1]",
+        "[::1]:1",
         "::1/128",
         "https://[",
         "example.com:bad,,host name",
@@ -60,6 +62,9 @@ def test_no_proxy_of_other_hosts_changes_nothing(no_proxy: str) -> None:
         ("https://[::1]:1", "::1"),
         ("https://[::1]:1", "[::1]"),
         ("https://[::1]:1", "10.0.0.0/8,::/64"),
+        ("https://[::1]:1", "[::1]:1"),
+        ("https://localhost:1", "https://localhost"),
+        ("https://api.localhost:1", "*.localhost"),
     ],
 )
 def test_no_proxy_names_hosts_domains_addresses_and_networks(url: str, no_proxy: str) -> None:
@@ -93,6 +98,12 @@ def test_a_variable_that_does_not_count_is_not_looked_at(url: str, environ: dict
     asyncio.run(make_client(url, environ=environ).aclose())
 
 
+def test_ssl_cert_dir_is_a_list_of_which_one_folder_is_enough(tmp_path: Path) -> None:
+    """As OpenSSL reads it."""
+    environ = {"SSL_CERT_DIR": f"/nowhere::{tmp_path}"}
+    asyncio.run(make_client("https://localhost:1", environ=environ).aclose())
+
+
 BAD_VARIABLES = [
     ("HTTPS_PROXY", "socks5://user:PASSW0RD@proxy:1", "SOCKS proxies are not supported"),
     ("HTTPS_PROXY", "ftp://user:PASSW0RD@proxy:1", "expected http:// or https://"),
@@ -104,10 +115,14 @@ BAD_VARIABLES = [
     ("HTTPS_PROXY", "http://xn--PASSW0RD:1", "not the URL of a proxy"),
     ("https_proxy", "http://proxy:PASSW0RD", "not the URL of a proxy"),
     ("ALL_PROXY", "http://:3128", "not the URL of a proxy"),
+    ("HTTPS_PROXY", "http://proxy:99999", "not the URL of a proxy"),
+    ("HTTPS_PROXY", "http://proxy:0", "not the URL of a proxy"),
+    ("HTTPS_PROXY", "http:/proxy", "not the URL of a proxy"),
     ("SSL_CERT_FILE", "/nowhere/ca.pem", "/nowhere/ca.pem: no such file; expected a PEM file"),
     ("SSL_CERT_FILE", "/", "/: this is a directory; expected a PEM file"),
     ("SSL_CERT_FILE", "/dev/null", "/dev/null: no certificate in it; expected a PEM file"),
     ("SSL_CERT_DIR", "/nowhere", "/nowhere: no such file; expected a folder"),
+    ("SSL_CERT_DIR", "/nowhere:/no", "/nowhere:/no: no such file; expected a folder"),
 ]
 
 
