@@ -59,8 +59,12 @@ def age(metric: str, selector: str, status: str) -> str:
 def last_success() -> str:
     """Return when each org's last complete poll ended, also of an exporter that is gone.
 
-    A series of `c` that ended is left out: `c` became the org's own id, under which it goes on.
+    A series of `c` that ended is left out where there is another: `c` became the org's own id,
+    under which it goes on.
     """
     metric = "invent_poll_last_success_timestamp_seconds"
-    gone = f'last_over_time({metric}{{{ORG}, org_id!="c"}}[$__range])'
-    return f"max by (job, org_id) ({gone} or {metric}{{{ORG}}})"
+    named = f'last_over_time({metric}{{{ORG}, org_id!="c"}}[$__range])'
+    nameless = f'last_over_time({metric}{{{ORG}, org_id="c"}}[$__range])'
+    return (
+        f"max by (job, org_id) ({named} or {metric}{{{ORG}}} or ({nameless} unless on (job) {named}))"
+    )

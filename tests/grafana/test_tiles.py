@@ -76,8 +76,9 @@ def test_a_zero_is_shown_only_where_it_is_known(
         ({READ % "c": "0+60x120"}, 0),
         ({READ % "c": "600x120"}, 6600),
         ({READ % "acme": "0+60x110 stale", READ % "umbrella": "0+60x120"}, 600),
+        ({READ % "c": "0+60x110 stale"}, 600),
     ],
-    ids=["nothing", "c became acme", "c", "c is not read", "acme is gone"],
+    ids=["nothing", "c became acme", "c", "c is not read", "acme is gone", "c is gone"],
 )
 def test_the_age_of_the_data_is_that_of_orgs_that_are_or_were_served(
     tmp_path: Path, board: str, series: dict[str, str], shown: float | None
