@@ -244,7 +244,8 @@ def _web_place(flags: argparse.Namespace) -> tuple[list[tuple[str, int]], str] |
     from invent_exporter.server import check_telemetry_path
 
     try:
-        addresses = [parse_listen_address(each) for each in flags.addresses or [DEFAULT_ADDRESS]]
+        given = flags.addresses or [DEFAULT_ADDRESS]
+        addresses = list(dict.fromkeys(parse_listen_address(each) for each in given))
     except ValueError as error:
         return _fail(f"--web.listen-address: {error}", EXIT_USAGE)
     try:

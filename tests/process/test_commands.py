@@ -490,10 +490,11 @@ def test_logs_are_one_object_a_line(tmp_path: Path) -> None:
 
 
 def test_it_listens_on_every_address_that_it_is_given(tmp_path: Path) -> None:
-    """`--web.listen-address` may stand there several times; each is a line of the log."""
+    """`--web.listen-address` may stand there several times, also the same; each is logged once."""
     with quiet_api() as simulator:
         config = make_config(simulator.url, tmp_path)
-        with Exporter(tmp_path, config, arguments=("--web.listen-address=localhost:0",)) as both:
+        flags = ("--web.listen-address=localhost:0",) * 2
+        with Exporter(tmp_path, config, arguments=flags) as both:
             wait_for("both are named", lambda: both.log.count("msg=listening") == 2)
             urls = re.findall(r"msg=listening .*address=(\S+)", both.log)
             assert [url.rpartition(":")[0] for url in urls] == ["127.0.0.1", "localhost"]
