@@ -228,11 +228,24 @@ def test_a_wrong_value_is_refused(program: str, name: str, value: object, says: 
         ("api", "url", "https://api.example?x=1"),
         ("api", "url", "https://api.example#x"),
         ("api", "url", "https:// api.example"),
+        ("api", "url", "https://api.example/a@b"),
+        ("api", "url", "https://api.example/a\\b"),
+        ("api", "url", "https://[fd00::1]:8443/v1"),
+        ("api", "url", "https://"),
+        ("api", "url", "https:///v1"),
+        ("api", "url", "https://-api.example"),
+        ("api", "url", "https://api.example:0"),
+        ("api", "url", "https://api.example:999999"),
         ("api", "url", "ftp://api.example"),
         ("api", "url", ""),
         ("links", "run", "http://app.example/runs"),
         ("links", "run", "https://app.example/{org_id}/{workflow_id}/{run_id}?a=1#b"),
         ("links", "run", "https://app.example/{{{run_id}}}"),
+        ("links", "run", "https://app.example:8443?run={run_id}"),
+        ("links", "run", "https://app.example/a@b/{run_id}"),
+        ("links", "run", "https://{org_id}.app.example/{run_id}"),
+        ("links", "run", "https://u@app.example/{run_id}"),
+        ("links", "run", "https://app.example:x/{run_id}"),
         ("links", "run", "https://app.example/{run}"),
         ("links", "run", "https://app.example/{run_id"),
         ("links", "run", "https://app.example/run_id}"),
@@ -337,10 +350,11 @@ def test_an_org_without_a_key_is_refused(program: str, config: object, org: str)
         'config={"orgs": [{"id": "acme", "key_file": "/run/secrets/invent/acme"}]}',
         'extraEnv=[{"name": "INVENT_API_KEY_FILE", "value": "/run/secrets/invent/b"}]',
         'extraEnvFrom=[{"secretRef": {"name": "key"}}]',
+        'extraArgs=["--config.file=/own/config.yaml"]',
     ],
 )
 def test_a_key_may_come_from_elsewhere(given: str) -> None:
-    """From a file of the org, or from the environment."""
+    """From a file of the org, from the environment, or from a configuration of the user's own."""
     assert only(render(sets=('keys={"entry": ""}', given)), "Deployment")
 
 
@@ -351,15 +365,15 @@ def test_what_the_exporter_would_refuse_is_refused(program: str) -> None:
     assert "config.orgs, acme: sub_orgs: true is not supported yet" in refusal(
         program, config=config
     )
-    for path in ("/-/healthy", "/-/metrics"):
-        assert f"telemetryPath: {path}: what begins with /-/" in refusal(
-            program, telemetryPath=path
-        )
+    for path in ("/-/healthy", "/-/ready", "/-/reload"):
+        assert f"telemetryPath: {path} is taken" in refusal(program, telemetryPath=path)
+    address = "--web.listen-address=0.0.0.0:10480"
+    assert f"extraArgs: {address}: the chart gives" in refusal(program, extraArgs=[address])
     for path in ("/a%20b", "/a?b", "/a#b", "/a b", "/ä", "metrics"):
         assert "telemetryPath" in refusal(program, telemetryPath=path)
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/a/b-c_d.e~f", "/@:;=&$!"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/metrics", "/a/b-c_d.e~f", "/@:;=&$!"])
 def test_paths_that_the_exporter_takes_are_taken(path: str) -> None:
     """The schema is no stricter than the program."""
     assert check_telemetry_path(path) == path

@@ -132,16 +132,25 @@ chart that gives an alias, it is the alias. */}}
 {{- if and .Values.keys.create .Values.keys.entry (not (hasKey .Values.keys.create .Values.keys.entry)) -}}
 {{- fail (printf "keys.create has no entry %q, which keys.entry names" .Values.keys.entry) -}}
 {{- end -}}
+{{- $hasOwnFile := false -}}
+{{- range .Values.extraArgs -}}
+{{- if hasPrefix "--web.listen-address" . -}}
+{{- fail (printf "extraArgs: %s: the chart gives the exporter its address; expected port" .) -}}
+{{- end -}}
+{{- if hasPrefix "--config.file" . -}}
+{{- $hasOwnFile = true -}}
+{{- end -}}
+{{- end -}}
 {{- range $org := default (list (dict "id" "c")) .Values.config.orgs -}}
 {{- if $org.sub_orgs -}}
 {{- fail (printf "config.orgs, %s: sub_orgs: true is not supported yet: expected false, and each sub-org as an entry of config.orgs" $org.id) -}}
 {{- end -}}
-{{- if not (or $.Values.keys.entry $org.key_file (include "invent-exporter.hasKeyVariable" $)) -}}
+{{- if not (or $.Values.keys.entry $org.key_file $hasOwnFile (include "invent-exporter.hasKeyVariable" $)) -}}
 {{- fail (printf "config.orgs, %s: no API key: expected keys.entry to name an entry of the Secret, a key_file of the org, or INVENT_API_KEY_FILE or INVENT_API_KEY in extraEnv" $org.id) -}}
 {{- end -}}
 {{- end -}}
-{{- if hasPrefix "/-/" .Values.telemetryPath -}}
-{{- fail (printf "telemetryPath: %s: what begins with /-/ is for health and readiness: expected another path such as /metrics" .Values.telemetryPath) -}}
+{{- if has .Values.telemetryPath (list "/-/healthy" "/-/ready" "/-/reload") -}}
+{{- fail (printf "telemetryPath: %s is taken: expected another path such as /metrics" .Values.telemetryPath) -}}
 {{- end -}}
 {{- if .Values.serviceMonitor.enabled -}}
 {{- $hold := default "65s" (default dict .Values.config.metrics).newborn_hold -}}
