@@ -65,6 +65,5 @@ def last_success() -> str:
     metric = "invent_poll_last_success_timestamp_seconds"
     named = f'last_over_time({metric}{{{ORG}, org_id!="c"}}[$__range])'
     nameless = f'last_over_time({metric}{{{ORG}, org_id="c"}}[$__range])'
-    return (
-        f"max by (job, org_id) ({named} or {metric}{{{ORG}}} or ({nameless} unless on (job) {named}))"
-    )
+    nameless = f"({nameless} unless on (job) {named})"
+    return f"max by (job, org_id) ({named} or {metric}{{{ORG}}} or {nameless})"

@@ -111,7 +111,7 @@ def _why_not(error: OSError | UnicodeError, host: str, port: int) -> str:
     else:
         reason = os.strerror(number)  # asyncio and socket put more words into strerror
     remedy = {
-        errno.EADDRINUSE: "another program has this port, or an address given before; choose a free one",
+        errno.EADDRINUSE: "another program or an address before has this port, choose a free one",
         errno.EACCES: "ports below 1024 need a privilege, choose a higher one",
         errno.EADDRNOTAVAIL: "no interface of this machine has this address",
     }.get(number or 0, "expected HOST:PORT, such as :10480")

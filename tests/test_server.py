@@ -647,7 +647,7 @@ def test_busy_port_is_one_line_that_names_the_flag(running: Running, host: str) 
         bind(host, port)
     assert str(caught.value) == (
         f"--web.listen-address: cannot listen on {host}:{port}: Address already in use; "
-        "another program has this port, or an address given before; choose a free one"
+        "another program or an address before has this port, choose a free one"
     )
 
 
