@@ -117,6 +117,7 @@ class Collector:
         self._open_known = True
         self._alive_until = shared.clocks.monotonic()
         self._not_before = float("-inf")
+        self._no_slice_before = float("-inf")
         self._held_seconds = 0.0
         self._published_at = 0.0
         self._publish_took_seconds = 0.0
@@ -420,11 +421,7 @@ class Collector:
             return
         if org.scan.reconciled:
             shared.telemetry.reconciled(self.label, org.scan.reconciled)
-        is_due = (
-            org.scan.unmet > 0
-            or now - org.scan.reconciled >= self.settings.reconcile_interval_seconds
-        )
-        if not (is_due or org.scan.reconcile_offset is not None):
+        if not self._wants_a_slice(org, now):
             return
         pages = shared.allowance.take(self.label)
         if pages == 0:
@@ -435,19 +432,7 @@ class Collector:
         try:
             read = await self._drive(org, reconciliation.steps(pages))
         except ApiError as error:
-            # The poll was complete: one deep page that can't be read must not make the org look
-            # down. What was read is committed; the same slice is tried again, at the pace of one
-            # that was read whole.
-            self._hold(error)
-            shared.telemetry.failed_beside_polls(self.label, error.reason)
-            log.warning(
-                "reconciliation broke off",
-                org_id=self.label,
-                reason=error.reason,
-                error=error.message,
-            )
-            if self._pending:
-                await self._publish(org)
+            await self._slice_broke_off(org, error)
             return
         shared.allowance.give_back(pages - read)
         await self._in_ledger(lambda: shared.ledger.save_scan(org, reconciliation.state))
@@ -461,6 +446,34 @@ class Collector:
             await self._publish(org)
         if reconciliation.is_done:
             shared.telemetry.reconciled(self.label, reconciliation.state.reconciled)
+
+    def _wants_a_slice(self, org: OrgLedger, now: float) -> bool:
+        if self._shared.clocks.monotonic() < self._no_slice_before:
+            return False
+        interval = self.settings.reconcile_interval_seconds
+        is_under_way = org.scan.reconcile_offset is not None
+        return is_under_way or org.scan.unmet > 0 or now - org.scan.reconciled >= interval
+
+    async def _slice_broke_off(self, org: OrgLedger, error: ApiError) -> None:
+        """Take note, and leave `invent_up` at 1: the poll was complete.
+
+        One deep page that can't be read must not make the org look down. What was read is
+        committed; the same slice is tried again, at the pace of one that was read whole.
+        """
+        if error.reason == "rate_limited":
+            self._hold(error)
+        else:  # as with any request: what was asked for is held, and the polls go on
+            held_seconds = error.retry_after_seconds or 0.0
+            self._no_slice_before = self._shared.clocks.monotonic() + held_seconds
+        self._shared.telemetry.failed_beside_polls(self.label, error.reason)
+        log.warning(
+            "reconciliation broke off",
+            org_id=self.label,
+            reason=error.reason,
+            error=error.message,
+        )
+        if self._pending:
+            await self._publish(org)
 
     async def _prune(self, org: OrgLedger) -> None:
         clocks = self._shared.clocks

@@ -4,7 +4,7 @@ Promises 4 and 6, beside what test_machine holds. Each of these deliberate bugs 
 keeping the gauges of open runs for ever; leaving `invent_up` at 1; taking an error for an empty
 page; completing a poll whose listing changed too fast; walking at once again where nothing proves
 that nothing is new; counting `Retry-After` from a poll's beginning; forgetting it where a
-reconciliation met it; no wait after a slow poll that failed.
+reconciliation met it, or holding the polls for it; no wait after a slow poll that failed.
 """
 
 from __future__ import annotations
@@ -603,8 +603,9 @@ def test_a_slow_poll_that_fails_is_followed_by_a_wait(tmp_path: Path) -> None:
     with_a_desk(tmp_path, story)
 
 
-def test_retry_after_of_a_reconciliation_holds_the_next_poll(tmp_path: Path) -> None:
-    """The org is not down for it; it is asked again when the API wants to be."""
+@pytest.mark.parametrize("reason", ["server_error", "rate_limited"])
+def test_retry_after_of_a_reconciliation_is_kept(tmp_path: Path, reason: str) -> None:
+    """It holds the next slice; the polls go on, unless all requests are limited."""
 
     async def story(desk: Desk) -> None:
         desk.finished(60)
@@ -613,13 +614,18 @@ def test_retry_after_of_a_reconciliation_holds_the_next_poll(tmp_path: Path) -> 
 
         def before_read(reads: int) -> None:
             if reads >= front:
-                raise ApiError("server_error", "busy", retry_after_seconds=120.0)
+                raise ApiError(reason, "busy", retry_after_seconds=100.0)
 
         desk.service.before_read = before_read
-        assert await desk.poll(after_seconds=1000.0) == 120.0
+        wait_seconds = await desk.poll(after_seconds=1000.0)
+        assert wait_seconds == (100.0 if reason == "rate_limited" else 30.0)
         assert desk.own("invent_up") == 1
         heal_reads(desk)
-        assert await desk.poll(after_seconds=120.0) == 30.0
+        waited = wait_seconds
+        while waited < 100.0:
+            assert len(await desk.requests_of_a_poll()) == 1
+            waited += 30.0
+        assert len(await desk.requests_of_a_poll()) > 1
 
     with_a_desk(tmp_path, story, page_size=10)
 
