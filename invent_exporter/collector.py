@@ -47,6 +47,7 @@ _PUBLISH_STRETCH = 20
 """Between these: publishing takes at most a twentieth of the time, however many series changed."""
 _PRUNE_SECONDS = 60.0
 _LONGEST_BACKOFF_SECONDS = 10.0
+"""The most that is waited, at random, after a failed poll whose interval is over already."""
 _ERROR_LENGTH = 300
 _NAMED_INVALID_RUNS = 5
 """After a change in the API all of a page may be unreadable; some of their names are enough."""

@@ -3,6 +3,10 @@
 Rows move while pages are read. Insertions make a row come twice, which is harmless. Deletions would
 open a gap, so each page is asked for such that it begins with rows of the page before it; when none
 of those is there, the walk steps back. A walk that could not close its gap is not whole.
+
+Pages of one row, and those beside a row that spoils its page, can't overlap. The two rows between
+which such pages meet still contradict an order that they do not stand in, so that a listing which
+turned round is noticed; they are no evidence for one.
 """
 
 from __future__ import annotations
