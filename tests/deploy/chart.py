@@ -2,7 +2,10 @@
 
 import functools
 import json
+import re
 import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +24,7 @@ Manifest = dict[str, Any]
 """An object of Kubernetes as it stands in YAML: its keys are the API's, not ours."""
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(yaml.CSafeLoader):
     """Takes no key twice, where PyYAML and Helm would let the last one win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
@@ -54,8 +57,49 @@ def render(
         arguments += ["--set-json", one]
     done = helm(program, *arguments)
     assert done.returncode == 0, done.stderr
-    loaded = yaml.load_all(done.stdout, Loader=_StrictLoader)
+    return _read(done.stdout)
+
+
+def _read(text: str) -> tuple[Manifest, ...]:
+    loaded = yaml.load_all(text, Loader=_StrictLoader)
     return tuple(item for item in loaded if item is not None)
+
+
+def render_many(
+    values: Sequence[Manifest], program: str = "helm4", kubernetes: str = NEWEST_KUBERNETES
+) -> Iterator[tuple[Manifest, ...]]:
+    """Yield the objects of a release for each of the values, with one call of Helm.
+
+    A parent chart names this one once for each, under an alias; what says so is put back.
+    """
+    aliases = [f"alias{index}" for index in range(len(values))]
+    with tempfile.TemporaryDirectory() as folder:
+        parent = parent_chart(Path(folder, "parent"), aliases)
+        below = {
+            alias: {"nameOverride": "invent-exporter", **one}
+            for alias, one in zip(aliases, values, strict=True)
+        }
+        (parent / "values.yaml").write_text(json.dumps(below))
+        command = ("template", "invent", str(parent), "--namespace", "apps")
+        done = helm(program, *command, "--kube-version", kubernetes)
+        assert done.returncode == 0, done.stderr
+    texts = dict.fromkeys(aliases, "")
+    for document in re.split(r"(?m)^---\n(?=# Source: )", done.stdout)[1:]:
+        alias = document.split("/", 3)[2]
+        texts[alias] += "---\n" + document.replace(f"{alias}-", "invent-exporter-")
+    for alias in aliases:
+        yield _read(texts[alias])
+
+
+def parent_chart(folder: Path, aliases: Sequence[str] = (), **dependency: str) -> Path:
+    """Make a chart that depends on this one, once or under each alias; return its folder."""
+    (folder / "charts").mkdir(parents=True)
+    (folder / "charts" / "invent-exporter").symlink_to(CHART)
+    one = {"name": "invent-exporter", "version": "*", **dependency}
+    dependencies = [{**one, "alias": alias} for alias in aliases] or [one]
+    chart = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": dependencies}
+    (folder / "Chart.yaml").write_text(json.dumps(chart))
+    return folder
 
 
 def render_with(path: str, value: object) -> tuple[Manifest, ...]:
@@ -83,6 +127,11 @@ def only(manifests: tuple[Manifest, ...], kind: str) -> Manifest:
 def kinds(manifests: tuple[Manifest, ...]) -> list[str]:
     """Return the kinds of all objects, sorted."""
     return sorted(item["kind"] for item in manifests)
+
+
+def by_name(manifests: tuple[Manifest, ...]) -> dict[tuple[str, str], Manifest]:
+    """Return the objects by kind and name."""
+    return {(item["kind"], item["metadata"]["name"]): item for item in manifests}
 
 
 def pod_specs(manifests: tuple[Manifest, ...]) -> dict[str, Manifest]:

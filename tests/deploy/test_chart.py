@@ -23,11 +23,14 @@ from tests.deploy.chart import (
     ROOT,
     VALUES_FILES,
     Manifest,
+    by_name,
     helm,
     kinds,
     only,
+    parent_chart,
     pod_specs,
     render,
+    render_many,
 )
 from tests.deploy.go_modules import module_folder
 from tests.deploy.restricted import violations
@@ -44,6 +47,7 @@ every_values_file = pytest.mark.parametrize(
 every_helm = pytest.mark.parametrize("program", HELMS)
 
 
+@pytest.mark.system
 @every_helm
 @every_values_file
 def test_lint_is_strict_and_clean(program: str, values_file: Path) -> None:
@@ -55,16 +59,24 @@ def test_lint_is_strict_and_clean(program: str, values_file: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@every_values_file
+@pytest.fixture(scope="module")
+def values_of_files() -> list[Manifest]:
+    """Return what each of the values files says."""
+    return [yaml.safe_load(path.read_text()) or {} for path in VALUES_FILES]
+
+
 @pytest.mark.parametrize("kubernetes", [OLDEST_KUBERNETES, NEWEST_KUBERNETES])
-def test_every_object_is_valid(values_file: Path, kubernetes: str) -> None:
+def test_every_object_is_valid(kubernetes: str, values_of_files: list[Manifest]) -> None:
     """Kubernetes' own schemas accept each object, unknown fields refused."""
-    checked = 0
-    for item in render("helm4", values_file, (), kubernetes):
-        if item["apiVersion"] != OPERATOR_API:
-            kubernetes_validate.validate(item, kubernetes, strict=True)
-            checked += 1
-    assert checked >= 4
+    distinct = {
+        json.dumps(item): item
+        for manifests in render_many(values_of_files, kubernetes=kubernetes)
+        for item in manifests
+        if item["apiVersion"] != OPERATOR_API
+    }
+    assert len(distinct) >= 2 * len(values_of_files)
+    for item in distinct.values():
+        kubernetes_validate.validate(item, kubernetes, strict=True)
 
 
 def test_the_check_of_objects_sees_an_unknown_field() -> None:
@@ -75,10 +87,16 @@ def test_the_check_of_objects_sees_an_unknown_field() -> None:
         kubernetes_validate.validate(deployment, NEWEST_KUBERNETES, strict=True)
 
 
-@every_values_file
-def test_both_helms_render_the_same(values_file: Path) -> None:
+def test_both_helms_render_the_same(values_of_files: list[Manifest]) -> None:
     """Helm 3 and Helm 4 make the same objects."""
-    assert render("helm3", values_file) == render("helm4", values_file)
+    third, fourth = (list(render_many(values_of_files, program)) for program in HELMS)
+    assert third == fourth
+
+
+def test_below_a_parent_chart_the_same_is_made(values_of_files: list[Manifest]) -> None:
+    """What a parent chart's values say makes the objects that a release of its own would have."""
+    for path, manifests in zip(VALUES_FILES, render_many(values_of_files), strict=True):
+        assert by_name(manifests) == by_name(render("helm4", path)), path
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +104,7 @@ def operator_schemas() -> dict[str, Any]:
     """Return the operator's schemas by kind, made to refuse unknown fields."""
     folder = module_folder(OPERATOR) / "example" / "prometheus-operator-crd"
     schemas = {}
-    for plural in ("servicemonitors", "prometheusrules"):
+    for plural in ("servicemonitors", "podmonitors", "prometheusrules"):
         text = (folder / f"monitoring.coreos.com_{plural}.yaml").read_text()
         definition = yaml.load(text, Loader=yaml.CSafeLoader)
         version = definition["spec"]["versions"][0]
@@ -133,11 +151,11 @@ def test_the_operator_schemas_see_an_unknown_field(operator_schemas: dict[str, A
 def test_every_pod_is_restricted(values_file: Path) -> None:
     """The pod security level `restricted` admits every pod, `helm test` too."""
     pods = pod_specs(render("helm4", values_file))
-    assert len(pods) == 2
+    assert len(pods) == (1 if values_file.name.startswith("sidecar") else 2)
     for name, pod in pods.items():
         assert violations(pod) == [], name
         assert pod["automountServiceAccountToken"] is False
-        for container in pod["containers"]:
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert container["resources"]["limits"]["memory"]
 
@@ -160,13 +178,15 @@ def test_the_check_of_restricted_sees(path: str, value: object, says: str) -> No
     assert any(says in what for what in found), found
 
 
-@every_values_file
+@pytest.mark.parametrize(
+    "values_file",
+    # What a claim is bound to and what objects are called is chosen once.
+    [path for path in VALUES_FILES if path.name not in ("claim-values.yaml", "names-values.yaml")],
+    ids=lambda path: path.name,
+)
 def test_upgrade_keeps_immutable_fields(values_file: Path) -> None:
     """An upgrade from the default to any feature changes nothing that Kubernetes refuses to."""
-    before = {(item["kind"], item["metadata"]["name"]): item for item in render()}
-    after = {
-        (item["kind"], item["metadata"]["name"]): item for item in render("helm4", values_file)
-    }
+    before, after = by_name(render()), by_name(render("helm4", values_file))
     assert ("Deployment", "invent-invent-exporter") in before.keys() & after.keys()
     for name in before.keys() & after.keys():
         assert _immutable(before[name]) == _immutable(after[name]), name
@@ -306,20 +326,10 @@ def test_promtool_accepts_the_rendered_rules(values_file: Path | None, tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _parent(folder: Path, **dependency: str) -> Path:
-    """Make a chart that depends on this one; its values go to this one."""
-    (folder / "charts").mkdir(parents=True)
-    (folder / "charts" / "invent-exporter").symlink_to(CHART)
-    one = {"name": "invent-exporter", "version": "*", **dependency}
-    chart = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [one]}
-    (folder / "Chart.yaml").write_text(yaml.safe_dump(chart))
-    return folder
-
-
 @every_helm
 def test_works_below_a_parent_chart(program: str, tmp_path: Path) -> None:
     """A parent chart may depend on it, with a condition and values that all charts share."""
-    parent = _parent(tmp_path / "parent", condition="invent-exporter.enabled")
+    parent = parent_chart(tmp_path / "parent", condition="invent-exporter.enabled")
     values = {"global": {"anything": True}, "invent-exporter": {"enabled": True}}
     (parent / "values.yaml").write_text(yaml.safe_dump(values))
     command = ("template", "all", str(parent), "--kube-version", NEWEST_KUBERNETES)
@@ -339,7 +349,7 @@ def test_alerts_know_the_job_that_an_alias_makes(
     program: str, name: str, thresholds: dict[str, str], job: str, tmp_path: Path
 ) -> None:
     """The name of the chart is then the alias; a name or a job of one's own goes over it."""
-    parent = _parent(tmp_path / "parent", alias="flows")
+    parent = parent_chart(tmp_path / "parent", alias="flows")
     values = {
         "nameOverride": name,
         "serviceMonitor": {"enabled": True},

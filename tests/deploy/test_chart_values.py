@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,12 +26,12 @@ from tests.deploy.chart import (
     HELMS,
     ROOT,
     VALUES_FILES,
-    Manifest,
     helm,
     kinds,
     only,
     refusal,
     render,
+    render_many,
     render_with,
 )
 
@@ -39,6 +40,8 @@ SHA256 = "sha256:" + "0" * 64
 PEER = [{"podSelector": {"matchLabels": {"a": "b"}}}]
 NETWORK_POLICY = "networkPolicy.enabled=true"
 MONITOR = "serviceMonitor.enabled=true"
+NODE_PORT = 'service.type="NodePort"'
+LOAD_BALANCER = 'service.type="LoadBalancer"'
 RULE = "prometheusRule.enabled=true"
 DASHBOARDS = "dashboards.enabled=true"
 
@@ -53,7 +56,10 @@ OTHER_VALUES: list[tuple[str, object, str | None]] = [
     ("imagePullSecrets", [{"name": "pull"}], None),
     ("nameOverride", "other", None),
     ("fullnameOverride", "other", None),
+    ("namespaceOverride", "other", None),
     ("commonLabels", {"team": "a"}, None),
+    ("commonAnnotations", {"a": "b"}, None),
+    ("openshift", True, None),
     ("keys.existingSecret", "other", None),
     ("keys.entry", "other", None),
     ("keys.create", {"api-key": "not-a-real-key"}, None),
@@ -62,11 +68,14 @@ OTHER_VALUES: list[tuple[str, object, str | None]] = [
     ("log.format", "json", None),
     ("telemetryPath", "/other", None),
     ("port", 9999, None),
-    ("extraArgs", ["--web.enable-lifecycle"], None),
+    ("extraArgs", ["--log.level=debug"], None),
     ("extraEnv", [{"name": "A", "value": "b"}], None),
     ("extraEnvFrom", [{"secretRef": {"name": "a"}}], None),
     ("extraVolumes", [{"name": "a", "emptyDir": {}}], None),
     ("extraVolumeMounts", [{"name": "a", "mountPath": "/a"}], None),
+    ("extraContainers", [{"name": "a", "image": "b"}], None),
+    ("initContainers", [{"name": "a", "image": "b"}], None),
+    ("extraObjects", [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}], None),
     ("persistence.enabled", False, None),
     ("persistence.existingClaim", "other", None),
     ("persistence.storageClass", "fast", None),
@@ -74,10 +83,19 @@ OTHER_VALUES: list[tuple[str, object, str | None]] = [
     ("persistence.size", "2Gi", None),
     ("persistence.keep", False, None),
     ("persistence.annotations", {"a": "b"}, None),
+    ("persistence.volumeName", "other", None),
+    ("persistence.selector", {"matchLabels": {"a": "b"}}, None),
+    ("persistence.dataSource", {"kind": "PersistentVolumeClaim", "name": "other"}, None),
     ("serviceAccount.create", False, None),
     ("serviceAccount.name", "other", None),
     ("serviceAccount.annotations", {"a": "b"}, None),
     ("service.type", "NodePort", None),
+    ("service.port", 80, None),
+    ("service.targetPort", "https", None),
+    ("service.nodePort", 30480, NODE_PORT),
+    ("service.ipFamilyPolicy", "PreferDualStack", None),
+    ("service.ipFamilies", ["IPv6"], None),
+    ("service.loadBalancerClass", "example.com/other", LOAD_BALANCER),
     ("service.annotations", {"a": "b"}, None),
     ("service.labels", {"a": "b"}, None),
     ("serviceMonitor.enabled", True, None),
@@ -87,6 +105,14 @@ OTHER_VALUES: list[tuple[str, object, str | None]] = [
     ("serviceMonitor.interval", "15s", MONITOR),
     ("serviceMonitor.scrapeTimeout", "5s", MONITOR),
     ("serviceMonitor.instance", "other", MONITOR),
+    ("serviceMonitor.jobLabel", "app.kubernetes.io/instance", MONITOR),
+    ("serviceMonitor.targetLabels", ["a"], MONITOR),
+    ("serviceMonitor.scheme", "https", MONITOR),
+    ("serviceMonitor.tlsConfig", {"insecureSkipVerify": True}, MONITOR),
+    ("serviceMonitor.basicAuth", {"password": {"name": "a", "key": "b"}}, MONITOR),
+    ("serviceMonitor.scrapeClass", "other", MONITOR),
+    ("serviceMonitor.limits", {"sampleLimit": 1}, MONITOR),
+    ("podMonitor.enabled", True, None),
     ("serviceMonitor.relabelings", [{"action": "labeldrop", "regex": "endpoint"}], MONITOR),
     ("serviceMonitor.metricRelabelings", [{"action": "labeldrop", "regex": "x"}], MONITOR),
     ("prometheusRule.enabled", True, None),
@@ -94,24 +120,36 @@ OTHER_VALUES: list[tuple[str, object, str | None]] = [
     ("prometheusRule.labels", {"a": "b"}, RULE),
     ("prometheusRule.annotations", {"a": "b"}, RULE),
     ("prometheusRule.alertLabels", {"a": "b"}, RULE),
+    ("prometheusRule.onlyRelease", "apps/other", RULE),
+    ("prometheusRule.alerts", {"InventRunFailed": {"for": "1m"}}, RULE),
     ("prometheusRule.disabled", ["InventRunFailed"], RULE),
+    ("prometheusRule.disabledGroups", ["invent-credits"], RULE),
+    ("prometheusRule.additionalGroups", [{"name": "mine", "rules": []}], RULE),
     ("prometheusRule.thresholds", {"run_failed_window": "20m"}, RULE),
     ("dashboards.enabled", True, None),
+    ("dashboards.onlyRelease", "apps/other", DASHBOARDS),
     ("dashboards.namespace", "other", DASHBOARDS),
     ("dashboards.labels", {"a": "b"}, DASHBOARDS),
     ("dashboards.annotations", {"a": "b"}, DASHBOARDS),
     ("networkPolicy.enabled", True, None),
-    ("networkPolicy.ingress.namespaceSelector", {"matchLabels": {"a": "b"}}, NETWORK_POLICY),
-    ("networkPolicy.ingress.podSelector", {"matchLabels": {"a": "b"}}, NETWORK_POLICY),
+    ("networkPolicy.ingress.from", PEER, NETWORK_POLICY),
     ("networkPolicy.egress.dns", PEER, NETWORK_POLICY),
     ("networkPolicy.egress.dnsPorts", [5353], NETWORK_POLICY),
     ("networkPolicy.egress.https", PEER, NETWORK_POLICY),
     ("networkPolicy.egress.extra", [{"ports": [{"port": 3128}]}], NETWORK_POLICY),
+    ("helmTest.enabled", False, None),
+    ("deploymentAnnotations", {"a": "b"}, None),
+    ("deploymentLabels", {"a": "b"}, None),
     ("podAnnotations", {"a": "b"}, None),
     ("podLabels", {"a": "b"}, None),
     ("terminationGracePeriodSeconds", 30, None),
     ("revisionHistoryLimit", 1, None),
     ("priorityClassName", "high", None),
+    ("runtimeClassName", "gvisor", None),
+    ("hostUsers", False, None),
+    ("dnsPolicy", "Default", None),
+    ("dnsConfig", {"nameservers": ["192.0.2.53"]}, None),
+    ("hostAliases", [{"ip": "192.0.2.7", "hostnames": ["a"]}], None),
     ("nodeSelector", {"a": "b"}, None),
     ("tolerations", [{"operator": "Exists"}], None),
     ("affinity", {"podAffinity": {}}, None),
@@ -126,8 +164,10 @@ OTHER_VALUES: list[tuple[str, object, str | None]] = [
     ("startupProbe", {"failureThreshold": 9}, None),
     ("livenessProbe", {"failureThreshold": 9}, None),
     ("readinessProbe", {"failureThreshold": 9}, None),
+    ("global.imageRegistry", "images.example", None),
+    ("global.imagePullSecrets", ["pull"], None),
 ]
-FOR_PARENT_CHARTS = {"enabled", "global"}
+FOR_PARENT_CHARTS = {"enabled"}
 
 
 def test_readme_is_made_from_the_values() -> None:
@@ -148,11 +188,33 @@ def test_every_value_is_tried() -> None:
     assert {path for path, _, _ in OTHER_VALUES} == keys - FOR_PARENT_CHARTS
 
 
-@pytest.mark.parametrize(("path", "value", "switch"), OTHER_VALUES, ids=lambda item: str(item)[:40])
-def test_every_value_changes_something(path: str, value: object, switch: str | None) -> None:
+def test_every_value_changes_something() -> None:
     """Each value, changed alone, changes the rendered objects."""
-    switches = () if switch is None else (switch,)
-    assert render(sets=(*switches, f"{path}={json.dumps(value)}")) != render(sets=switches)
+    switches = sorted({switch for _, _, switch in OTHER_VALUES if switch is not None})
+    without = [_values(switch) for switch in (None, *switches)]
+    changed = [_values(switch, path, value) for path, value, switch in OTHER_VALUES]
+    rendered = list(render_many([*without, *changed]))
+    before = dict(zip((None, *switches), rendered, strict=False))
+    for (path, _, switch), after in zip(OTHER_VALUES, rendered[len(without) :], strict=True):
+        assert after != before[switch], path
+
+
+def _values(switch: str | None, path: str = "", value: object = None) -> dict[str, Any]:
+    """Make values of a switch, as `key=JSON`, and of one value at a dotted path."""
+    values: dict[str, Any] = {}
+    if path:
+        _put(values, path, value)
+    if switch is not None:
+        name, text = switch.split("=")
+        _put(values, name, json.loads(text))
+    return values
+
+
+def _put(values: dict[str, Any], path: str, value: object) -> None:
+    *sections, key = path.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+    values[key] = value
 
 
 # --- What is refused ------------------------------------------------------------------------------
@@ -171,6 +233,7 @@ def _objects(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str,
 
 FREE_OBJECTS = {
     *(".extraEnv[]", ".extraEnvFrom[]", ".extraVolumes[]", ".extraVolumeMounts[]"),
+    *(".extraContainers[]", ".initContainers[]", ".prometheusRule.additionalGroups[]"),
     *(".affinity.nodeAffinity", ".affinity.podAffinity", ".affinity.podAntiAffinity"),
     *(".networkPolicy.egress.extra[]", ".global"),
 }
@@ -311,7 +374,7 @@ def test_the_schema_knows_the_keys_that_the_exporter_knows() -> None:
         for section, keys in config._KEYS.items()
         for key in keys
     }
-    chart = {"api.key", "api.key_file", "orgs[].key", "state", "state.url"}
+    chart = {"api.key", "orgs[].key", "state", "state.url"}
     config_schema = SCHEMA["properties"]["config"]
     described = {
         f"{path}.{key}".removeprefix(".")
@@ -319,12 +382,12 @@ def test_the_schema_knows_the_keys_that_the_exporter_knows() -> None:
         for key in schema.get("properties", {})
     }
     described = {key.removeprefix(".") for key in described}
-    assert described == known - chart
+    assert described == known - chart | {"existingConfigMap"}
 
 
 def test_no_key_is_refused() -> None:
     """Without any Secret, or without the entry that is named, there is nothing to start."""
-    assert "no API key" in refusal(keys={"existingSecret": ""})
+    assert "no API key: expected keys.existingSecret" in refusal(keys={"existingSecret": ""})
     assert 'no entry "api-key"' in refusal(keys={"create": {"other": "x"}})
 
 
@@ -333,7 +396,6 @@ def test_no_key_is_refused() -> None:
     ("config", "org"),
     [
         ({}, "c"),
-        ({"orgs": None}, "c"),
         ({"orgs": [{"id": "acme", "key_file": "/run/secrets/invent/a"}, {"id": "other"}]}, "other"),
     ],
 )
@@ -341,7 +403,7 @@ def test_an_org_without_a_key_is_refused(program: str, config: object, org: str)
     """No entry for all, no key of its own and none in the environment: the exporter would end."""
     others = [{"name": "HTTPS_PROXY", "value": "http://proxy.internal:3128"}]
     said = refusal(program, keys={"entry": ""}, config=config, extraEnv=others)
-    assert f"config.orgs, {org}: no API key: expected keys.entry" in said
+    assert f"config.orgs, {org}: no API key: expected keys.existingSecret" in said
 
 
 @pytest.mark.parametrize(
@@ -538,39 +600,45 @@ def test_probes_ask_the_paths_of_their_meaning() -> None:
     assert container["readinessProbe"]["httpGet"] == {"path": "/-/ready", "port": "metrics"}
 
 
-def _has_config(item: Manifest) -> bool:
-    return item["kind"] == "ConfigMap" and "config.yaml" in item["data"]
-
-
-@pytest.mark.parametrize("values_file", VALUES_FILES, ids=lambda path: path.name)
-def test_the_exporter_accepts_the_rendered_config(values_file: Path, tmp_path: Path) -> None:
-    """The real `--config.check` takes the rendered file, its keys and state in reach."""
+def _configured(values_file: Path) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """Return the configuration file, the arguments and the environment that the chart makes."""
     manifests = render("helm4", values_file)
-    (text,) = [item["data"]["config.yaml"] for item in manifests if _has_config(item)]
-    configured = yaml.safe_load(text)
-    keys = [configured["api"]["key_file"]]
-    keys += [org["key_file"] for org in configured.get("orgs", []) if "key_file" in org]
-    for index, path in enumerate(keys):
-        key = tmp_path / f"key{index}"
+    files = [item.get("data", {}) for item in manifests if item["kind"] == "ConfigMap"]
+    (text,) = [file["config.yaml"] for file in files if "config.yaml" in file] or ["{}"]
+    (container, *_) = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    # The value from a Secret is not known here.
+    env = {one["name"]: one.get("value", "not-a-real-key") for one in container.get("env", [])}
+    return text, tuple(container["args"]), env
+
+
+def test_the_exporter_accepts_the_rendered_config(tmp_path: Path) -> None:
+    """The real `--config.check` takes each rendered file, its keys and state in reach."""
+    distinct = {
+        json.dumps(_configured(values_file)): _configured(values_file)
+        for values_file in VALUES_FILES
+    }
+    assert len(distinct) >= 7
+    for text, arguments, env in distinct.values():
+        key, file = tmp_path / "key", tmp_path / "config.yaml"
         key.write_text("not-a-real-key\n")
-        text = text.replace(path, str(key))
-    text = text.replace("sqlite:////data/", f"sqlite:///{tmp_path}/")
-    file = tmp_path / "config.yaml"
-    file.write_text(text)
-    arguments = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"]
-    own = [one for one in arguments if not one.startswith("--config.file=")]
-    done = subprocess.run(
-        [
-            *(sys.executable, ROOT / "exporter.py", *own),
-            *(f"--config.file={file}", "--config.check"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "ok" in done.stdout
+        with_key = re.sub(r"key_file: .+", f"key_file: {key}", text)
+        file.write_text(with_key.replace("sqlite:////data/", f"sqlite:///{tmp_path}/"))
+        if "INVENT_API_KEY_FILE" in env:
+            env["INVENT_API_KEY_FILE"] = str(key)
+        own = [one for one in arguments if not one.startswith("--config.file=")]
+        done = subprocess.run(
+            [
+                *(sys.executable, ROOT / "exporter.py", *own),
+                *(f"--config.file={file}", "--config.check"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, **env},
+        )
+        assert done.returncode == 0, done.stderr
+        assert "ok" in done.stdout
 
 
 @pytest.mark.parametrize(

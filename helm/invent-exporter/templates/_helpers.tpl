@@ -3,22 +3,28 @@
 {{- end -}}
 
 {{/* Short enough for what is put behind it, and without the dots that a release may have in its name:
-a Service may not. */}}
+a Service may not, nor begin with a digit. A name of the user's own is taken as it is. */}}
 {{- define "invent-exporter.fullname" -}}
-{{- $name := include "invent-exporter.name" . -}}
-{{- $fullname := printf "%s-%s" .Release.Name $name -}}
 {{- if .Values.fullnameOverride -}}
-{{- $fullname = .Values.fullnameOverride -}}
-{{- else if contains $name .Release.Name -}}
-{{- $fullname = .Release.Name -}}
+{{- .Values.fullnameOverride -}}
+{{- else -}}
+{{- $name := include "invent-exporter.name" . -}}
+{{- $fullname := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) | replace "." "-" -}}
+{{- if regexMatch "^[0-9]" $fullname -}}
+{{- $fullname = printf "r-%s" $fullname -}}
 {{- end -}}
-{{- $fullname | replace "." "-" | trunc 52 | trimSuffix "-" -}}
+{{- $fullname | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "invent-exporter.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
 {{- end -}}
 
 {{/* What selectors use. Immutable in a Deployment: nothing here may depend on a value but names. */}}
 {{- define "invent-exporter.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "invent-exporter.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "invent-exporter.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* Labels of an object. Takes the root, or the root and further labels; the chart's own win, then the
@@ -40,6 +46,21 @@ further ones, then commonLabels: written one below the other, a key could stand 
 {{- toYaml (merge $own $further (default dict $root.Values.commonLabels)) -}}
 {{- end -}}
 
+{{/* The metadata of an object. Takes root, name, and where they are other than usual namespace, labels
+and annotations. toYaml quotes what YAML would take for a number or a switch: a release may be called
+123 or true. */}}
+{{- define "invent-exporter.metadata" -}}
+{{- $metadata := dict
+  "name" .name
+  "namespace" (default (include "invent-exporter.namespace" .root) .namespace)
+  "labels" (include "invent-exporter.labels" (list .root .labels) | fromYaml)
+-}}
+{{- with merge (dict) (default dict .annotations) (default dict .root.Values.commonAnnotations) -}}
+{{- $_ := set $metadata "annotations" . -}}
+{{- end -}}
+{{- toYaml $metadata -}}
+{{- end -}}
+
 {{- define "invent-exporter.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "invent-exporter.fullname" .) .Values.serviceAccount.name -}}
@@ -50,7 +71,8 @@ further ones, then commonLabels: written one below the other, a key could stand 
 
 {{- define "invent-exporter.image" -}}
 {{- $image := .Values.image -}}
-{{- $name := printf "%s/%s" $image.registry $image.repository | trimPrefix "/" -}}
+{{- $registry := default $image.registry (default dict .Values.global).imageRegistry -}}
+{{- $name := printf "%s/%s" (trimSuffix "/" $registry) $image.repository | trimPrefix "/" -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $name $image.digest -}}
 {{- else -}}
@@ -58,6 +80,36 @@ further ones, then commonLabels: written one below the other, a key could stand 
 {{- end -}}
 {{- end -}}
 
+{{/* What the exporter's pod and the one of `helm test` have in common: who they are, and where and how
+they may run. */}}
+{{- define "invent-exporter.pod" -}}
+{{- $values := .Values -}}
+{{- $context := $values.podSecurityContext -}}
+{{- if $values.openshift -}}
+{{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" -}}
+{{- end -}}
+{{/* Variables of Services are of no use here, and a Service named invent-… would set INVENT_…. */}}
+{{- $pod := dict "automountServiceAccountToken" false "enableServiceLinks" false "securityContext" $context -}}
+{{- range list "affinity" "dnsConfig" "dnsPolicy" "hostAliases" "nodeSelector" "priorityClassName" "runtimeClassName" "tolerations" -}}
+{{- $key := . -}}
+{{- with index $values $key -}}
+{{- $_ := set $pod $key . -}}
+{{- end -}}
+{{- end -}}
+{{- if kindIs "bool" $values.hostUsers -}}
+{{- $_ := set $pod "hostUsers" $values.hostUsers -}}
+{{- end -}}
+{{- $secrets := list -}}
+{{- range concat (default list (default dict $values.global).imagePullSecrets) (default list $values.imagePullSecrets) -}}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) -}}
+{{- end -}}
+{{- with $secrets | uniq -}}
+{{- $_ := set $pod "imagePullSecrets" . -}}
+{{- end -}}
+{{- toYaml $pod -}}
+{{- end -}}
+
+{{/* The Secret with the keys; empty when they come from elsewhere. */}}
 {{- define "invent-exporter.keySecretName" -}}
 {{- if .Values.keys.create -}}
 {{- printf "%s-keys" (include "invent-exporter.fullname" .) -}}
@@ -66,16 +118,84 @@ further ones, then commonLabels: written one below the other, a key could stand 
 {{- end -}}
 {{- end -}}
 
+{{/* The file with the key for `api`, where it is an entry of that Secret. */}}
+{{- define "invent-exporter.keyFile" -}}
+{{- if and (include "invent-exporter.keySecretName" .) .Values.keys.entry -}}
+{{- printf "/run/secrets/invent/%s" .Values.keys.entry -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "invent-exporter.stateUrl" -}}
+sqlite:////data/invent-exporter.db
+{{- end -}}
+
 {{/* The configuration file: what the values say, and where the chart put the key and the state. */}}
 {{- define "invent-exporter.config" -}}
-{{- $config := deepCopy .Values.config -}}
-{{- if .Values.keys.entry -}}
-{{- $api := default dict $config.api -}}
-{{- $_ := set $api "key_file" (printf "/run/secrets/invent/%s" .Values.keys.entry) -}}
-{{- $_ := set $config "api" $api -}}
+{{- $config := omit (deepCopy .Values.config) "existingConfigMap" -}}
+{{- with include "invent-exporter.keyFile" . -}}
+{{- $_ := set $config "api" (merge (dict "key_file" .) (default dict $config.api)) -}}
 {{- end -}}
-{{- $_ := set $config "state" (dict "url" "sqlite:////data/invent-exporter.db") -}}
+{{- $_ := set $config "state" (dict "url" (include "invent-exporter.stateUrl" .)) -}}
 {{- toYaml $config -}}
+{{- end -}}
+
+{{/* What the Prometheus Operator makes the job of the scrapes: a label of the Service (PodMonitor: of
+the pod), or without it the object's name. */}}
+{{- define "invent-exporter.job" -}}
+{{- $further := .Values.podMonitor.enabled | ternary .Values.podLabels .Values.service.labels -}}
+{{- $labels := include "invent-exporter.labels" (list . $further) | fromYaml -}}
+{{- $fullname := include "invent-exporter.fullname" . -}}
+{{- $without := .Values.podMonitor.enabled | ternary (printf "%s/%s" (include "invent-exporter.monitorNamespace" .) $fullname) $fullname -}}
+{{- default $without (get $labels .Values.serviceMonitor.jobLabel) -}}
+{{- end -}}
+
+{{- define "invent-exporter.monitorNamespace" -}}
+{{- default (include "invent-exporter.namespace" .) .Values.serviceMonitor.namespace -}}
+{{- end -}}
+
+{{/* What ServiceMonitor and PodMonitor have in common in their spec. */}}
+{{- define "invent-exporter.monitorSpec" -}}
+{{- $monitor := .Values.serviceMonitor -}}
+{{- $spec := dict
+  "jobLabel" $monitor.jobLabel
+  "namespaceSelector" (dict "matchNames" (list (include "invent-exporter.namespace" .)))
+  "selector" (dict "matchLabels" (include "invent-exporter.selectorLabels" . | fromYaml))
+-}}
+{{- with $monitor.scrapeClass -}}
+{{- $_ := set $spec "scrapeClass" . -}}
+{{- end -}}
+{{- toYaml (merge $spec (default dict $monitor.limits)) -}}
+{{- end -}}
+
+{{/* How to scrape, without the port, which each kind names in its own way. */}}
+{{- define "invent-exporter.endpoint" -}}
+{{- $monitor := .Values.serviceMonitor -}}
+{{- $ledger := "invent_(?:runs?|credits?|step_credits|workflows?|org)_.+" -}}
+{{- $usual := printf "%s/%s" (include "invent-exporter.namespace" .) (include "invent-exporter.fullname" .) -}}
+path: {{ .Values.telemetryPath | quote }}
+interval: {{ $monitor.interval | quote }}
+scrapeTimeout: {{ $monitor.scrapeTimeout | quote }}
+{{- range list "scheme" "tlsConfig" "basicAuth" "relabelings" }}
+{{- $key := . }}
+{{- with index $monitor $key }}
+{{ dict $key . | toYaml }}
+{{- end }}
+{{- end }}
+metricRelabelings:
+  # What the ledger counts belongs to the release, not to the pod that happens to serve it:
+  # these series go on when the pod is replaced. Those of the process keep pod and address.
+  - sourceLabels: [__name__]
+    regex: {{ $ledger }}
+    targetLabel: instance
+    replacement: {{ default $usual $monitor.instance | quote }}
+  # Without `replacement` it is $1, which is empty here: no capturing group. An empty value
+  # removes the label; written as "" it would get lost in older operators.
+  - sourceLabels: [__name__]
+    regex: {{ $ledger }}
+    targetLabel: pod
+  {{- with $monitor.metricRelabelings }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/* A duration such as 500ms, 30s, 15m, 24h or 7d in milliseconds. */}}
@@ -99,11 +219,10 @@ PrometheusRule would pass for one that watches. Takes what is missing and the va
 {{- if not $usual.exporter_job -}}
 {{- include "invent-exporter.failMissing" (list "thresholds.yaml" "prometheusRule.enabled") -}}
 {{- end -}}
-{{/* The ServiceMonitor makes the name the job, by which the alerts know the exporter. Below a parent
-chart that gives an alias, it is the alias. */}}
-{{- $name := include "invent-exporter.name" $root -}}
-{{- if ne $name "invent-exporter" -}}
-{{- $_ := set $usual "exporter_job" $name -}}
+{{/* The alerts know the exporter by its job, which is another below a parent chart with an alias. */}}
+{{- $job := include "invent-exporter.job" $root -}}
+{{- if ne $job "invent-exporter" -}}
+{{- $_ := set $usual "exporter_job" $job -}}
 {{- end -}}
 {{- $thresholds := merge (deepCopy (default dict $root.Values.prometheusRule.thresholds)) $usual -}}
 {{- range $name, $value := $thresholds -}}
@@ -113,54 +232,9 @@ chart that gives an alias, it is the alias. */}}
 {{- $text -}}
 {{- end -}}
 
-{{/* Not empty when the environment may hold a key: what extraEnvFrom holds is not known here. */}}
-{{- define "invent-exporter.hasKeyVariable" -}}
-{{- range .Values.extraEnv -}}
-{{- if has .name (list "INVENT_API_KEY" "INVENT_API_KEY_FILE") -}}true{{- end -}}
-{{- end -}}
-{{- if .Values.extraEnvFrom -}}true{{- end -}}
-{{- end -}}
-
-{{/* Refuses what the schema cannot see, with what to do instead. */}}
-{{- define "invent-exporter.validate" -}}
-{{- if gt (int .Values.replicas) 1 -}}
-{{- fail (printf "replicas: %d: the state is one SQLite file, which one process owns. Use replicas: 1; a restart loses no run, and counters go on where they were" (int .Values.replicas)) -}}
-{{- end -}}
-{{- if not (or .Values.keys.create .Values.keys.existingSecret) -}}
-{{- fail "keys: no API key: set keys.existingSecret to the name of a Secret, or keys.create" -}}
-{{- end -}}
-{{- if and .Values.keys.create .Values.keys.entry (not (hasKey .Values.keys.create .Values.keys.entry)) -}}
-{{- fail (printf "keys.create has no entry %q, which keys.entry names" .Values.keys.entry) -}}
-{{- end -}}
-{{- $hasOwnFile := false -}}
-{{- range .Values.extraArgs -}}
-{{- if hasPrefix "--web.listen-address" . -}}
-{{- fail (printf "extraArgs: %s: the chart gives the exporter its address; expected port" .) -}}
-{{- end -}}
-{{- if hasPrefix "--config.file" . -}}
-{{- $hasOwnFile = true -}}
-{{- end -}}
-{{- end -}}
-{{- range $org := default (list (dict "id" "c")) .Values.config.orgs -}}
-{{- if $org.sub_orgs -}}
-{{- fail (printf "config.orgs, %s: sub_orgs: true is not supported yet: expected false, and each sub-org as an entry of config.orgs" $org.id) -}}
-{{- end -}}
-{{- if not (or $.Values.keys.entry $org.key_file $hasOwnFile (include "invent-exporter.hasKeyVariable" $)) -}}
-{{- fail (printf "config.orgs, %s: no API key: expected keys.entry to name an entry of the Secret, a key_file of the org, or INVENT_API_KEY_FILE or INVENT_API_KEY in extraEnv" $org.id) -}}
-{{- end -}}
-{{- end -}}
-{{- if has .Values.telemetryPath (list "/-/healthy" "/-/ready" "/-/reload") -}}
-{{- fail (printf "telemetryPath: %s is taken: expected another path such as /metrics" .Values.telemetryPath) -}}
-{{- end -}}
-{{- if .Values.serviceMonitor.enabled -}}
-{{- $hold := default "65s" (default dict .Values.config.metrics).newborn_hold -}}
-{{- $interval := .Values.serviceMonitor.interval -}}
-{{- $timeout := .Values.serviceMonitor.scrapeTimeout -}}
-{{- if gt (include "invent-exporter.milliseconds" $interval | int64) (include "invent-exporter.milliseconds" $hold | int64) -}}
-{{- fail (printf "serviceMonitor.interval: %s is longer than config.metrics.newborn_hold (%s), so the first run of a new workflow could be missed: scrape more often, or hold longer" $interval $hold) -}}
-{{- end -}}
-{{- if gt (include "invent-exporter.milliseconds" $timeout | int64) (include "invent-exporter.milliseconds" $interval | int64) -}}
-{{- fail (printf "serviceMonitor.scrapeTimeout: %s is longer than serviceMonitor.interval (%s): the operator would leave the ServiceMonitor out" $timeout $interval) -}}
-{{- end -}}
-{{- end -}}
+{{/* Whether this release is the one that makes what several share: takes the root and `onlyRelease`. */}}
+{{- define "invent-exporter.isMaker" -}}
+{{- $root := index . 0 -}}
+{{- $only := index . 1 -}}
+{{- if or (not $only) (eq $only (printf "%s/%s" $root.Release.Namespace $root.Release.Name)) -}}true{{- end -}}
 {{- end -}}

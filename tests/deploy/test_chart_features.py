@@ -1,0 +1,445 @@
+"""What single values make of the chart, where it takes more than that something changes."""
+
+import json
+import re
+from typing import Any, Final
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from tests.deploy.chart import (
+    CHART,
+    NEWEST_KUBERNETES,
+    Manifest,
+    by_name,
+    kinds,
+    only,
+    refusal,
+    render,
+    render_many,
+)
+from tests.deploy.odd_values import ODD_NAMES, ODD_TEXTS, with_odd_texts
+
+CI: Final = CHART / "ci"
+POD_OF_TEST: Final = {
+    "podSelector": {
+        "matchLabels": {
+            "app.kubernetes.io/name": "invent-exporter",
+            "app.kubernetes.io/instance": "invent",
+            "app.kubernetes.io/component": "test",
+        }
+    }
+}
+OPERATOR_API: Final = "monitoring.coreos.com/v1"
+
+
+def _ci(name: str) -> tuple[Manifest, ...]:
+    return render("helm4", CI / f"{name}-values.yaml")
+
+
+def _pod(manifests: tuple[Manifest, ...]) -> Manifest:
+    spec: Manifest = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+def _exporter(manifests: tuple[Manifest, ...]) -> Manifest:
+    container: Manifest = _pod(manifests)["containers"][0]
+    return container
+
+
+def _values_of(*names: str) -> list[tuple[Manifest, ...]]:
+    """Render one release for each of the values, which are JSON."""
+    return list(render_many([json.loads(name) for name in names]))
+
+
+# --- Names and other texts that YAML takes for something else -------------------------------------
+
+
+@pytest.mark.parametrize("release", ODD_NAMES)
+def test_a_release_may_be_called_like_a_number(release: str) -> None:
+    """Each object is valid, selectors select, and the Service does not begin with a digit."""
+    sets = (f'namespaceOverride="{release}"', 'keys.create={"api-key": "123"}')
+    manifests = render(sets=sets, release=release)
+    for item in manifests:
+        kubernetes_validate.validate(item, NEWEST_KUBERNETES, strict=True)
+        assert item["metadata"]["namespace"] == release
+        assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == release
+    assert re.match(r"[a-z]", only(manifests, "Service")["metadata"]["name"])
+    selector = only(manifests, "Deployment")["spec"]["selector"]["matchLabels"]
+    assert selector["app.kubernetes.io/instance"] == release
+
+
+@pytest.mark.parametrize("odd", ODD_TEXTS)
+def test_every_text_stays_a_text(odd: str) -> None:
+    """All values at once that may be such a text: each object has texts where texts belong."""
+    values, paths = with_odd_texts(odd)
+    assert len(paths) > (30 if " " in odd else 50)
+    (manifests,) = render_many([values])
+    for item in manifests:
+        if item["apiVersion"] != OPERATOR_API:
+            kubernetes_validate.validate(item, NEWEST_KUBERNETES, strict=True)
+    assert kinds(manifests).count("ConfigMap") == 4
+
+
+def test_the_values_of_the_rows_are_taken_as_they_are() -> None:
+    """The file of odd names: each is where it belongs, as a text."""
+    manifests = _ci("names")
+    pod = _pod(manifests)
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["keys"]["secret"]["secretName"] == "123"
+    assert volumes["data"]["persistentVolumeClaim"]["claimName"] == "789"
+    assert pod["serviceAccountName"] == "1"
+    assert "--web.telemetry-path=/a:" in pod["containers"][0]["args"]
+    assert only(manifests, "ServiceAccount")["metadata"]["annotations"] == {
+        "example.com/owner": "true"
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "rendered"), [("-", ""), ("123", "123"), ("true", "true"), ("", None)]
+)
+def test_storage_classes(given: str, rendered: str | None) -> None:
+    """`-` is no class at all, as in other charts; nothing is the cluster's default."""
+    claim = only(render(sets=(f'persistence.storageClass="{given}"',)), "PersistentVolumeClaim")
+    assert claim["spec"].get("storageClassName") == rendered
+
+
+def test_a_name_of_ones_own_is_taken_whole() -> None:
+    """63 characters, as long as a Service's name may be; one that Kubernetes refuses is refused."""
+    name = "a" * 63
+    manifests = render(sets=(f'fullnameOverride="{name}"', 'keys.create={"api-key": "x"}'))
+    assert only(manifests, "Service")["metadata"]["name"] == name
+    assert only(manifests, "Secret")["metadata"]["name"] == f"{name}-keys"
+    for wrong in ("a" * 64, "1a", "a.b"):
+        assert "fullnameOverride" in refusal(fullnameOverride=wrong)
+
+
+# --- Keys and configuration -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vault", "csi", "environment-key"])
+def test_keys_from_elsewhere_need_no_secret(name: str) -> None:
+    """Without a Secret named there is no volume for one, and the configuration names no entry."""
+    manifests = _ci(name)
+    pod = _pod(manifests)
+    assert "keys" not in {volume["name"] for volume in pod["volumes"]}
+    mounts = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts <= {volume["name"] for volume in pod["volumes"]}
+    configured = only(manifests, "ConfigMap")["data"]["config.yaml"]
+    assert "/run/secrets/invent" not in configured
+    api = yaml.safe_load(configured).get("api", {})
+    assert api.get("key_file") == ("/vault/secrets/invent-api-key" if name == "vault" else None)
+
+
+def test_a_configmap_of_ones_own() -> None:
+    """It is mounted in the place of the chart's; state and key are the chart's all the same."""
+    manifests = _ci("existing-config")
+    assert "ConfigMap" not in kinds(manifests)
+    pod = _pod(manifests)
+    (volume,) = [one for one in pod["volumes"] if one["name"] == "config"]
+    assert volume["configMap"] == {"name": "invent-config"}
+    assert pod["containers"][0]["env"] == [
+        {"name": "INVENT_STATE_URL", "value": "sqlite:////data/invent-exporter.db"},
+        {"name": "INVENT_API_KEY_FILE", "value": "/run/secrets/invent/api-key"},
+    ]
+    metadata = only(manifests, "Deployment")["metadata"]
+    assert metadata["annotations"] == {"reloader.stakater.com/auto": "true"}
+    assert metadata["labels"]["tier"] == "backend"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (
+            {"config": {"existingConfigMap": "a", "poll_interval": "1m"}},
+            "config.existingConfigMap: poll_interval has no effect",
+        ),
+        (
+            {"config": {"api": {"key_file": "/vault/secrets/key"}}},
+            "config.api.key_file: keys.entry names the key as well",
+        ),
+        (
+            {"extraEnv": [{"name": "INVENT_API_KEY", "value": "x"}]},
+            "extraEnv: INVENT_API_KEY wins over keys.entry",
+        ),
+        (
+            {"extraEnv": [{"name": "INVENT_STATE_URL", "value": "sqlite://"}]},
+            "extraEnv: INVENT_STATE_URL would move the state",
+        ),
+        (
+            {
+                "extraEnv": [{"name": "INVENT_API_URL", "value": "https://a.example"}],
+                "config": {"api": {"url": "https://b.example"}},
+            },
+            "extraEnv: INVENT_API_URL wins over config.api.url",
+        ),
+        (
+            {
+                "extraEnv": [{"name": "INVENT_ORG_ID", "value": "a"}],
+                "config": {"orgs": [{"id": "b"}]},
+            },
+            "extraEnv: INVENT_ORG_ID has no effect beside config.orgs",
+        ),
+        ({"extraArgs": ["--web.config.file=/a"]}, "--web.config.file=/a: it is not supported yet"),
+        ({"extraArgs": ["--web.enable-lifecycle"]}, "--web.enable-lifecycle: it is not supported"),
+        ({"extraArgs": ["--web.telemetry-path=/a"]}, "expected telemetryPath"),
+        (
+            {"persistence": {"enabled": False, "existingClaim": "a"}},
+            "persistence.existingClaim has no effect",
+        ),
+        ({"service": {"nodePort": 30480}}, "service.nodePort: a ClusterIP has none"),
+        (
+            {"service": {"type": "NodePort", "loadBalancerClass": "a"}},
+            "service.loadBalancerClass: NodePort has none",
+        ),
+        (
+            {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}},
+            "podMonitor.enabled: serviceMonitor.enabled is true as well",
+        ),
+        (
+            {
+                "prometheusRule": {
+                    "enabled": True,
+                    "disabledGroups": ["invent-recording-usual"],
+                }
+            },
+            "which would be off: expected its group on",
+        ),
+        (
+            {"prometheusRule": {"enabled": True, "disabledGroups": ["invent"]}},
+            'there is no group "invent": there are invent-credits',
+        ),
+        (
+            {"prometheusRule": {"enabled": True, "alerts": {"NoSuchAlert": {"for": "1m"}}}},
+            'there is no alert "NoSuchAlert"',
+        ),
+        ({"commonLabels": {"team": "a: b"}}, "team"),
+        ({"networkPolicy": {"ingress": {"namespaceSelector": {}}}}, "namespaceSelector"),
+    ],
+    ids=lambda item: item[:40] if isinstance(item, str) else "",
+)
+def test_a_value_that_could_have_no_effect_is_refused(values: dict[str, Any], says: str) -> None:
+    """What is not honoured ends the installation with what to do instead."""
+    assert says in refusal(**values)
+
+
+# --- Where and how it runs ------------------------------------------------------------------------
+
+
+def test_on_openshift_the_users_are_the_namespaces() -> None:
+    """No user, no group, DNS where OpenShift has it; below a parent chart too."""
+    standalone = _ci("openshift")
+    values = yaml.safe_load((CI / "openshift-values.yaml").read_text())
+    (below,) = render_many([values])
+    for manifests in (standalone, below):
+        for pod in (_pod(manifests), only(manifests, "Pod")["spec"]):
+            assert pod["securityContext"] == {
+                "runAsNonRoot": True,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            }
+        dns = only(manifests, "NetworkPolicy")["spec"]["egress"][0]
+        (peer,) = dns["to"]
+        assert peer["namespaceSelector"]["matchLabels"] == {
+            "kubernetes.io/metadata.name": "openshift-dns"
+        }
+        assert {port["port"] for port in dns["ports"]} == {5353}
+
+
+def test_the_whole_rule_of_the_network_policy() -> None:
+    """Who may scrape is what the values say and the pod of `helm test`, nothing else."""
+    assert only(_ci("network-policy"), "NetworkPolicy")["spec"] == {
+        "podSelector": {
+            "matchLabels": {
+                "app.kubernetes.io/name": "invent-exporter",
+                "app.kubernetes.io/instance": "invent",
+                "app.kubernetes.io/component": "exporter",
+            }
+        },
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [
+            {
+                "ports": [{"port": "metrics", "protocol": "TCP"}],
+                "from": [
+                    {
+                        "namespaceSelector": {
+                            "matchExpressions": [
+                                {
+                                    "key": "kubernetes.io/metadata.name",
+                                    "operator": "In",
+                                    "values": ["monitoring", "observability"],
+                                }
+                            ]
+                        },
+                        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
+                    },
+                    POD_OF_TEST,
+                ],
+            }
+        ],
+        "egress": [
+            {
+                "to": [
+                    {
+                        "namespaceSelector": {
+                            "matchLabels": {"kubernetes.io/metadata.name": "kube-system"}
+                        }
+                    }
+                ],
+                "ports": [
+                    {"port": port, "protocol": protocol}
+                    for port in (53, 5353)
+                    for protocol in ("UDP", "TCP")
+                ],
+            },
+            {
+                "ports": [{"port": 443, "protocol": "TCP"}],
+                "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}],
+            },
+            {"ports": [{"port": 3128, "protocol": "TCP"}]},
+        ],
+    }
+    (anyone,) = _values_of('{"networkPolicy": {"enabled": true, "ingress": {"from": []}}}')
+    assert only(anyone, "NetworkPolicy")["spec"]["ingress"] == [
+        {"ports": [{"port": "metrics", "protocol": "TCP"}]}
+    ]
+
+
+def test_the_pod_of_the_test_runs_where_the_exporter_may() -> None:
+    """Both pods have the same settings of scheduling, names and identity."""
+    for name in ("scheduling", "network", "global"):
+        manifests = _ci(name)
+        exporter, test = _pod(manifests), only(manifests, "Pod")["spec"]
+        for key in exporter.keys() & {
+            *("affinity", "dnsConfig", "dnsPolicy", "hostAliases", "hostUsers", "imagePullSecrets"),
+            *("nodeSelector", "priorityClassName", "runtimeClassName", "tolerations"),
+        }:
+            assert test[key] == exporter[key], key
+    assert exporter["hostUsers"] is False
+    assert "hostUsers" not in _pod(render())
+
+
+def test_what_parent_charts_share() -> None:
+    """Registry and pull secrets of `global`: a slash at the end and a name given twice are well."""
+    pod = _pod(_ci("global"))
+    image = "images.example/invent-exporter/invent-exporter:"
+    assert pod["containers"][0]["image"].startswith(image)
+    assert pod["imagePullSecrets"] == [{"name": "mirror"}, {"name": "other"}]
+    (own,) = _values_of('{"image": {"registry": "images.example/team/"}}')
+    assert _exporter(own)["image"].startswith("images.example/team/invent-exporter/")
+
+
+def test_a_proxy_in_front() -> None:
+    """Service, policy and scrape lead to the port of the proxy, by the names of both."""
+    manifests = _ci("sidecar")
+    (port,) = only(manifests, "Service")["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (443, "https")
+    policy = only(manifests, "NetworkPolicy")["spec"]
+    assert policy["ingress"][0]["ports"] == [{"port": "https", "protocol": "TCP"}]
+    assert "app.kubernetes.io/component" not in json.dumps(policy["ingress"])
+    (endpoint,) = only(manifests, "ServiceMonitor")["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["scheme"]) == ("metrics", "https")
+    assert endpoint["tlsConfig"]["serverName"] == "invent-exporter.apps.svc"
+    assert endpoint["basicAuth"]["password"] == {"name": "invent-scrape", "key": "password"}
+    pod = _pod(manifests)
+    assert [container["name"] for container in pod["containers"]] == ["exporter", "proxy"]
+    assert [container["name"] for container in pod["initContainers"]] == ["wait"]
+    assert "Pod" not in kinds(manifests)
+
+
+def test_ports_of_the_service() -> None:
+    """The Service's port is its own; the test and the notes ask it there."""
+    manifests = _ci("network")
+    spec = only(manifests, "Service")["spec"]
+    (port,) = spec["ports"]
+    assert (port["port"], port["nodePort"], port["targetPort"]) == (80, 30480, "metrics")
+    assert spec["loadBalancerClass"] == "example.com/internal"
+    assert (spec["ipFamilyPolicy"], spec["ipFamilies"]) == ("PreferDualStack", ["IPv4"])
+    (container,) = only(manifests, "Pod")["spec"]["containers"]
+    assert container["command"][-1] == "http://invent-invent-exporter.apps.svc:80/metrics"
+
+
+def test_extra_objects_are_templates() -> None:
+    """As YAML and as text, with the chart's own names filled in."""
+    extra = by_name(_ci("extra-objects"))
+    assert extra["ConfigMap", "invent-invent-exporter-extra"]["data"] == {"release": "invent"}
+    assert extra["ConfigMap", "invent-invent-exporter-text"]["metadata"]["namespace"] == "apps"
+
+
+def test_common_annotations_are_everywhere() -> None:
+    """On every object; the chart's own win; the pod's are its own."""
+    (manifests,) = _values_of(
+        '{"commonAnnotations": {"a": "b", "helm.sh/hook-delete-policy": "x"},'
+        ' "dashboards": {"enabled": true}, "keys": {"create": {"api-key": "x"}}}'
+    )
+    for item in manifests:
+        assert item["metadata"]["annotations"]["a"] == "b", item["kind"]
+    assert only(manifests, "Pod")["metadata"]["annotations"]["helm.sh/hook-delete-policy"] != "x"
+    template = only(manifests, "Deployment")["spec"]["template"]["metadata"]
+    assert "a" not in template["annotations"]
+
+
+# --- Scrapes and rules ----------------------------------------------------------------------------
+
+
+def test_a_pod_monitor_scrapes_as_the_service_monitor_does() -> None:
+    """The same endpoint, but for the port's name being the pod's."""
+    service, pod = _values_of(
+        '{"serviceMonitor": {"enabled": true}}', '{"podMonitor": {"enabled": true}}'
+    )
+    (of_service,) = only(service, "ServiceMonitor")["spec"]["endpoints"]
+    (of_pod,) = only(pod, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert of_pod == of_service
+    spec = only(_ci("pod-monitor"), "PodMonitor")["spec"]
+    assert (spec["podTargetLabels"], spec["scrapeClass"]) == (["team"], "istio")
+    assert (spec["sampleLimit"], spec["bodySizeLimit"]) == (100000, "64MB")
+
+
+@pytest.mark.parametrize(
+    ("values", "job"),
+    [
+        ({}, "invent-exporter"),
+        ({"jobLabel": "app.kubernetes.io/instance"}, "invent"),
+        ({"jobLabel": "nowhere"}, "invent-invent-exporter"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["serviceMonitor", "podMonitor"])
+def test_alerts_know_the_job_that_a_label_makes(
+    kind: str, values: dict[str, str], job: str
+) -> None:
+    """The operator takes the label's value, or without it the name of the Service or PodMonitor."""
+    monitor: dict[str, Any] = {"serviceMonitor": {**values}, "prometheusRule": {"enabled": True}}
+    monitor.setdefault(kind, {})["enabled"] = True
+    (manifests,) = render_many([monitor])
+    if kind == "podMonitor" and values.get("jobLabel") == "nowhere":
+        job = f"apps/{job}"
+    text = json.dumps(only(manifests, "PrometheusRule"))
+    (found,) = set(re.findall(r'up\{job=~\\"([^"\\]+)', text))
+    assert re.fullmatch(found, job)
+    assert found == (".*invent-exporter.*" if job == "invent-exporter" else job)
+
+
+def test_rules_of_ones_own_taste() -> None:
+    """Labels for all alerts win over the rules' own, those of one alert over both; groups go."""
+    spec = only(_ci("rules"), "PrometheusRule")["spec"]
+    groups = {group["name"]: group["rules"] for group in spec["groups"]}
+    assert "invent-credits" not in groups
+    assert groups["mine"][0]["record"] == "invent:finished:rate5m"
+    alerts = {rule["alert"]: rule for rules in groups.values() for rule in rules if "alert" in rule}
+    failed = alerts.pop("InventRunFailed")
+    assert failed["for"] == "10m"
+    assert failed["annotations"]["summary"] == "A run failed"
+    assert failed["annotations"]["runbook_url"]
+    assert failed["labels"] == {"severity": "critical", "team": "operations", "component": "runs"}
+    assert {alert["labels"]["severity"] for alert in alerts.values()} == {"info"}
+    assert {alert["labels"]["team"] for alert in alerts.values()} == {"operations"}
+
+
+def test_rules_once() -> None:
+    """Of releases that share their values only the one that is named makes rules and dashboards."""
+    file = CI / "shared-values.yaml"
+    for release, makes in (("first", True), ("second", False)):
+        found = kinds(render("helm4", file, release=release))
+        assert ("PrometheusRule" in found) is makes
+        assert (found.count("ConfigMap") == 4) is makes
