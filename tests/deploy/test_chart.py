@@ -32,12 +32,9 @@ from tests.deploy.chart import (
     render,
     render_many,
 )
-from tests.deploy.go_modules import module_folder
+from tests.deploy.cluster import operator_definitions
 from tests.deploy.restricted import violations
 from tests.programs import require
-
-OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
-"""Where the schemas of ServiceMonitor and PrometheusRule come from."""
 
 OPERATOR_API = "monitoring.coreos.com/v1"
 
@@ -102,11 +99,8 @@ def test_below_a_parent_chart_the_same_is_made(values_of_files: list[Manifest]) 
 @pytest.fixture(scope="module")
 def operator_schemas() -> dict[str, Any]:
     """Return the operator's schemas by kind, made to refuse unknown fields."""
-    folder = module_folder(OPERATOR) / "example" / "prometheus-operator-crd"
     schemas = {}
-    for plural in ("servicemonitors", "podmonitors", "prometheusrules"):
-        text = (folder / f"monitoring.coreos.com_{plural}.yaml").read_text()
-        definition = yaml.load(text, Loader=yaml.CSafeLoader)
+    for definition in operator_definitions():
         version = definition["spec"]["versions"][0]
         assert version["name"] == "v1"
         schema = version["schema"]["openAPIV3Schema"]

@@ -316,7 +316,7 @@ def test_the_pod_of_the_test_runs_where_the_exporter_may() -> None:
             *("nodeSelector", "priorityClassName", "runtimeClassName", "tolerations"),
         }:
             assert test[key] == exporter[key], key
-    assert exporter["hostUsers"] is False
+    assert _pod(_ci("global"))["hostUsers"] is False
     assert "hostUsers" not in _pod(render())
 
 

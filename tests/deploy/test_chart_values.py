@@ -626,11 +626,9 @@ def test_the_exporter_accepts_the_rendered_config(tmp_path: Path) -> None:
         if "INVENT_API_KEY_FILE" in env:
             env["INVENT_API_KEY_FILE"] = str(key)
         own = [one for one in arguments if not one.startswith("--config.file=")]
+        flags = [*own, f"--config.file={file}", "--config.check"]
         done = subprocess.run(
-            [
-                *(sys.executable, ROOT / "exporter.py", *own),
-                *(f"--config.file={file}", "--config.check"),
-            ],
+            [sys.executable, ROOT / "exporter.py", *flags],
             capture_output=True,
             text=True,
             check=False,
