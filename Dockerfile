@@ -9,26 +9,46 @@ ARG PYTHON_IMAGE=python:3.13-slim
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build
 # The requirements first: they change less often than the program.
-COPY requirements.lock ./
+COPY requirements.lock release/hatchling.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install --disable-pip-version-check --root-user-action=ignore --no-compile \
-      --require-hashes --only-binary=:all: --target=/build/app --requirement requirements.lock
+      --require-hashes --only-binary=:all: --target=/build/app --requirement requirements.lock && \
+    python -m pip install --disable-pip-version-check --root-user-action=ignore --no-compile \
+      --require-hashes --only-binary=:all: --target=/build/tools --requirement hatchling.lock
 COPY exporter.py deploy/image/healthcheck.py ./app/
-COPY invent_exporter ./app/invent_exporter
 COPY deploy/image/make_root.py ./
+WORKDIR /build/source
+COPY pyproject.toml README.md LICENSE ./
+COPY grafana/dashboards ./grafana/dashboards
+COPY grafana/rules ./grafana/rules
+COPY invent_exporter ./invent_exporter
 ARG SOURCE_DATE_EPOCH=0
-RUN SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} PYTHONHASHSEED=0 python make_root.py /build/app /build/root
+# The wheel is installed, not the folder copied: so scanners find name, version and license.
+RUN export SOURCE_DATE_EPOCH && \
+    PYTHONPATH=/build/tools python -m hatchling build --directory /build/dist --target wheel && \
+    python -m pip install --disable-pip-version-check --root-user-action=ignore --no-compile \
+      --no-cache-dir --no-index --no-deps --target=/build/app /build/dist/*.whl && \
+    PYTHONHASHSEED=0 python ../make_root.py /build/app /build/root
 
 FROM scratch
 ARG VERSION=dev
 ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+# Where Python and the libraries come from.
+ARG BASE_NAME=docker.io/library/python:3.13-slim
+ARG BASE_DIGEST=unknown
 LABEL org.opencontainers.image.title="invent-exporter" \
       org.opencontainers.image.description="Serves the runs of Invent workflows as Prometheus metrics, each run counted once" \
+      org.opencontainers.image.vendor="The invent-exporter project" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.url="https://github.com/invent-exporter/invent-exporter" \
       org.opencontainers.image.source="https://github.com/invent-exporter/invent-exporter" \
       org.opencontainers.image.documentation="https://github.com/invent-exporter/invent-exporter/blob/main/docs/deploy.md" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE_NAME}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}"
 COPY --from=build /build/root /
 # The metric invent_exporter_build_info shows the revision.
 ENV INVENT_EXPORTER_REVISION=${REVISION} \

@@ -69,6 +69,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "app": "api clocks collector config database exposition ledger listen log numbers"
         " overview pacing publisher recording server transport",
         "check": "api clocks config log pacing transport",
+        "commands": "",
         "demo": "config simulator",
         "cli": "app check client config database demo listen log server",
         # The fake API knows nothing of the product that it tests.

@@ -1,6 +1,6 @@
 """Lay out the file system of the image: Python, the libraries it loads, the program, nothing else.
 
-Runs in the build stage: python make_root.py APP ROOT. No shell, package manager, pip or compiler
+Runs in the build stage, where LICENSE is: python make_root.py APP ROOT. No shell, package manager, pip or compiler
 is copied, which is why the result is smaller than any distribution's base and has less to patch.
 What came from Debian's packages is named in /var/lib/dpkg/status.d, where scanners look for it.
 
@@ -54,6 +54,7 @@ def main() -> None:
         (root / name).write_text(text)
     _copy(Path("/etc/os-release"), root, Path("/etc/os-release"))
     _describe_packages(root, copied)
+    _copy(Path("LICENSE"), root, Path("/licenses/LICENSE"))
     _compile(root)
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
@@ -121,7 +122,7 @@ def _copy_libraries(root: Path) -> list[Path]:
 
 
 def _describe_packages(root: Path, copied: list[Path]) -> None:
-    """Write what Debian knows of each package that a copied file belongs to."""
+    """Write what Debian knows of each package that a copied file belongs to, and its copyright."""
     folder = root / "var/lib/dpkg/status.d"
     folder.mkdir(parents=True)
     found = set()
@@ -137,6 +138,8 @@ def _describe_packages(root: Path, copied: list[Path]) -> None:
             ["dpkg-query", "--status", package], capture_output=True, text=True, check=True
         ).stdout
         (folder / package).write_text(text)
+        copyright_file = Path("/usr/share/doc", package, "copyright")
+        _copy(copyright_file.resolve(), root, copyright_file)
 
 
 def _compile(root: Path) -> None:

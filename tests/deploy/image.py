@@ -122,15 +122,21 @@ def build(tag: str, context: Path) -> None:
         # What this machine trusts, the build trusts: a package index may be behind a proxy.
         *("--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"),
         *("--build-arg", "VERSION=1.2.3", "--build-arg", "REVISION=0a1b2c3"),
+        *("--build-arg", "CREATED=2026-11-27T12:00:00Z"),
+        *("--build-arg", f"BASE_DIGEST=sha256:{'0' * 64}"),
         *("--tag", tag, context),
     )
 
 
 def copy_context(folder: Path) -> None:
     """Copy what the Dockerfile takes, so that a change to the checkout can't split two builds."""
-    files = ("Dockerfile", ".dockerignore", "requirements.lock", "exporter.py")
+    files = (
+        *("Dockerfile", ".dockerignore", "requirements.lock", "exporter.py", "pyproject.toml"),
+        *("README.md", "LICENSE", "release/hatchling.lock"),
+    )
     for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("invent_exporter", "deploy/image"):
+    for name in ("invent_exporter", "deploy/image", "grafana/dashboards", "grafana/rules"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import uuid
@@ -14,6 +16,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import invent_exporter
 from invent_exporter.simulator import SimulatorServer
 from tests.deploy.chart import helm_test_command
 from tests.deploy.image import (
@@ -27,7 +30,8 @@ from tests.deploy.image import (
     require_containers,
 )
 from tests.deploy.processes import DEADLINE_SECONDS, free_port, wait_for
-from tests.programs import require
+
+pytestmark = pytest.mark.system
 
 MEBIBYTE = 1024 * 1024
 USER_ID = 10001
@@ -189,16 +193,6 @@ def configure(folder: Path, api_url: str) -> None:
     (folder / "config.yaml").write_text(json.dumps(config))
 
 
-def test_dockerfile_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hadolint has nothing to say."""
-    # It comes as a Python package, so it lies beside this Python.
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    done = subprocess.run(
-        [require("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-
-
 def test_image_says_what_it_is(configuration: dict[str, Any]) -> None:
     """User, entry, signal, health and OCI labels are set."""
     config = configuration["config"]
@@ -209,10 +203,16 @@ def test_image_says_what_it_is(configuration: dict[str, Any]) -> None:
     assert config["Healthcheck"]["Test"] == ["CMD", "/usr/bin/python", "/app/healthcheck.py"]
     assert list(config["ExposedPorts"]) == ["10480/tcp"]
     assert list(config["Volumes"]) == ["/data"]
-    labels = config["Labels"]
-    assert labels["org.opencontainers.image.version"] == "1.2.3"
-    assert labels["org.opencontainers.image.revision"] == "0a1b2c3"
-    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    prefix = "org.opencontainers.image."
+    labels = {name.removeprefix(prefix): text for name, text in config["Labels"].items()}
+    assert labels["version"] == "1.2.3"
+    assert labels["revision"] == "0a1b2c3"
+    assert labels["created"] == "2026-11-27T12:00:00Z"
+    assert labels["licenses"] == "Apache-2.0"
+    assert labels["base.name"] == "docker.io/library/python:3.13-slim"
+    assert labels["base.digest"] == f"sha256:{'0' * 64}"
+    assert labels["url"].startswith("https://")
+    assert labels["vendor"]
 
 
 def test_image_is_small(image: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,6 +294,42 @@ def test_commands_work_as_any_user(image: str, folder: Path) -> None:
         assert (address, zone) == ("127.0.0.1", "UTC")
 
 
+def test_the_run_of_the_release_finds_it_well(image: str) -> None:
+    """What the workflow runs before it publishes: hardened, as nobody's user, ended in time."""
+    program = shlex.join(podman_command())
+    limits = "--network host --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --no-healthcheck"
+    command = (
+        *(sys.executable, "-m", "release.run_image", image, "--port", str(free_port())),
+        *("--containers", program, f"--run={limits}"),
+    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, f"{image}: well\n"), done.stdout + done.stderr
+    # It sees what is wrong: this user may not write to /data, and nothing listens on that port.
+    wrong = [*command, "--run", f"{limits} --user 1:1 --env HEALTHCHECK_PORT=1"]
+    done = subprocess.run(wrong, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert "can write to [], expected /data alone" in done.stdout
+
+
+def test_it_carries_licenses_and_says_what_it_is_made_of(image: str, folder: Path) -> None:
+    """Its own license and name, those of each Python package, and Debian's copyright files."""
+    with SimulatorServer() as simulator:
+        configure(folder, simulator.url)
+        serve = ("serve", "--config.file=/etc/invent-exporter/config.yaml")
+        with Exporter(image, folder, serve) as exporter:
+            found = json.loads(exporter.python(LIST_CONTENTS))
+    assert found["license"] == (ROOT / "LICENSE").read_text()
+    assert found["own"] == {
+        "version": invent_exporter.__version__,
+        "license": "Apache-2.0",
+        "assets": 7,
+    }
+    locked = re.findall(r"^([a-z0-9.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert set(found["distributions"]) == {*locked, "invent-exporter"}
+    assert {"libc6", "libssl3t64"} <= set(found["debian"])
+    assert found["debian"] == found["copyright"]
+
+
 def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
     """No shell, pip or compiler inside; no capability; only /data can be written; it is healthy."""
     with SimulatorServer() as simulator:
@@ -319,6 +355,28 @@ def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
             exporter.run(*helm_test_command(f"127.0.0.1:{exporter.port}"))
             assert 'revision="0a1b2c3"' in exporter.get("/metrics").text
 
+
+LIST_CONTENTS = """
+import importlib.metadata as metadata, json, os, re, sys
+sys.path.insert(0, "/app")
+own = metadata.distribution("invent-exporter")
+debian = sorted(set(os.listdir("/var/lib/dpkg/status.d")) - {"base-files"})
+print(json.dumps({
+    "license": open("/licenses/LICENSE").read(),
+    "own": {
+        "version": own.version,
+        "license": own.metadata["License-Expression"],
+        "assets": sum(len(files) for _, _, files in os.walk("/app/invent_exporter/assets")),
+    },
+    "distributions": sorted(
+        re.sub("[-_.]+", "-", one.metadata["Name"]).lower() for one in metadata.distributions()
+    ),
+    "debian": debian,
+    "copyright": [
+        name for name in debian if os.path.getsize(f"/usr/share/doc/{name}/copyright") > 100
+    ],
+}))
+"""
 
 READ_STATUS = """
 print("\\n".join(

@@ -1,0 +1,1 @@
+"""What makes a release: notes, tags, and the trial of an image."""

@@ -1,0 +1,32 @@
+"""The rules and dashboards that come with the program."""
+
+from pathlib import Path
+
+from invent_exporter.commands.assets import write_assets
+
+GRAFANA = Path(__file__).resolve().parents[2] / "grafana"
+
+
+def test_rules_and_dashboards_are_those_of_grafana(tmp_path: Path) -> None:
+    """Each file is there, byte for byte, in a folder that need not exist; nothing else is."""
+    target = tmp_path / "new" / "folder"
+    written = write_assets(target)
+    expected = {
+        path.relative_to(GRAFANA): path.read_bytes()
+        for path in (*GRAFANA.glob("dashboards/*.json"), *GRAFANA.glob("rules/*.yaml"))
+    }
+    assert {path.relative_to(target): path.read_bytes() for path in written} == expected
+    assert {path for path in target.rglob("*") if path.is_file()} == set(written)
+    assert len(written) == 7
+
+
+def test_those_of_an_older_version_are_replaced(tmp_path: Path) -> None:
+    """A second time the same files are written; what else is in the folder stays."""
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "runs.yaml").write_text("old")
+    (tmp_path / "rules" / "mine.yaml").write_text("mine")
+    write_assets(tmp_path)
+    assert (tmp_path / "rules" / "runs.yaml").read_bytes() == (
+        GRAFANA / "rules" / "runs.yaml"
+    ).read_bytes()
+    assert (tmp_path / "rules" / "mine.yaml").read_text() == "mine"
