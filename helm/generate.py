@@ -93,6 +93,7 @@ def _threshold_schema(usual: float | str) -> dict[str, str]:
 def chart(text: str, version: str) -> str:
     """Return Chart.yaml with another version, of the chart and of the program in it."""
     text = re.sub(r"^version: .*$", f"version: {version}", text, flags=re.MULTILINE)
+    text = re.sub(r"(?<=image: ghcr.io/invent-exporter/invent-exporter:).*", version, text)
     return re.sub(r"^appVersion: .*$", f'appVersion: "{version}"', text, flags=re.MULTILINE)
 
 

@@ -1,8 +1,9 @@
 """Lay out the file system of the image: Python, the libraries it loads, the program, nothing else.
 
-Runs in the build stage, where LICENSE is: python make_root.py APP ROOT. No shell, package manager, pip or compiler
-is copied, which is why the result is smaller than any distribution's base and has less to patch.
-What came from Debian's packages is named in /var/lib/dpkg/status.d, where scanners look for it.
+Runs in the build stage, where LICENSE is: python make_root.py APP ROOT. No shell, package manager,
+pip or compiler is copied, which is why the result is smaller than any distribution's base and has
+less to patch. What came from Debian's packages is named in /var/lib/dpkg/status.d, where scanners
+look for it, and its copyright is in /usr/share/doc.
 
 Works wherever Python lies: /usr/local in the official image, /usr in Debian's.
 """

@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from typing import Any, Final
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -11,6 +12,7 @@ import yaml
 from tests.deploy.chart import (
     CHART,
     NEWEST_KUBERNETES,
+    ROOT,
     Manifest,
     by_name,
     kinds,
@@ -19,7 +21,7 @@ from tests.deploy.chart import (
     render,
     render_many,
 )
-from tests.deploy.odd_values import ODD_NAMES, ODD_TEXTS, with_odd_texts
+from tests.deploy.odd_values import ODD_NAMES, ODD_TEXTS, SCHEMA, with_odd_texts
 
 CI: Final = CHART / "ci"
 POD_OF_TEST: Final = {
@@ -443,3 +445,14 @@ def test_rules_once() -> None:
         found = kinds(render("helm4", file, release=release))
         assert ("PrometheusRule" in found) is makes
         assert (found.count("ConfigMap") == 4) is makes
+
+
+@pytest.mark.parametrize("path", ["docs/deploy.md", "helm/invent-exporter/README.md"])
+def test_the_values_in_the_documents_work(path: str) -> None:
+    """Each example of values is taken, as it stands."""
+    blocks = re.findall(r"(?m)^( *)```yaml\n(.*?)^ *```", (ROOT / path).read_text(), re.DOTALL)
+    examples = [yaml.safe_load(textwrap.dedent(text)) for _, text in blocks]
+    values = [one for one in examples if one.keys() <= SCHEMA["properties"].keys()]
+    assert len(values) >= (4 if path.startswith("docs") else 1)
+    for manifests in render_many(values):
+        assert only(manifests, "Deployment")

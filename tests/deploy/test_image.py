@@ -304,8 +304,8 @@ def test_the_run_of_the_release_finds_it_well(image: str) -> None:
     )
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, f"{image}: well\n"), done.stdout + done.stderr
-    # It sees what is wrong: this user may not write to /data, and nothing listens on that port.
-    wrong = [*command, "--run", f"{limits} --user 1:1 --env HEALTHCHECK_PORT=1"]
+    # It sees what is wrong: this user may not write to /data.
+    wrong = [*command, f"--run={limits} --user 1:1"]
     done = subprocess.run(wrong, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1
     assert "can write to [], expected /data alone" in done.stdout
@@ -328,6 +328,43 @@ def test_it_carries_licenses_and_says_what_it_is_made_of(image: str, folder: Pat
     assert set(found["distributions"]) == {*locked, "invent-exporter"}
     assert {"libc6", "libssl3t64"} <= set(found["debian"])
     assert found["debian"] == found["copyright"]
+
+
+def test_the_documented_command_runs_it(image: str, folder: Path) -> None:
+    """`docker run` as docs/deploy.md has it, but for the name of the image and the network."""
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    (found,) = re.findall(r"\$ docker run (--name .*?VERSION)\n", text, re.DOTALL)
+    words = shlex.split(found.replace("\\\n", " "))
+    at = words.index("--publish")
+    del words[at : at + 2]  # on the host's network there is nothing to publish
+    words[words.index("--name") + 1] = name = f"invent-exporter-test-{uuid.uuid4().hex[:12]}"
+    documented = [
+        word.replace("./api-key", f"{folder}/key").replace("invent-ledger:", f"{folder}/state:")
+        for word in words[:-1]
+    ]
+    (folder / "state").chmod(0o777)
+    port = free_port()
+    limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", "--no-healthcheck")
+    with SimulatorServer() as simulator:
+        simulator.world.add_run(status="COMPLETED")
+        url = f"INVENT_API_URL={simulator.url}"
+        here = ("--network", "host", *limits, "--detach", "--env", url)
+        serve = ("serve", f"--web.listen-address=127.0.0.1:{port}")
+        podman("run", *here, *documented, image, *serve)
+        try:
+            wait_for("readiness", lambda: _answers(f"http://127.0.0.1:{port}/-/ready"))
+            answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
+            assert re.search(r'(?m)^invent_up\{org_id="[^"]+"\} 1\.0$', answer.text)
+        finally:
+            podman("rm", "--force", "--time", "5", name)
+    assert (folder / "state" / "invent-exporter.db").exists()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
