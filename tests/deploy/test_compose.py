@@ -46,7 +46,7 @@ def test_profiles_share_all_but_the_exporter(project: dict[str, Any]) -> None:
 
 
 def test_the_profile_is_chosen_by_what_replaces_the_default() -> None:
-    """The variable goes over .env's; a flag may be added to it, and the demo would start as well."""
+    """The variable goes over .env; a flag may be added to it, and the demo would start as well."""
     for path in (ROOT / "compose.yaml", ROOT / ".env", ROOT / "docs" / "deploy.md"):
         assert "COMPOSE_PROFILES=real docker compose up" in path.read_text(), path
         assert "--profile real up" not in path.read_text(), path
