@@ -123,6 +123,7 @@ def test_alertmanager_accepts_its_configuration() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.system
 def test_the_stack_works_with_real_servers(tmp_path: Path) -> None:
     """The demo's exporter, Prometheus and Alertmanager find each other and the rules run.
 

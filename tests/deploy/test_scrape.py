@@ -71,6 +71,7 @@ def _series(server: Server, job: str) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.system
 def test_increase_spans_the_replacement_of_a_pod(tmp_path: Path) -> None:
     """Counters of the ledger stay one series when another pod serves them; the process' do not."""
     (kubernetes,) = yaml.safe_load((PROMETHEUS / "kubernetes.yml").read_text())["scrape_configs"]
