@@ -2,7 +2,7 @@
 
 What a command needs is imported when it runs: `--version` and `--help` load the flag parser alone.
 
-Longer than most modules: the flags of five commands, one after the other.
+Longer than most modules: the flags of six commands, one after the other.
 """
 
 from __future__ import annotations
@@ -109,9 +109,16 @@ def _parser() -> _Parser:
     )
     _add_simulator(simulate)
     simulate.set_defaults(run=_simulate)
+    assets = commands.add_parser(
+        "assets", help="write out the rules and dashboards of this version", allow_abbrev=False
+    )
+    assets.add_argument(
+        "--output", metavar="DIR", type=Path, required=True, help="where to, made when missing"
+    )
+    assets.set_defaults(run=_assets)
     backfill = commands.add_parser("backfill", help=_NOT_YET, allow_abbrev=False)
     backfill.set_defaults(run=_backfill)
-    for command in (serve, check, demo, simulate, backfill):
+    for command in (serve, check, demo, simulate, assets, backfill):
         command.add_argument("--version", action="store_true", help="print the version and end")
     return parser
 
@@ -388,6 +395,17 @@ def _simulate(flags: argparse.Namespace) -> int:
         )
     except OSError as error:
         return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
+    return EXIT_OK
+
+
+def _assets(flags: argparse.Namespace) -> int:
+    from invent_exporter.commands.assets import write_assets
+
+    try:
+        for path in write_assets(flags.output):
+            print(path)
+    except OSError as error:
+        return _fail(f"--output: {error.filename}: {error.strerror}")
     return EXIT_OK
 
 

@@ -71,7 +71,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
         "check": "api clocks config log pacing transport",
         "commands": "",
         "demo": "config simulator",
-        "cli": "app check client config database demo listen log server",
+        "cli": "app check client commands config database demo listen log server",
         # The fake API knows nothing of the product that it tests.
         "simulator": "",
     }.items()

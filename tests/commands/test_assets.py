@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from invent_exporter.cli import main
 from invent_exporter.commands.assets import write_assets
 
 GRAFANA = Path(__file__).resolve().parents[2] / "grafana"
@@ -30,3 +33,19 @@ def test_those_of_an_older_version_are_replaced(tmp_path: Path) -> None:
         GRAFANA / "rules" / "runs.yaml"
     ).read_bytes()
     assert (tmp_path / "rules" / "mine.yaml").read_text() == "mine"
+
+
+def test_the_command_prints_what_it_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One path a line; a folder that can't be made is one line on stderr and exit 1."""
+    assert main(["assets", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert {Path(line) for line in printed} == {
+        path for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    (tmp_path / "file").write_text("")
+    assert main(["assets", "--output", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err == (
+        f"invent-exporter: --output: {tmp_path}/file/dashboards: Not a directory\n"
+    )

@@ -23,6 +23,10 @@ from tests.deploy.processes import Server, free_port, wait_for
 from tests.programs import require
 
 VERSION = invent_exporter.__version__
+ASSETS = {
+    path.relative_to(ROOT / "grafana").as_posix(): path.read_bytes()
+    for path in (*ROOT.glob("grafana/dashboards/*.json"), *ROOT.glob("grafana/rules/*.yaml"))
+}
 
 
 def _run(*command: str | Path, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> str:
@@ -114,6 +118,9 @@ def _see_it_installed(program: Path, folder: Path) -> None:
     """Run the installed program away from the checkout."""
     said = _run(program, "--version", cwd=folder)
     assert said.startswith(f"invent-exporter, version {VERSION} ")
+    written = _run(program, "assets", "--output", "assets", cwd=folder).splitlines()
+    assert {name: (folder / "assets" / name).read_bytes() for name in ASSETS} == ASSETS
+    assert len(written) == len(ASSETS)
 
 
 @pytest.mark.system
