@@ -34,14 +34,14 @@ check: $(VENV)/.dev ## ruff, mypy and the import order
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_import_order.py
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.dev ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove what make made
-	rm -rf $(VENV) .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # The package itself runs from the checkout: nothing to build, nothing to install again after an
 # edit. The stamps make the second time free, until a lock file changes.

@@ -6,7 +6,7 @@ import asyncio
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Self
 
-from invent_exporter.listen import Server
+from invent_exporter.web.server import Server
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from bench.client import OPENMETRICS, samples_in
 from bench.table import Row, Size, ms
-from invent_exporter.exposition import Exposition, View
-from invent_exporter.metrics import WorkflowView
-from invent_exporter.numbers import BASE_KEYS, Bounds, WorkflowNumbers
+from invent_exporter.ledger.counts import BASE_KEYS, Bounds, WorkflowNumbers
+from invent_exporter.metrics.exposition import Exposition, View
+from invent_exporter.metrics.families import WorkflowView
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import insert
 
-from invent_exporter import database as db
-from invent_exporter.ledger import Ledger
-from invent_exporter.numbers import Bounds
-from invent_exporter.recording import LedgerSettings
+from invent_exporter.ledger import sqlite as db
+from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.ledger import Ledger
+from invent_exporter.ledger.recorder import LedgerSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,29 +13,29 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter import __version__
-from invent_exporter.api import RunsApi
+from invent_exporter.api.listing import RunsApi
+from invent_exporter.api.ratelimit import PageAllowance, RateLimiter
+from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import Clocks, SystemClocks
-from invent_exporter.collector import Collector, CollectorSettings
-from invent_exporter.config import ConfigError
-from invent_exporter.database import StateError, StateGoneError, open_database
-from invent_exporter.exposition import Exposition
-from invent_exporter.ledger import Ledger
-from invent_exporter.listen import Server, join_address
+from invent_exporter.collector.loop import Collector, CollectorSettings
+from invent_exporter.config.load import ConfigError
+from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.ledger import Ledger
+from invent_exporter.ledger.recorder import LedgerSettings
+from invent_exporter.ledger.sqlite import StateError, StateGoneError, open_database
 from invent_exporter.log import Secrets, get_logger
-from invent_exporter.numbers import Bounds
-from invent_exporter.overview import Overview
-from invent_exporter.pacing import PageAllowance, RateLimiter
-from invent_exporter.publisher import Publisher
-from invent_exporter.recording import LedgerSettings
-from invent_exporter.server import Application
+from invent_exporter.metrics.exposition import Exposition
+from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.telemetry import Telemetry
-from invent_exporter.transport import Transport
+from invent_exporter.web.overview import Overview
+from invent_exporter.web.routes import Application
+from invent_exporter.web.server import Server, join_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from invent_exporter.config import Config, Key
-    from invent_exporter.recording import OrgLedger
+    from invent_exporter.config.load import Config, Key
+    from invent_exporter.ledger.recorder import OrgLedger
 
 _T = TypeVar("_T")
 

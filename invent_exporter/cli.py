@@ -20,7 +20,7 @@ from invent_exporter import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from invent_exporter.config import Config
+    from invent_exporter.config.load import Config
     from invent_exporter.log import Secrets
 
 PROGRAM = "invent-exporter"
@@ -205,8 +205,8 @@ def _fail(message: object, status: int = EXIT_FAILED) -> int:
 
 
 def _load(flags: argparse.Namespace) -> tuple[Config, Secrets] | int:
-    from invent_exporter.client import make_client
-    from invent_exporter.config import ConfigError, load_config
+    from invent_exporter.api.client import make_client
+    from invent_exporter.config.load import ConfigError, load_config
     from invent_exporter.log import Secrets, setup_logging
 
     secrets = Secrets()
@@ -240,8 +240,8 @@ def _serve(flags: argparse.Namespace) -> int:
 
 
 def _web_place(flags: argparse.Namespace) -> tuple[list[tuple[str, int]], str] | int:
-    from invent_exporter.listen import parse_listen_address
-    from invent_exporter.server import check_telemetry_path
+    from invent_exporter.web.routes import check_telemetry_path
+    from invent_exporter.web.server import parse_listen_address
 
     try:
         given = flags.addresses or [DEFAULT_ADDRESS]
@@ -266,8 +266,8 @@ def _run_serve(
     import asyncio
 
     from invent_exporter.app import serve
-    from invent_exporter.database import StateError
-    from invent_exporter.listen import ListenError
+    from invent_exporter.ledger.sqlite import StateError
+    from invent_exporter.web.server import ListenError
 
     try:
         asyncio.run(
@@ -302,7 +302,7 @@ def _check(flags: argparse.Namespace) -> int:
         return loaded
     import asyncio
 
-    from invent_exporter.check import check
+    from invent_exporter.commands.check import check
 
     try:
         return EXIT_OK if asyncio.run(check(*loaded, sys.stdout)) else EXIT_FAILED
@@ -317,9 +317,9 @@ def _demo(flags: argparse.Namespace) -> int:
     simulator = _simulator_place(flags)
     if isinstance(simulator, int):
         return simulator
-    from invent_exporter.demo import demo_config, start_simulator
-    from invent_exporter.listen import join_address
+    from invent_exporter.commands.demo import demo_config, start_simulator
     from invent_exporter.log import Secrets, setup_logging
+    from invent_exporter.web.server import join_address
 
     secrets = Secrets()
     setup_logging(flags.log_level, flags.log_format, secrets)
@@ -357,8 +357,8 @@ def _demo(flags: argparse.Namespace) -> int:
 
 
 def _simulator_place(flags: argparse.Namespace) -> tuple[str, int] | int:
-    from invent_exporter.config import is_loopback
-    from invent_exporter.listen import parse_listen_address
+    from invent_exporter.config.load import is_loopback
+    from invent_exporter.web.server import parse_listen_address
 
     try:
         host, port = parse_listen_address(flags.simulator_address)
@@ -376,7 +376,7 @@ def _simulate(flags: argparse.Namespace) -> int:
     place = _simulator_place(flags)
     if isinstance(place, int):
         return place
-    from invent_exporter.demo import simulate
+    from invent_exporter.commands.demo import simulate
 
     try:
         simulate(

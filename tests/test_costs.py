@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import event
 
 from invent_exporter.app import Exporter
-from invent_exporter.config import ApiConfig, Config, Key, OrgConfig
+from invent_exporter.config.load import ApiConfig, Config, Key, OrgConfig
 from invent_exporter.log import Secrets
 from invent_exporter.simulator import Settings, SimulatorServer, World, add_many, quiet_world
 

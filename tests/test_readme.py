@@ -12,9 +12,10 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from invent_exporter import cli, config
-from invent_exporter.config import Config, Key, OrgConfig, load_config
-from invent_exporter.metrics import FAMILIES
+from invent_exporter import cli
+from invent_exporter.config import load as config
+from invent_exporter.config.load import Config, Key, OrgConfig, load_config
+from invent_exporter.metrics.families import FAMILIES
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 
 ROOT = Path(__file__).parent.parent
@@ -145,7 +146,7 @@ def test_environment_table_names_every_variable() -> None:
         for cells in rows(section("Flags and environment"))
         if cells[0].startswith("`INVENT_")
     }
-    code = "".join(path.read_text("utf-8") for path in (ROOT / "invent_exporter").glob("*.py"))
+    code = "".join(path.read_text("utf-8") for path in (ROOT / "invent_exporter").rglob("*.py"))
     assert told == set(re.findall(r'"(INVENT_[A-Z_]+)"', code))
 
 

@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from helm import generate
-from invent_exporter import config
-from invent_exporter.config import MetricsConfig
-from invent_exporter.config_error import ConfigError
-from invent_exporter.config_values import read_api_url, read_run_link
-from invent_exporter.server import check_telemetry_path
-from invent_exporter.yaml_nodes import Text
+from invent_exporter.config import load as config
+from invent_exporter.config.load import MetricsConfig
+from invent_exporter.config.values import read_api_url, read_run_link
+from invent_exporter.config.yaml_nodes import Text
+from invent_exporter.errors import ConfigError
+from invent_exporter.web.routes import check_telemetry_path
 from tests.deploy.chart import (
     CHART,
     HELMS,

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from invent_exporter.metrics import FAMILIES
+from invent_exporter.metrics.families import FAMILIES
 from tests.grafana.families import NOT_IN_THE_DEMO
 from tests.grafana.history import write_history
 from tests.grafana.promql import bare_counters, grouping_labels, selectors

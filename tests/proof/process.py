@@ -17,16 +17,16 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from invent_exporter.api import RunsApi
+from invent_exporter.api.listing import RunsApi
+from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.clocks import Clocks
-from invent_exporter.collector import Collector, CollectorSettings
-from invent_exporter.database import open_database
-from invent_exporter.exposition import Exposition
-from invent_exporter.ledger import Ledger
-from invent_exporter.numbers import Bounds
-from invent_exporter.pacing import PageAllowance
-from invent_exporter.publisher import Publisher
-from invent_exporter.recording import LedgerSettings
+from invent_exporter.collector.loop import Collector, CollectorSettings
+from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.ledger import Ledger
+from invent_exporter.ledger.recorder import LedgerSettings
+from invent_exporter.ledger.sqlite import open_database
+from invent_exporter.metrics.exposition import Exposition
+from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.telemetry import Telemetry
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper
@@ -35,11 +35,11 @@ from tests.proof.service import Service
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from invent_exporter.exposition import View
-    from invent_exporter.model import Run
-    from invent_exporter.recording import InvalidRow, OrgLedger, Recorded
-    from invent_exporter.scan import ScanState
-    from invent_exporter.transport import Transport
+    from invent_exporter.api.models import Run
+    from invent_exporter.api.transport import Transport
+    from invent_exporter.ledger.recorder import InvalidRow, OrgLedger, Recorded
+    from invent_exporter.metrics.exposition import View
+    from invent_exporter.scan.poll import ScanState
 
 _T = TypeVar("_T")
 

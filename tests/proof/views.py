@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from invent_exporter.metrics import OpenRuns, OrgView, WorkflowView
-from invent_exporter.numbers import OrgNumbers, WorkflowNumbers
+from invent_exporter.ledger.counts import OrgNumbers, WorkflowNumbers
+from invent_exporter.metrics.families import OpenRuns, OrgView, WorkflowView
 from tests.proof.runs import BOUNDS, NOW, run, usage
 
 HOSTILE = 'a "quoted"\\ name,\n# HELP over {two="lines"} 1 # {run_id="x"} 1\r\u2028\u00fc\U0001f600'

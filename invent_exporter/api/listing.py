@@ -1,0 +1,276 @@
+"""The listing of runs, read by offset; page sizes and bad rows are this module's business."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, insort
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from invent_exporter.api.decoding import (
+    DecodedPage,
+    InvalidRun,
+    SpoiledPageError,
+    decode_page,
+    digest_of,
+    identity_in,
+)
+from invent_exporter.api.models import Run
+from invent_exporter.api.page_size import PageSize
+from invent_exporter.api.ratelimit import Heartbeat
+from invent_exporter.api.transport import Answer, ApiError, BadAnswerError, TooLargeError, Transport
+
+DECODE_IN_THREAD_BYTES = 64 * 1024
+FAILURES_IN_A_READ = 3
+SAME_SPOILED_ROWS = 5
+LONGEST_NUMBER = 18
+
+
+Fetch = Callable[[int, int], Awaitable[Answer]]
+"""Asks for page number `page` (from 1) of `take` rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows `start` to `end` (exclusive) of a listing, readable or not.
+
+    `count` is what the API says the listing has in all; `at_end` when nothing follows.
+    """
+
+    start: int
+    end: int
+    runs: list[Run]
+    invalid: list[InvalidRun]
+    count: int | None
+    at_end: bool
+
+
+class _SpoiledAnswerError(Exception):
+    """An answer that one of its rows makes unreadable as a whole."""
+
+    def __init__(self, reason: str, content: bytes | bytearray, count: int | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.digest = digest_of(content)
+        self.run_id = identity_in(content)
+        self.count = count
+
+
+class Listing:
+    """One walk through the runs of one org with one status filter."""
+
+    def __init__(self, fetch: Fetch, page_size: PageSize) -> None:
+        """Start a walk; `fetch(page, take)` asks for one page."""
+        self._fetch = fetch
+        self._page_size = page_size
+        self._server_take: int | None = None
+        self._bad_rows: list[int] = []
+        self._suspect = range(0)  # rows among which one spoils its page
+        self._cap: int | None = None  # largest page while one is searched, and shortly after
+        self._last_spoiled: tuple[int, str, int] | None = None
+        self._doubted: tuple[int, int, str] | None = None  # take, end and last id of an answer
+
+    async def read(self, offset: int, *, forward: bool = True) -> Chunk:
+        """Read the page that holds row `offset`, and where one can the row before it.
+
+        That row says whether rows moved since the page before was read. Not `forward`: the row
+        behind it, and as many as fit before it. Unless `at_end`,
+        `chunk.start <= offset < chunk.end`.
+
+        Raises:
+            ApiError: the page can't be read, smaller either.
+
+        """
+        failures = 0
+        while True:
+            take = self._take_for(offset, forward=forward)
+            start = offset // take * take
+            try:
+                answer, page = await self._ask(start, take)
+            except _SpoiledAnswerError as error:
+                if take == 1:
+                    return self._isolated(offset, error)
+                self._search(
+                    offset, range(start, start + take), too_large=error.reason == "too_large"
+                )
+            except ApiError as error:
+                failures += 1
+                if not self._tries_smaller(error, take, failures):
+                    raise
+            else:
+                chunk = self._chunk_of(answer, page, start, take, offset)
+                if chunk is not None:
+                    self._went_well(offset, take)
+                    return chunk
+
+    def _tries_smaller(self, error: ApiError, take: int, failures: int) -> bool:
+        """Ask for fewer rows from now on where that may help; tell whether to ask again at once."""
+        if isinstance(error, BadAnswerError):
+            self._page_size.halve(take)
+            return take > 1
+        # An answer that broke off each time it was tried did so perhaps at a limit on the way.
+        broke_off = error.reason == "network" and error.status is not None
+        if error.reason == "timeout" or broke_off:
+            self._page_size.halve(take)
+            return failures < FAILURES_IN_A_READ
+        return False
+
+    async def _ask(self, start: int, take: int) -> tuple[Answer, DecodedPage]:
+        try:
+            answer = await self._fetch(start // take + 1, take)
+        except TooLargeError as error:
+            raise _SpoiledAnswerError("too_large", error.prefix, None) from error
+        try:
+            if len(answer.body) <= DECODE_IN_THREAD_BYTES:
+                return answer, decode_page(answer.body)
+            return answer, await asyncio.to_thread(decode_page, answer.body)
+        except SpoiledPageError as error:
+            count = _count_of(answer.headers)
+            raise _SpoiledAnswerError("undecodable", answer.body, count) from error
+
+    def _take_for(self, offset: int, *, forward: bool) -> int:
+        """Choose a page that holds the row and its neighbour, as many more, and no bad row.
+
+        Pages begin at multiples of their size, so the size decides what a page has in common with
+        the one before.
+        """
+        limits = [self._page_size.current, self._server_take, self._cap]
+        largest = min(limit for limit in limits if limit is not None)
+        takes = [take for take in range(largest, 1, -1) if not self._holds_bad_row(offset, take)]
+        if forward:
+            overlapping = [take for take in takes if offset == 0 or offset % take]
+            reach = {take: take - offset % take for take in overlapping}
+        else:
+            overlapping = [take for take in takes if offset % take < take - 1]
+            reach = {take: offset % take for take in overlapping}
+        return max(overlapping or takes[:1] or [1], key=lambda take: reach.get(take, 0))
+
+    def _holds_bad_row(self, offset: int, take: int) -> bool:
+        start = offset // take * take
+        index = bisect_left(self._bad_rows, start)
+        return index < len(self._bad_rows) and self._bad_rows[index] < start + take
+
+    def _search(self, offset: int, rows: range, *, too_large: bool) -> None:
+        """Remember that one of these rows spoils its page, and look with smaller pages."""
+        if offset not in self._suspect:
+            self._suspect = rows
+            if too_large:  # perhaps all pages are; smaller ones from here on, to waste less
+                self._page_size.halve(len(rows))
+        self._cap = len(rows) // 2
+
+    def _isolated(self, row: int, error: _SpoiledAnswerError) -> Chunk:
+        """Report the one row that can't be read, and let the walk go on behind it."""
+        self._refuse_endless(row, error.digest)
+        if row not in self._bad_rows:
+            insort(self._bad_rows, row)
+        self._suspect = range(0)
+        # Bad rows often come together (one workflow makes them): don't start with a large page.
+        self._cap = 1
+        invalid = InvalidRun(error.run_id, error.reason, error.digest)
+        return Chunk(row, row + 1, [], [invalid], error.count, at_end=False)
+
+    def _refuse_endless(self, row: int, digest: str) -> None:
+        """Stop at a server that gives the same spoiled answer for each page."""
+        last_row, last_digest, times = self._last_spoiled or (row, "", 0)
+        times = times + 1 if digest == last_digest and row != last_row else 1
+        self._last_spoiled = (row, digest, times)
+        if times >= SAME_SPOILED_ROWS:
+            raise ApiError("invalid_response", f"{times} pages have the same undecodable body")
+
+    def _went_well(self, offset: int, take: int) -> None:
+        self._page_size.good(take)
+        if self._cap is not None and offset not in self._suspect:
+            self._cap *= 4
+            if self._cap >= self._page_size.current:
+                self._cap = None
+
+    def _chunk_of(
+        self, answer: Answer, page: DecodedPage, start: int, take: int, offset: int
+    ) -> Chunk | None:
+        """Place the rows in the listing; None when another page size must be asked for."""
+        count = _count_of(answer.headers)
+        said_take = _whole_number(answer.headers.get("pagination-take"))
+        if page.rows > take:
+            raise ApiError(
+                "invalid_response", f"asked for {take} rows, got {page.rows}: `take` is ignored"
+            )
+        if said_take is not None and 0 < said_take < take and page.rows <= said_take:
+            self._server_take = said_take  # the server cut `take` down, so pages lie elsewhere
+            return None
+        end = start + page.rows
+        last_id = page.runs[-1].id if page.runs and not page.invalid else None
+        at_end = page.rows == 0 or (page.rows < take and (count is None or end >= count))
+        self._page_size.proved = max(self._page_size.proved, page.rows)
+        cut_in_silence = said_take is None and take > self._page_size.proved
+        if 0 < page.rows < take and (cut_in_silence or (count is not None and end != count)):
+            # A short page is the last one, so its end should be the count. Where it is not, the
+            # server may give fewer rows than asked without saying so, and pages lie elsewhere.
+            self._server_take = page.rows
+            if start > 0 or not (at_end or offset < end):  # the first page lies where it lies
+                if last_id is not None:
+                    self._doubted = (take, end, last_id)
+                return None
+        if last_id is not None and self._doubted is not None:
+            self._settle_doubt(self._doubted, end, last_id)
+        return Chunk(start, end, page.runs, page.invalid, count, at_end)
+
+    def _settle_doubt(self, doubted: tuple[int, int, str], end: int, last_id: str) -> None:
+        """Learn from a short page that was asked for again with fewer rows.
+
+        A page of `take` rows that was cut down in silence lies nearer to the front than its number
+        says. So when the row that it ended with is found where it was said to stand, the page was
+        short because the listing ends there, and so large a page need not be doubted again.
+        """
+        take, said_end, said_last_id = doubted
+        if (end, last_id) == (said_end, said_last_id):
+            self._page_size.proved = max(self._page_size.proved, take)
+
+
+class RunsApi:
+    """The endpoint that lists runs."""
+
+    def __init__(self, transport: Transport, page_size: int = 100) -> None:
+        self._transport = transport
+        self._maximum_page_size = page_size
+        self._page_sizes: dict[str, PageSize] = {}
+
+    def listing(
+        self,
+        org_id: str,
+        key: Callable[[], str],
+        status: str = "ALL",
+        *,
+        label: str | None = None,
+        heartbeat: Heartbeat = lambda _seconds: None,
+    ) -> Listing:
+        """Start a walk through an org's runs with a status; ALL for any.
+
+        `org_id` is what the API is asked for (it may be `c`), `label` the `org_id` of the request's
+        metrics where that differs.
+        """
+        path = f"/orgs/{quote(org_id, safe='')}/workflows/runs"
+
+        async def fetch(page: int, take: int) -> Answer:
+            params = {
+                "expand": "false",
+                "origin": "ALL",
+                "status": status,
+                "page": str(page),
+                "take": str(take),
+            }
+            return await self._transport.get(path, params, key, label or org_id, heartbeat)
+
+        page_size = self._page_sizes.setdefault(org_id, PageSize(self._maximum_page_size))
+        return Listing(fetch, page_size)
+
+
+def _count_of(headers: Mapping[str, str]) -> int | None:
+    return _whole_number(headers.get("pagination-count"))
+
+
+def _whole_number(text: str | None) -> int | None:
+    """Read a header as a whole number that is not negative; None for anything else."""
+    if text is None or len(text) > LONGEST_NUMBER or not text.isascii() or not text.isdigit():
+        return None
+    return int(text)

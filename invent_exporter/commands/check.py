@@ -1,0 +1,103 @@
+"""The `check` command: ask each org for one page, and say what was found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+from rich.table import Table
+
+from invent_exporter import __version__
+from invent_exporter.api.listing import RunsApi
+from invent_exporter.api.ratelimit import RateLimiter
+from invent_exporter.api.transport import ApiError, Transport
+from invent_exporter.clocks import SystemClocks
+from invent_exporter.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from invent_exporter.config.load import Config, OrgConfig
+    from invent_exporter.log import Secrets
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one org answered."""
+
+    org: str
+    answered: bool
+    runs: str = ""
+    names_org: str = ""
+    newest: str = ""
+    seconds: str = ""
+    problem: str = ""
+
+
+async def check(config: Config, secrets: Secrets, stream: TextIO) -> bool:
+    """Print a table of what each org answered; return whether all did."""
+    clocks = SystemClocks()
+    transport = Transport(
+        config.api.url,
+        config.api.timeout_seconds,
+        config.api.max_response_bytes,
+        RateLimiter(config.api.requests_per_minute, clocks.monotonic, clocks.sleep),
+        Telemetry(CollectorRegistry()),
+        version=__version__,
+    )
+    api = RunsApi(transport, config.api.page_size)
+    try:
+        found = [await _ask(api, org, secrets) for org in config.orgs]
+    finally:
+        await transport.aclose()
+    table = Table("org", "answer", "runs", "runs name org", "newest run", "seconds", "problem")
+    for one in found:
+        table.add_row(
+            one.org,
+            "ok" if one.answered else "failed",
+            one.runs,
+            _shown(one.names_org, secrets),
+            one.newest,
+            one.seconds,
+            _shown(one.problem, secrets),
+        )
+    # A pipe gets the whole table, however wide.
+    width = None if stream.isatty() else 200
+    Console(file=stream, width=width, markup=False, highlight=False).print(table)
+    return all(one.answered for one in found)
+
+
+def _shown(text: str, secrets: Secrets) -> str:
+    """Make text of the API fit for a terminal, which obeys control characters."""
+    redacted = secrets.redact(text)
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in redacted)
+
+
+async def _ask(api: RunsApi, org: OrgConfig, secrets: Secrets) -> Found:
+    def read_key() -> str:
+        secret = org.key.read()
+        secrets.add(secret)
+        return secret
+
+    began = time.monotonic()
+    try:
+        chunk = await api.listing(org.id, read_key).read(0)
+    except ApiError as error:
+        return Found(org.id, answered=False, problem=f"{error.reason}: {error.message}")
+    runs = f"{len(chunk.runs)} on the first page"
+    if chunk.count is not None:
+        runs = f"{chunk.count}, {runs}"
+    named = sorted({run.org_id for run in chunk.runs if run.org_id})
+    # By the seconds: a time that came without an offset can't be compared with one that has it.
+    newest = max(chunk.runs, key=lambda run: run.created or 0.0, default=None)
+    created_at = None if newest is None else newest.created_at
+    return Found(
+        org.id,
+        answered=True,
+        runs=runs,
+        names_org=", ".join(named[:3]),
+        newest="" if created_at is None else created_at.isoformat(timespec="seconds"),
+        seconds=f"{time.monotonic() - began:.2f}",
+        problem=f"{len(chunk.invalid)} runs can't be read" if chunk.invalid else "",
+    )

@@ -1,0 +1,566 @@
+"""One page on its way into the ledger: what each run is, and what it adds.
+
+Everything is drawn up as drafts, written in the caller's transaction, and put in place after the
+commit; on any error the drafts are dropped, and nothing has changed.
+
+Longer than most modules: what a run can be when it is met, and what each case adds, is one
+decision, and is read best in one place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import and_, bindparam, func, insert, or_, select, update
+
+from invent_exporter.api.models import OTHER_WORKFLOW, Run
+from invent_exporter.ledger import sqlite as db
+from invent_exporter.ledger.counts import (
+    Bounds,
+    FailedRun,
+    OrgNumbers,
+    WorkflowNumbers,
+    series_key,
+)
+from invent_exporter.scan.order import RowFact, row_signature
+from invent_exporter.scan.poll import ScanState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+KEPT_FAILED_RUNS = 20
+_ERROR_LENGTH = 300
+
+
+class LedgerSettings(msgspec.Struct, frozen=True):
+    """What of the configuration decides how runs are counted."""
+
+    bounds: Bounds
+    max_workflows: int
+    step_credits: bool
+    reconcile_window_seconds: float
+
+
+class InvalidRow(msgspec.Struct, frozen=True):
+    """A run that could not be read: its id, else a digest of its bytes, and why."""
+
+    key: str
+    reason: str
+
+
+class Recorded(msgspec.Struct):
+    """What a page brought: facts for the scan, and what to publish and log.
+
+    `changed` names the workflows whose numbers changed, `news` says whether any row did, `invalid`
+    lists unreadable runs that were counted now.
+    """
+
+    facts: list[RowFact] = []
+    failed: list[Run] = []
+    history_failed: int = 0
+    invalid: list[InvalidRow] = []
+    changed: set[str] = set()
+    news: bool = False
+
+
+class _Known(msgspec.Struct):
+    """A stored row of `run`."""
+
+    workflow_id: str
+    origin: str
+    status: str
+    final: bool
+    owned: bool
+    counted: bool
+    walk: int
+    since: float
+    updated: float | None
+    absent: int
+    credits_ai: float | None
+    credits_other: float | None
+    steps: str | None
+    revised: str | None
+    created: float
+
+
+class OrgLedger:
+    """The ledger of one org; its attributes are what is committed."""
+
+    def __init__(self, row: Any) -> None:  # noqa: ANN401 (a SQLAlchemy row)
+        """Take the org's stored row."""
+        self.key: int = row.org
+        self.org_id: str | None = row.org_id
+        self.alias: str | None = row.alias
+        self.settled_walk: int = row.settled_walk
+        self.contacted = bool(row.contacted)
+        self.floor_seconds: float = row.floor
+        self.scan = msgspec.json.decode(row.scan, type=ScanState)
+        self.numbers = msgspec.json.decode(row.numbers, type=OrgNumbers)
+        self.workflows: dict[str, WorkflowNumbers] = {}
+        self.folded: set[str] = set()
+        self.newest_seconds: float | None = None
+        """Until first contact is complete: the newest time that any run told."""
+        self.named_by: dict[str, str] = {}
+        """Until it is known which org `c` is: which org each of its runs names."""
+        if self.org_id is None and self.numbers.named:
+            # What a process before this one had heard is one vote: those runs may be gone by now.
+            self.named_by[""] = self.numbers.named
+
+    @property
+    def likely_org_id(self) -> str | None:
+        """Tell the org that most of the runs of `c` name."""
+        votes = Counter(self.named_by.values()).most_common(1)
+        return votes[0][0] if votes else None
+
+
+class Page:
+    """One page on its way into the ledger: drafts of all it changes, dropped on any error."""
+
+    def __init__(
+        self,
+        settings: LedgerSettings,
+        org: OrgLedger,
+        now: float,
+        other_org_ids: frozenset[str],
+        *,
+        recovering: bool,
+    ) -> None:
+        self._settings = settings
+        self._org = org
+        self._now = now
+        self._other_org_ids = other_org_ids
+        self._recovering = recovering
+        self._missed_until = -math.inf
+        self._walk = org.settled_walk + 1
+        self._drafts: dict[str, WorkflowNumbers] = {}
+        self._new: set[str] = set()
+        self._folded: set[str] = set()
+        self._numbers = org.numbers.draft()
+        self._inserted: dict[str, dict[str, object]] = {}
+        self._updated: dict[str, dict[str, object]] = {}
+        self.recorded = Recorded()
+
+    # -- reading a page
+
+    def record(self, connection: Connection, runs: Sequence[Run]) -> None:
+        """Draw up what the page's runs change."""
+        if not self._org.contacted:
+            self._note_newest(runs)
+        if self._org.org_id is None:
+            # Also a run that is not kept: it may be all that says which org `c` is.
+            self._org.named_by.update((run.id, run.org_id) for run in runs if run.org_id)
+            self._numbers.named = self._org.likely_org_id
+        if self._recovering:
+            # A run that is newer than all that is known may have come after the poll.
+            newest = select(func.max(db.run.c.created)).where(db.run.c.org == self._org.key)
+            self._missed_until = connection.execute(newest).scalar() or -math.inf
+        known, elsewhere = self._look_up(connection, runs)
+        # In the order in which runs ended, so that streaks need no second look within a page.
+        for run in sorted(runs, key=lambda run: (run.concluded, run.id)):
+            row = known.get(run.id)
+            if row is None:
+                if self._is_below_floor(run):
+                    continue
+                foreign = run.org_id in self._other_org_ids or run.id in elsewhere
+                known[run.id] = self._meet(connection, run, owned=not foreign)
+                continue
+            if row.final:
+                self._meet_again(run, row)
+            else:
+                self._follow(connection, run, row)
+        for run in runs:
+            self.recorded.facts.append(self._fact(run, known.get(run.id)))
+        # Those that only the reconciliation found were in the count before.
+        recovered = self._numbers.recovered - self._org.numbers.recovered
+        self._numbers.met += len(self._inserted) - recovered
+
+    def _look_up(
+        self, connection: Connection, runs: Sequence[Run]
+    ) -> tuple[dict[str, _Known], set[str]]:
+        known: dict[str, _Known] = {}
+        elsewhere: set[str] = set()
+        ids = {"ids": [run.id for run in runs]}
+        for run_id, org, org_id, *values in connection.execute(_LOOK_UP, ids):
+            row = _Known(*values)
+            if org == self._org.key:
+                known[run_id] = row
+            elif row.owned and org_id is not None:
+                # A `c` that is not known yet may turn out to be this org, and is forgotten then.
+                elsewhere.add(run_id)
+        return known, elsewhere
+
+    def _note_newest(self, runs: Sequence[Run]) -> None:
+        told = [time for run in runs for time in (run.first_time, run.updated, run.ended)]
+        times = [time for time in (self._org.newest_seconds, *told) if time is not None]
+        self._org.newest_seconds = max(times, default=None)
+
+    def _is_below_floor(self, run: Run) -> bool:
+        """Tell whether a final run is wholly before the kept window: history, not to be kept."""
+        floor = self._org.floor_seconds
+        first = run.first_time
+        if not run.is_final or (first is not None and first >= floor):
+            return False
+        times = [time for time in (first, run.updated, run.ended) if time is not None]
+        return bool(times) and max(times) < floor
+
+    def _fact(self, run: Run, row: _Known | None) -> RowFact:
+        settled = row is None or (row.walk <= self._org.settled_walk and row.updated == run.updated)
+        return RowFact(
+            run.id,
+            run.created,
+            run.updated,
+            is_open=not run.is_final and (row is None or not row.final),
+            owned=row is not None and row.owned,
+            settled=settled,
+            signature=row_signature(run),
+            is_new=run.id in self._inserted,
+        )
+
+    # -- a run that is not known yet
+
+    def _meet(self, connection: Connection, run: Run, *, owned: bool) -> _Known:
+        created = run.first_time
+        if created is None:
+            created = self._now
+        contacted = self._org.contacted
+        counted = owned and run.is_final and contacted and created >= self._org.floor_seconds
+        row = _Known(
+            run.workflow_label,
+            run.origin_label,
+            run.status_label,
+            run.is_final,
+            owned,
+            counted,
+            self._walk,
+            _since(run, self._now),
+            run.updated,
+            0,
+            None,
+            None,
+            None,
+            None,
+            created,
+        )
+        if owned:
+            numbers = self._draft(run.workflow_label)
+            numbers.learn(run)
+            if contacted and (counted or not run.is_final):
+                numbers.submit(run)
+                self._numbers.recovered += created <= self._missed_until
+            if counted:
+                self._count(connection, run, row, numbers)
+            elif run.is_final:
+                self._conclude(connection, run, numbers)
+                if run.status == "FAILED":
+                    self.recorded.history_failed += 1
+                    self._keep_failed(run)
+        self._inserted[run.id] = {
+            "run_id": run.id,
+            "org": self._org.key,
+            **self._values(row),
+        }
+        self.recorded.news = True
+        return row
+
+    def _count(
+        self, connection: Connection, run: Run, row: _Known, numbers: WorkflowNumbers
+    ) -> None:
+        """Count a run with its first final status: the one place where it happens."""
+        numbers.finish(run)
+        self._conclude(connection, run, numbers)
+        row.counted = True
+        self._spend(run, row, numbers)
+        if run.status == "FAILED":
+            self.recorded.failed.append(run)
+            self._keep_failed(run)
+
+    def _conclude(self, connection: Connection, run: Run, numbers: WorkflowNumbers) -> None:
+        if not numbers.conclude(run):
+            return
+        moment = numbers.last_completed
+        assert moment is not None  # noqa: S101 (conclude has just set it)
+        after = or_(
+            db.run.c.since > moment[0],
+            and_(db.run.c.since == moment[0], db.run.c.run_id > moment[1]),
+        )
+        query = select(func.count()).where(
+            db.run.c.org == self._org.key,
+            db.run.c.workflow_id == run.workflow_label,
+            db.run.c.status == "FAILED",
+            db.run.c.owned == 1,
+            after,
+        )
+        numbers.consecutive_failures = connection.execute(query).scalar_one()
+
+    # -- a run that is known as open
+
+    def _follow(self, connection: Connection, run: Run, row: _Known) -> None:
+        if run.is_final:
+            row.final = True
+            row.status = run.status_label
+            row.origin = run.origin_label
+            row.workflow_id = run.workflow_label
+            row.since = _since(run, self._now)
+            if row.owned:
+                numbers = self._draft(run.workflow_label)
+                numbers.learn(run)
+                self._count(connection, run, row, numbers)
+        else:
+            status = run.status_label
+            # Without a time of the API's it is in its status since it was first seen there.
+            since = _since(run, row.since if status == row.status else self._now)
+            # A start that is told late, or revised, need not come with another time of update.
+            now_known = (status, since, run.updated, 0, _created(run, row))
+            if now_known == (row.status, row.since, row.updated, row.absent, row.created):
+                return
+            row.status, row.since = status, since
+        row.absent = 0
+        self._touch(run, row)
+
+    # -- a run that is known as final
+
+    def _meet_again(self, run: Run, row: _Known) -> None:
+        """Follow late or revised usage and a revised status; the run is never counted again."""
+        changed = run.is_final and (run.updated, _created(run, row)) != (row.updated, row.created)
+        if row.counted and run.is_final and row.revised is None and run.status_label != row.status:
+            self._numbers.revised += 1
+            row.revised = run.status_label
+            changed = True
+        if row.counted and run.credits is not None and self._has_new_usage(run, row):
+            self._spend(run, row, self._draft(row.workflow_id))
+            changed = True
+        if changed:
+            self._touch(run, row)
+
+    def _has_new_usage(self, run: Run, row: _Known) -> bool:
+        if (row.credits_ai, row.credits_other) != run.credits:
+            return True
+        return self._settings.step_credits and _steps(row) != run.step_credits
+
+    def _spend(self, run: Run, row: _Known, numbers: WorkflowNumbers) -> None:
+        """Add what usage grew by; what it shrank by goes to the corrections."""
+        spent = run.credits
+        if spent is None:
+            return
+        key = series_key(row.origin, row.status)
+        if row.credits_ai is None or row.credits_other is None:
+            numbers.spend_first(key, run)
+        else:
+            growth = (spent[0] - row.credits_ai, spent[1] - row.credits_other)
+            numbers.spend(key, *growth)
+            self._numbers.credit_corrections += sum(-part for part in growth if part < 0)
+        row.credits_ai, row.credits_other = spent
+        if self._settings.step_credits:
+            before = _steps(row)
+            steps = run.step_credits
+            for step, total in steps.items():
+                added = total - before.get(step, 0.0)
+                if added > 0:
+                    numbers.spend_step(step, added)
+            row.steps = to_json(steps)
+
+    # -- drafts
+
+    def _draft(self, workflow_id: str) -> WorkflowNumbers:
+        name = self._fold(workflow_id)
+        draft = self._drafts.get(name)
+        if draft is None:
+            known = self._org.workflows.get(name)
+            if known is None:
+                draft = WorkflowNumbers.empty(self._settings.bounds)
+                self._new.add(name)
+            else:
+                draft = known.draft()
+            self._drafts[name] = draft
+        return draft
+
+    def _fold(self, workflow_id: str) -> str:
+        org = self._org
+        if workflow_id == OTHER_WORKFLOW:
+            return workflow_id
+        if workflow_id in org.workflows or workflow_id in self._new:
+            return workflow_id
+        if workflow_id in org.folded or workflow_id in self._folded:
+            return OTHER_WORKFLOW
+        own = len(org.workflows) + len(self._new)
+        own -= OTHER_WORKFLOW in org.workflows or OTHER_WORKFLOW in self._new
+        if own < self._settings.max_workflows:
+            return workflow_id
+        self._folded.add(workflow_id)
+        return OTHER_WORKFLOW
+
+    def _keep_failed(self, run: Run) -> None:
+        failed = FailedRun(run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH])
+        kept = sorted(
+            [*self._numbers.failed, failed], key=lambda failed: failed.ended_seconds or 0.0
+        )
+        self._numbers.failed = kept[-KEPT_FAILED_RUNS:]
+
+    def _values(self, row: _Known) -> dict[str, object]:
+        return {
+            "workflow_id": row.workflow_id,
+            "origin": row.origin,
+            "status": row.status,
+            "final": int(row.final),
+            "owned": int(row.owned),
+            "counted": int(row.counted),
+            "walk": row.walk,
+            "since": row.since,
+            "updated": row.updated,
+            "seen": self._now,
+            "absent": row.absent,
+            "credits_ai": row.credits_ai,
+            "credits_other": row.credits_other,
+            "steps": row.steps,
+            "revised": row.revised,
+            "created": row.created,
+        }
+
+    def _touch(self, run: Run, row: _Known) -> None:
+        """Take the row's change into the transaction; it is unsettled until a complete poll."""
+        row.updated = run.updated
+        row.created = _created(run, row)
+        row.walk = self._walk
+        self.recorded.news = True
+        if run.id in self._inserted:
+            self._inserted[run.id].update(self._values(row))
+        else:
+            self._updated[run.id] = {"key": run.id, **self._values(row)}
+
+    # -- writing
+
+    def record_invalid(self, connection: Connection, invalid: Sequence[InvalidRow]) -> None:
+        """Count each unreadable run once for each id and reason."""
+        org = self._org.key
+        for row in dict.fromkeys(invalid):
+            where = and_(
+                db.invalid.c.org == org,
+                db.invalid.c.run_key == row.key,
+                db.invalid.c.reason == row.reason,
+            )
+            seen = connection.execute(select(db.invalid.c.seen).where(where)).scalar()
+            if seen is None:
+                self._numbers.met += 1
+                connection.execute(
+                    insert(db.invalid).values(
+                        org=org, run_key=row.key, reason=row.reason, seen=self._now
+                    )
+                )
+                count = self._numbers.invalid.get(row.reason, 0)
+                self._numbers.invalid[row.reason] = count + 1
+                self.recorded.invalid.append(row)
+            elif seen < self._now - self._settings.reconcile_window_seconds / 2:
+                connection.execute(update(db.invalid).where(where).values(seen=self._now))
+
+    def store(self, connection: Connection) -> None:
+        """Write the drafts."""
+        _INSERT.execute(connection, self._inserted.values())
+        rows = [{"of_org": self._org.key, **row} for row in self._updated.values()]
+        _UPDATE.execute(connection, rows)
+        store_workflows(connection, self._org, self._drafts, self._new, self._folded)
+        if self._numbers != self._org.numbers:
+            connection.execute(
+                update(db.org)
+                .where(db.org.c.org == self._org.key)
+                .values(numbers=to_json(self._numbers))
+            )
+
+    def put_in_place(self) -> None:
+        """After the commit: let the drafts be what is published."""
+        org = self._org
+        org.workflows.update(self._drafts)
+        org.folded.update(self._folded)
+        self.recorded.changed = set(self._drafts)
+        org.numbers = self._numbers
+
+
+_LOOK_UP = (
+    select(
+        db.run.c.run_id,
+        db.run.c.org,
+        db.org.c.org_id,
+        db.run.c.workflow_id,
+        db.run.c.origin,
+        db.run.c.status,
+        db.run.c.final,
+        db.run.c.owned,
+        db.run.c.counted,
+        db.run.c.walk,
+        db.run.c.since,
+        db.run.c.updated,
+        db.run.c.absent,
+        db.run.c.credits_ai,
+        db.run.c.credits_other,
+        db.run.c.steps,
+        db.run.c.revised,
+        db.run.c.created,
+    )
+    .join(db.org, db.org.c.org == db.run.c.org)
+    .where(db.run.c.run_id.in_(bindparam("ids", expanding=True)))
+)
+
+_INSERT = db.Batch(insert(db.run))
+_UPDATE = db.Batch(
+    update(db.run).where(db.run.c.org == bindparam("of_org"), db.run.c.run_id == bindparam("key"))
+)
+_INSERT_WORKFLOW = db.Batch(insert(db.workflow))
+_UPDATE_WORKFLOW = db.Batch(
+    update(db.workflow).where(
+        db.workflow.c.org == bindparam("of_org"), db.workflow.c.workflow_id == bindparam("name")
+    )
+)
+
+
+def _since(run: Run, now: float) -> float:
+    """When a final run ended; since when an open one is PENDING or RUNNING."""
+    if run.is_final:
+        return run.concluded
+    time = run.created if run.status == "PENDING" else run.started
+    if time is None:
+        time = run.created
+    return now if time is None else time
+
+
+def _created(run: Run, row: _Known) -> float:
+    """When the run came to be, by the latest that was told: so long its row is kept.
+
+    With an earlier one the row might be gone while the run still passes for a new one.
+    """
+    return row.created if run.first_time is None else max(row.created, run.first_time)
+
+
+def _steps(row: _Known) -> dict[str, float]:
+    return {} if row.steps is None else msgspec.json.decode(row.steps, type=dict[str, float])
+
+
+def to_json(value: object) -> str:
+    """Encode what is stored."""
+    return msgspec.json.encode(value).decode()
+
+
+def store_workflows(
+    connection: Connection,
+    org: OrgLedger,
+    drafts: dict[str, WorkflowNumbers],
+    new: set[str],
+    folded: set[str],
+) -> None:
+    """Write the numbers of workflows: `new` ones, changed ones, and the names of `folded` ones."""
+    added = [
+        {"org": org.key, "workflow_id": name, "numbers": to_json(drafts[name])}
+        for name in drafts
+        if name in new
+    ]
+    added += [{"org": org.key, "workflow_id": name, "numbers": None} for name in folded]
+    changed = [
+        {"of_org": org.key, "name": name, "numbers": to_json(draft)}
+        for name, draft in drafts.items()
+        if name not in new
+    ]
+    _INSERT_WORKFLOW.execute(connection, added)
+    _UPDATE_WORKFLOW.execute(connection, changed)

@@ -1,0 +1,292 @@
+"""The metrics as bytes: encoded when numbers changed, swapped in whole, served from memory.
+
+prometheus_client encodes each view once for each form that is asked for; the pieces are kept by
+family and joined at publish. Each published snapshot has a number, its generation, the same for
+every form of it; an answer is always of one generation, and later answers never of an earlier one.
+The exporter's own metrics stand behind the snapshot and are refreshed once a second.
+
+A scrape is never held up by encoding: it gets the newest finished body. Only the first request for
+a form waits for that form to be made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import exposition as text_format
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from invent_exporter.metrics.families import FAMILIES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+
+    from prometheus_client.core import Metric
+    from prometheus_client.registry import Collector
+
+_GZIP_LEVEL = 1
+"""Level 6 makes answers a fifth smaller and takes three times as long."""
+_GZIP_WINDOW = 31
+_LIVE_SECONDS = 1.0
+_FORGET_SECONDS = 600.0
+"""A form that nobody asked for so long is not made any more."""
+_EOF = b"# EOF\n"
+
+
+class View(Protocol):
+    """Something that was committed, as metrics."""
+
+    def metrics(self) -> list[Metric]:
+        """Build the series."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Metrics in one form; `generation` numbers the published snapshot they were made of."""
+
+    generation: int
+    content_type: str
+    content_encoding: str | None
+    body: bytes
+
+
+@dataclass(frozen=True)
+class _Format:
+    """A text format, and how prometheus_client makes it."""
+
+    content_type: str
+    encode: Callable[[Collector], bytes]
+    ending: bytes
+
+
+_TEXT = _Format("text/plain; version=0.0.4; charset=utf-8", text_format.generate_latest, b"")
+_OPENMETRICS = _Format(
+    "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    openmetrics.generate_latest,
+    _EOF,
+)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What can be asked for: a format, compressed or not."""
+
+    format: _Format
+    is_gzip: bool
+
+
+@dataclass
+class _Body:
+    """One generation in one form, without the live metrics and the end."""
+
+    generation: int
+    content: bytes
+    compressor: zlib._Compress | None
+    answer: Answer | None = None
+    live: bytes = b""
+
+
+@dataclass
+class _Chunks:
+    """One view, encoded by format and family as far as it was asked for."""
+
+    view: View
+    encoded: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+
+class _Registry:
+    """The one method of a registry that prometheus_client's encoders use."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+class Exposition:
+    """Holds what is published, and answers scrapes."""
+
+    def __init__(self, own: Collector, clock: Callable[[], float]) -> None:
+        """Serve `own`, the exporter's own metrics, behind what is published.
+
+        Args:
+            own: a registry.
+            clock: seconds that never go back.
+
+        """
+        self.generation = 0
+        self.acknowledged = 0
+        self.encoded_chunks = 0
+        self.on_acknowledge: Callable[[], None] = lambda: None
+        self._own = own
+        self._clock = clock
+        self._chunks: dict[Hashable, _Chunks] = {}
+        self._bodies: dict[_Form, _Body] = {}
+        self._asked: dict[_Form, float] = {}
+        self._live: dict[str, tuple[float, bytes]] = {}
+        self._lock = asyncio.Lock()
+        self._encoder = ThreadPoolExecutor(1, "encoder")
+
+    def close(self) -> None:
+        """End the encoder's thread; an encoding under way is waited for."""
+        self._encoder.shutdown(cancel_futures=True)
+
+    async def publish(self, changes: Mapping[Hashable, View | None]) -> int:
+        """Replace views (None takes one away); return the generation that holds them.
+
+        When this returns, every answer is of this generation or a later one.
+        """
+        async with self._lock:
+            for key, view in changes.items():
+                if view is None:
+                    self._chunks.pop(key, None)
+                else:
+                    self._chunks[key] = _Chunks(view)
+            generation = self.generation + 1
+            now = self._clock()
+            wanted = [form for form, asked in self._asked.items() if now - asked < _FORGET_SECONDS]
+            bodies = await asyncio.get_running_loop().run_in_executor(
+                self._encoder, self._make, wanted, generation, list(self._chunks.values())
+            )
+            self._bodies = bodies
+            self.generation = generation
+            return generation
+
+    async def answer(self, accept: str, accept_encoding: str) -> Answer:
+        """Answer in the form that these request headers ask for."""
+        form = _choose(accept, accept_encoding)
+        self._asked[form] = self._clock()
+        body = self._bodies.get(form)
+        if body is None:
+            async with self._lock:
+                body = self._bodies.get(form)
+                if body is None:
+                    made = await asyncio.get_running_loop().run_in_executor(
+                        self._encoder,
+                        self._make,
+                        [form],
+                        self.generation,
+                        list(self._chunks.values()),
+                    )
+                    self._bodies.update(made)
+                    body = made[form]
+        return self._finish(form, body)
+
+    def acknowledge(self, generation: int) -> None:
+        """Note that an answer of this generation was delivered whole."""
+        if generation > self.acknowledged:
+            self.acknowledged = generation
+            self.on_acknowledge()
+
+    # -- in the encoder's thread
+
+    def _make(
+        self, forms: list[_Form], generation: int, chunks: list[_Chunks]
+    ) -> dict[_Form, _Body]:
+        bodies = {}
+        contents: dict[str, bytes] = {}
+        for form in forms:
+            name = form.format.content_type
+            if name not in contents:
+                contents[name] = self._join(form.format, chunks)
+            content = contents[name]
+            compressor = None
+            if form.is_gzip:
+                compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
+                content = compressor.compress(content)
+            bodies[form] = _Body(generation, content, compressor)
+        return bodies
+
+    def _join(self, text: _Format, chunks: list[_Chunks]) -> bytes:
+        encoded = []
+        for chunk in chunks:
+            by_family = chunk.encoded.get(text.content_type)
+            if by_family is None:
+                by_family = _split(text, chunk.view.metrics())
+                chunk.encoded[text.content_type] = by_family
+                self.encoded_chunks += 1
+            encoded.append(by_family)
+        parts = []
+        for family in FAMILIES:
+            samples = [by_family[family.name] for by_family in encoded if family.name in by_family]
+            if samples:
+                parts.append(_encode(text, [family.metric()]))
+                parts += samples
+        return b"".join(parts)
+
+    # -- the last step, for each answer that is not the same as the one before
+
+    def _finish(self, form: _Form, body: _Body) -> Answer:
+        live = self._live_metrics(form.format)
+        if body.answer is not None and body.live is live:
+            return body.answer
+        ending = live + form.format.ending
+        if body.compressor is not None:
+            compressor = body.compressor.copy()
+            ending = compressor.compress(ending) + compressor.flush()
+        body.answer = Answer(
+            body.generation,
+            form.format.content_type,
+            "gzip" if form.is_gzip else None,
+            body.content + ending,
+        )
+        body.live = live
+        return body.answer
+
+    def _live_metrics(self, text: _Format) -> bytes:
+        now = self._clock()
+        made, live = self._live.get(text.content_type, (-_LIVE_SECONDS, b""))
+        if not live or now - made >= _LIVE_SECONDS:
+            live = text.encode(self._own).removesuffix(text.ending)
+            self._live[text.content_type] = (now, live)
+        return live
+
+
+def _encode(text: _Format, metrics: list[Metric]) -> bytes:
+    return text.encode(_Registry(metrics)).removesuffix(text.ending)
+
+
+def _split(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:
+    """Encode metrics, and cut the result into the samples of each family, without its header.
+
+    A line that begins with `#` is never a sample: label values are escaped onto one line.
+    """
+    sections = (b"\n" + _encode(text, metrics)).split(b"\n# HELP ")[1:]
+    by_family = {}
+    for metric, section in zip(metrics, sections, strict=True):
+        lines = section.split(b"\n", 2)
+        samples = lines[2] if len(lines) > 2 else b""  # noqa: PLR2004 (HELP and TYPE are two)
+        if samples:
+            by_family[metric.name] = samples if samples.endswith(b"\n") else samples + b"\n"
+    return by_family
+
+
+def _choose(accept: str, accept_encoding: str) -> _Form:
+    """Choose by quality; OpenMetrics where it is asked for by name, at least as much as text."""
+    qualities = _qualities(accept)
+    by_name = qualities.get("application/openmetrics-text", 0.0)
+    is_openmetrics = by_name > 0 and by_name >= qualities.get("text/plain", 0.0)
+    encodings = _qualities(accept_encoding)
+    is_gzip = encodings.get("gzip", encodings.get("*", 0.0)) > 0
+    return _Form(_OPENMETRICS if is_openmetrics else _TEXT, is_gzip)
+
+
+def _qualities(header: str) -> dict[str, float]:
+    """Read `a;x=y;q=0.5, b` as the highest quality of each name; what is malformed counts as 0."""
+    qualities: dict[str, float] = {}
+    for item in header.split(","):
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        qualities[name] = max(quality, qualities.get(name, 0.0))
+    return qualities
