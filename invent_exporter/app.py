@@ -18,11 +18,11 @@ from invent_exporter.api.ratelimit import PageAllowance, RateLimiter
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import Clocks, SystemClocks
 from invent_exporter.collector.loop import Collector, CollectorSettings
-from invent_exporter.config.load import ConfigError
+from invent_exporter.errors import ConfigError, StateError, StateGoneError
 from invent_exporter.ledger.counts import Bounds
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
-from invent_exporter.ledger.sqlite import StateError, StateGoneError, open_database
+from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.log import Secrets, get_logger
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher

@@ -206,7 +206,8 @@ def _fail(message: object, status: int = EXIT_FAILED) -> int:
 
 def _load(flags: argparse.Namespace) -> tuple[Config, Secrets] | int:
     from invent_exporter.api.client import make_client
-    from invent_exporter.config.load import ConfigError, load_config
+    from invent_exporter.config.load import load_config
+    from invent_exporter.errors import ConfigError
     from invent_exporter.log import Secrets, setup_logging
 
     secrets = Secrets()
@@ -266,8 +267,7 @@ def _run_serve(
     import asyncio
 
     from invent_exporter.app import serve
-    from invent_exporter.ledger.sqlite import StateError
-    from invent_exporter.web.server import ListenError
+    from invent_exporter.errors import ListenError, StateError
 
     try:
         asyncio.run(

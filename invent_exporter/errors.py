@@ -1,12 +1,103 @@
-"""A mistake in the configuration, and how its one line shows what a user wrote."""
+"""Every exception that leaves the module that raises it, and how messages show what a user wrote.
+
+Exception
+├── ConfigError            the configuration, the environment or a key file; exit status 2
+│   └── UsageError         the flags
+├── StateError             the state can't be used: exit status 1
+├── ApiError               a request that failed for good, with a reason of the contract
+│   ├── BadAnswerError     status 200, but no page of runs
+│   └── TooLargeError      broken off at the size limit
+├── SpoiledPageError       one run makes its whole page undecodable
+├── PausedError            the API asked for a pause that is not over
+├── BadBodyError           a body that is not encoded as its headers say
+└── OSError
+├── ListenError        an address can't be listened on
+└── StateGoneError     the open state file is not the one that its path names
+"""
 
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 
 
 class ConfigError(Exception):
     """A mistake in the configuration; `str()` is one line that says where, what and what is due."""
+
+
+class UsageError(ConfigError):
+    """A mistake in the flags; `str()` is one line that names the flag."""
+
+
+class StateError(Exception):
+    """The state can't be used; the text says which file, what is wrong and what to do."""
+
+
+class StateGoneError(OSError):
+    """The file that is open is no longer the one that the path names."""
+
+
+class ListenError(OSError):
+    """The server cannot listen where it was told to; the message is one line for the user."""
+
+    def __str__(self) -> str:
+        """Leave the number out: the line says what it means."""
+        return str(self.strerror)
+
+
+class ApiError(Exception):
+    """A request that failed for good; `reason` is a label value of `invent_poll_errors_total`.
+
+    `message` is one line, without the key. `retry_after_seconds` is what the API asked for, or what
+    is left of a pause; `status` is the HTTP status, if one came.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        self.status = status
+
+
+class BadAnswerError(ApiError):
+    """An answer with status 200 whose body is no page of runs; a smaller page may be one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("invalid_response", message, status=HTTPStatus.OK)
+
+
+class TooLargeError(ApiError):
+    """An answer that was broken off at the size limit; `prefix` is its beginning."""
+
+    def __init__(self, max_response_bytes: int, prefix: bytes, status: int) -> None:
+        super().__init__(
+            "invalid_response", f"answer is larger than {max_response_bytes} bytes", status=status
+        )
+        self.prefix = prefix
+
+
+class SpoiledPageError(Exception):
+    """Bytes of one run make the whole page undecodable (a lone surrogate, too deep nesting)."""
+
+
+class PausedError(Exception):
+    """The API asked for a pause that is not over for `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the API asked to wait {seconds:.0f} s more")
+        self.seconds = seconds
+
+
+class BadBodyError(Exception):
+    """A body that is not encoded as its headers say."""
 
 
 def why_unreadable(error: Exception) -> str:

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from invent_exporter.api.decoding import DecodedPage, SpoiledPageError, decode_page
+from invent_exporter.api.decoding import DecodedPage, decode_page
 from invent_exporter.api.models import INVALID_REASONS
-from invent_exporter.api.transport import ApiError
-from invent_exporter.config.load import Config, ConfigError, load_config
-from invent_exporter.ledger.counts import WorkflowNumbers
+from invent_exporter.config.load import Config, load_config
+from invent_exporter.errors import ApiError, ConfigError, SpoiledPageError
+from invent_exporter.ledger.counts import WorkflowCounts
 from invent_exporter.scan.order import row_signature
 from tests.proof.runs import BOUNDS
 
@@ -64,13 +64,13 @@ def decode(body: bytes) -> None:
         assert "\n" not in refused.message
     assert page.rows == len(page.runs) + len(page.invalid)
     assert all(invalid.reason in INVALID_REASONS for invalid in page.invalid)
-    numbers = WorkflowNumbers.empty(BOUNDS)
+    counts = WorkflowCounts.empty(BOUNDS)
     for run in page.runs:
-        numbers.learn(run)
-        numbers.submit(run)
-        numbers.finish(run)
-        numbers.conclude(run)
-        numbers.spend_first("TRIGGER/FAILED", run)
+        counts.learn(run)
+        counts.submit(run)
+        counts.finish(run)
+        counts.conclude(run)
+        counts.spend_first("TRIGGER/FAILED", run)
         assert all(credits_of_it > 0 for credits_of_it in run.step_credits.values())
         assert isinstance(run.is_final, bool)
         row_signature(run)

@@ -10,14 +10,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 
+from invent_exporter.errors import BadBodyError
+
 CHUNK_BYTES = 64 * 1024
 LINE_LENGTH = 200
 ERROR_BODY_BYTES = 64 * 1024
 ERROR_BODY_SECONDS = 2.0
-
-
-class BadBodyError(Exception):
-    """A body that is not encoded as its headers say."""
 
 
 async def decoded(response: httpx.Response) -> AsyncIterator[bytes]:

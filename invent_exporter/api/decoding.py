@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from invent_exporter.api.models import MAX_CREDITS, Run
-from invent_exporter.api.transport import BadAnswerError
+from invent_exporter.errors import BadAnswerError, SpoiledPageError
 
 DIGEST_BYTES = 12
 IDENTITY_BYTES = 64 * 1024
@@ -32,10 +32,6 @@ class DecodedPage:
     runs: list[Run]
     invalid: list[InvalidRun]
     rows: int
-
-
-class SpoiledPageError(Exception):
-    """Bytes of one run make the whole page undecodable (a lone surrogate, too deep nesting)."""
 
 
 class _Identity(msgspec.Struct, frozen=True):

@@ -11,7 +11,6 @@ from urllib.parse import quote
 from invent_exporter.api.decoding import (
     DecodedPage,
     InvalidRun,
-    SpoiledPageError,
     decode_page,
     digest_of,
     identity_in,
@@ -19,7 +18,8 @@ from invent_exporter.api.decoding import (
 from invent_exporter.api.models import Run
 from invent_exporter.api.page_size import PageSize
 from invent_exporter.api.ratelimit import Heartbeat
-from invent_exporter.api.transport import Answer, ApiError, BadAnswerError, TooLargeError, Transport
+from invent_exporter.api.transport import Answer, Transport
+from invent_exporter.errors import ApiError, BadAnswerError, SpoiledPageError, TooLargeError
 
 DECODE_IN_THREAD_BYTES = 64 * 1024
 FAILURES_IN_A_READ = 3

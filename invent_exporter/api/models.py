@@ -30,15 +30,6 @@ OTHER_STEP = "__other__"
 """Label values that stand for what the API did not name, or what was folded together."""
 
 
-class InvalidRunError(ValueError):
-    """A run that can't be read; `reason` is one of `INVALID_REASONS`."""
-
-    def __init__(self, reason: str) -> None:
-        """Name the reason, which becomes a label value."""
-        super().__init__(reason)
-        self.reason = reason
-
-
 INVALID_REASONS = (
     "undecodable",
     "too_large",

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
+from invent_exporter.errors import PausedError
+
 MAX_WAIT_SECONDS = 30.0
 """The longest that one request waits for the API's sake; a longer `Retry-After` is the caller's."""
 MAX_RETRY_AFTER_SECONDS = 3600.0
@@ -16,14 +18,6 @@ Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 Heartbeat = Callable[[float], None]
 """Told, before each request and each wait, how many seconds it may take."""
-
-
-class PausedError(Exception):
-    """The API asked for a pause that is not over for `seconds`."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the API asked to wait {seconds:.0f} s more")
-        self.seconds = seconds
 
 
 class RateLimiter:

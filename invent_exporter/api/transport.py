@@ -16,61 +16,28 @@ from random import SystemRandom
 
 import httpx
 
-from invent_exporter.api.bodies import CHUNK_BYTES, BadBodyError, decoded, one_line, read_error_text
+from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_error_text
 from invent_exporter.api.client import make_client
 from invent_exporter.api.ratelimit import (
     MAX_WAIT_SECONDS,
     Clock,
     Heartbeat,
-    PausedError,
     RateLimiter,
     Sleep,
     parse_retry_after,
+)
+from invent_exporter.errors import (
+    ApiError,
+    BadAnswerError,
+    BadBodyError,
+    PausedError,
+    TooLargeError,
 )
 from invent_exporter.telemetry import Telemetry
 
 TRIES = 4
 FIRST_BACKOFF_SECONDS = 1.0
 _RANDOM = SystemRandom()
-
-
-class ApiError(Exception):
-    """A request that failed for good; `reason` is a label value of `invent_poll_errors_total`.
-
-    `message` is one line, without the key. `retry_after_seconds` is what the API asked for, or what
-    is left of a pause; `status` is the HTTP status, if one came.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        message: str,
-        *,
-        retry_after_seconds: float | None = None,
-        status: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.retry_after_seconds = retry_after_seconds
-        self.status = status
-
-
-class BadAnswerError(ApiError):
-    """An answer with status 200 whose body is no page of runs; a smaller page may be one."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("invalid_response", message, status=HTTPStatus.OK)
-
-
-class TooLargeError(ApiError):
-    """An answer that was broken off at the size limit; `prefix` is its beginning."""
-
-    def __init__(self, max_response_bytes: int, prefix: bytes, status: int) -> None:
-        super().__init__(
-            "invalid_response", f"answer is larger than {max_response_bytes} bytes", status=status
-        )
-        self.prefix = prefix
 
 
 @dataclass(frozen=True, slots=True)

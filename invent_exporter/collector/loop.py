@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
-from invent_exporter.api.transport import ApiError
 from invent_exporter.collector.reader import Reader
+from invent_exporter.errors import ApiError
 from invent_exporter.log import get_logger
 from invent_exporter.scan.poll import Poll, Reconciliation
 
@@ -273,7 +273,7 @@ class Collector:
         await self._drive(org, poll.steps(), may_skip=may_skip)
         if not poll.is_whole and not contact:
             raise ApiError("invalid_response", "the listing changed too fast to be read whole")
-        poll.note_unmet(org.numbers.met)
+        poll.note_unmet(org.counts.met)
         if poll.state.unmet > org.scan.unmet:
             log.warning(
                 "the API's count grew by more runs than the poll met; they are looked for",
@@ -429,7 +429,7 @@ class Collector:
             return
         window_from = await self._in_ledger(lambda: shared.ledger.window_from(org, now))
         reconciliation = Reconciliation(org.scan, now, window_from)
-        recovered = org.numbers.recovered
+        recovered = org.counts.recovered
         try:
             read = await self._drive(org, reconciliation.steps(pages))
         except ApiError as error:
@@ -437,11 +437,11 @@ class Collector:
             return
         shared.allowance.give_back(pages - read)
         await self._in_ledger(lambda: shared.ledger.save_scan(org, reconciliation.state))
-        if org.numbers.recovered > recovered:
+        if org.counts.recovered > recovered:
             log.warning(
                 "runs were found that polls had missed",
                 org_id=self.label,
-                runs=org.numbers.recovered - recovered,
+                runs=org.counts.recovered - recovered,
             )
         if self._pending:
             await self._publish(org)

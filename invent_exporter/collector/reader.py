@@ -107,7 +107,7 @@ class Reader:
             count=chunk.count,
             rows=rows,
             unreadable=[row.run_id for row in chunk.invalid],
-            met=self._org.numbers.met,
+            met=self._org.counts.met,
         )
 
     async def _record(self, read: Read, chunk: Chunk) -> list[RowFact]:

@@ -13,8 +13,9 @@ from rich.table import Table
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.ratelimit import RateLimiter
-from invent_exporter.api.transport import ApiError, Transport
+from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
+from invent_exporter.errors import ApiError
 from invent_exporter.telemetry import Telemetry
 
 if TYPE_CHECKING:

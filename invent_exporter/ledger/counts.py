@@ -1,6 +1,6 @@
 """What the series of one workflow say, and what one run adds to them. Pure: no I/O, no clock.
 
-The ledger stores one `WorkflowNumbers` for each workflow as JSON and replaces it whole, so a run's
+The ledger stores one `WorkflowCounts` for each workflow as JSON and replaces it whole, so a run's
 count, duration, queue time and credits can't come apart.
 """
 
@@ -105,7 +105,7 @@ def series_key(origin: str, status: str) -> str:
 BASE_KEYS = tuple(series_key(origin, status) for origin in ORIGINS for status in FINAL_STATUSES)
 
 
-class WorkflowNumbers(msgspec.Struct, omit_defaults=True):
+class WorkflowCounts(msgspec.Struct, omit_defaults=True):
     """The value of every series of one workflow. Maps hold what is not 0."""
 
     duration: dict[str, Histogram]
@@ -127,7 +127,7 @@ class WorkflowNumbers(msgspec.Struct, omit_defaults=True):
     released: list[str] = []
 
     @classmethod
-    def empty(cls, bounds: Bounds) -> WorkflowNumbers:
+    def empty(cls, bounds: Bounds) -> WorkflowCounts:
         """Make the numbers of a workflow that nothing is known of."""
         return cls(
             {status: Histogram.empty(bounds.duration_seconds) for status in TIMED_STATUSES},
@@ -135,7 +135,7 @@ class WorkflowNumbers(msgspec.Struct, omit_defaults=True):
             Histogram.empty(bounds.credits),
         )
 
-    def draft(self) -> WorkflowNumbers:
+    def draft(self) -> WorkflowCounts:
         """Copy, so that the copy can be changed and dropped."""
         return msgspec.structs.replace(
             self,
@@ -262,7 +262,7 @@ class FailedRun(msgspec.Struct, frozen=True):
     error: str
 
 
-class OrgNumbers(msgspec.Struct, omit_defaults=True):
+class OrgCounts(msgspec.Struct, omit_defaults=True):
     """The counters of an org as a whole, and its newest failed runs.
 
     `met` and `named` are no series: `met` is compared with what the count of all runs grew by (see
@@ -278,7 +278,7 @@ class OrgNumbers(msgspec.Struct, omit_defaults=True):
     credit_corrections: float = 0.0
     failed: list[FailedRun] = []
 
-    def draft(self) -> OrgNumbers:
+    def draft(self) -> OrgCounts:
         """Copy, so that the copy can be changed and dropped."""
         return msgspec.structs.replace(
             self,

@@ -25,7 +25,7 @@ from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, updat
 
 from invent_exporter.api.models import NEVER_SECONDS
 from invent_exporter.ledger import sqlite as db
-from invent_exporter.ledger.counts import OrgNumbers, WorkflowNumbers
+from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
 from invent_exporter.ledger.recorder import (
     InvalidRow,
     LedgerSettings,
@@ -94,13 +94,13 @@ class Ledger:
         rows = connection.execute(select(db.workflow).where(db.workflow.c.org == org.key))
         changed = []
         for row in rows:
-            if row.numbers is None:
+            if row.counts is None:
                 org.folded.add(row.workflow_id)
                 continue
-            numbers = msgspec.json.decode(row.numbers, type=WorkflowNumbers)
-            if numbers.rebucket(self.settings.bounds):
+            counts = msgspec.json.decode(row.counts, type=WorkflowCounts)
+            if counts.rebucket(self.settings.bounds):
                 changed.append(row.workflow_id)
-            org.workflows[row.workflow_id] = numbers
+            org.workflows[row.workflow_id] = counts
         store_workflows(
             connection, org, {name: org.workflows[name] for name in changed}, set(), set()
         )
@@ -188,7 +188,7 @@ class Ledger:
 
         """
         walk = org.settled_walk + 1
-        numbers = org.numbers.draft()
+        counts = org.counts.draft()
         floor = org.floor_seconds
         if contact and org.newest_seconds is not None and org.newest_seconds < floor:
             # The API's clock is behind ours, or the org sleeps: what comes next may be as old.
@@ -200,7 +200,7 @@ class Ledger:
                 misses = connection.execute(select(db.run.c.absent).where(where)).scalar_one() + 1
                 connection.execute(update(db.run).where(where).values(absent=misses))
                 vanished += misses == VANISHED
-            numbers.vanished += vanished
+            counts.vanished += vanished
             connection.execute(
                 update(db.org)
                 .where(db.org.c.org == org.key)
@@ -209,10 +209,10 @@ class Ledger:
                     scan=to_json(scan),
                     contacted=1 if contact else db.org.c.contacted,
                     floor=floor,
-                    numbers=to_json(numbers),
+                    counts=to_json(counts),
                 )
             )
-        org.settled_walk, org.scan, org.numbers = walk, scan, numbers
+        org.settled_walk, org.scan, org.counts = walk, scan, counts
         org.contacted = org.contacted or contact
         org.floor_seconds = floor
         return vanished
@@ -322,7 +322,7 @@ def _insert_org(connection: Connection, configured_id: str, walk_floor: float) -
             contacted=0,
             floor=walk_floor,
             scan=to_json(ScanState()),
-            numbers=to_json(OrgNumbers()),
+            counts=to_json(OrgCounts()),
         )
     )
 

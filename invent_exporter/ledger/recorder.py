@@ -21,8 +21,8 @@ from invent_exporter.ledger import sqlite as db
 from invent_exporter.ledger.counts import (
     Bounds,
     FailedRun,
-    OrgNumbers,
-    WorkflowNumbers,
+    OrgCounts,
+    WorkflowCounts,
     series_key,
 )
 from invent_exporter.scan.order import RowFact, row_signature
@@ -100,16 +100,16 @@ class OrgLedger:
         self.contacted = bool(row.contacted)
         self.floor_seconds: float = row.floor
         self.scan = msgspec.json.decode(row.scan, type=ScanState)
-        self.numbers = msgspec.json.decode(row.numbers, type=OrgNumbers)
-        self.workflows: dict[str, WorkflowNumbers] = {}
+        self.counts = msgspec.json.decode(row.counts, type=OrgCounts)
+        self.workflows: dict[str, WorkflowCounts] = {}
         self.folded: set[str] = set()
         self.newest_seconds: float | None = None
         """Until first contact is complete: the newest time that any run told."""
         self.named_by: dict[str, str] = {}
         """Until it is known which org `c` is: which org each of its runs names."""
-        if self.org_id is None and self.numbers.named:
+        if self.org_id is None and self.counts.named:
             # What a process before this one had heard is one vote: those runs may be gone by now.
-            self.named_by[""] = self.numbers.named
+            self.named_by[""] = self.counts.named
 
     @property
     def likely_org_id(self) -> str | None:
@@ -137,10 +137,10 @@ class Page:
         self._recovering = recovering
         self._missed_until = -math.inf
         self._walk = org.settled_walk + 1
-        self._drafts: dict[str, WorkflowNumbers] = {}
+        self._drafts: dict[str, WorkflowCounts] = {}
         self._new: set[str] = set()
         self._folded: set[str] = set()
-        self._numbers = org.numbers.draft()
+        self._counts = org.counts.draft()
         self._inserted: dict[str, dict[str, object]] = {}
         self._updated: dict[str, dict[str, object]] = {}
         self.recorded = Recorded()
@@ -154,7 +154,7 @@ class Page:
         if self._org.org_id is None:
             # Also a run that is not kept: it may be all that says which org `c` is.
             self._org.named_by.update((run.id, run.org_id) for run in runs if run.org_id)
-            self._numbers.named = self._org.likely_org_id
+            self._counts.named = self._org.likely_org_id
         if self._recovering:
             # A run that is newer than all that is known may have come after the poll.
             newest = select(func.max(db.run.c.created)).where(db.run.c.org == self._org.key)
@@ -176,8 +176,8 @@ class Page:
         for run in runs:
             self.recorded.facts.append(self._fact(run, known.get(run.id)))
         # Those that only the reconciliation found were in the count before.
-        recovered = self._numbers.recovered - self._org.numbers.recovered
-        self._numbers.met += len(self._inserted) - recovered
+        recovered = self._counts.recovered - self._org.counts.recovered
+        self._counts.met += len(self._inserted) - recovered
 
     def _look_up(
         self, connection: Connection, runs: Sequence[Run]
@@ -247,15 +247,15 @@ class Page:
             created,
         )
         if owned:
-            numbers = self._draft(run.workflow_label)
-            numbers.learn(run)
+            counts = self._draft(run.workflow_label)
+            counts.learn(run)
             if contacted and (counted or not run.is_final):
-                numbers.submit(run)
-                self._numbers.recovered += created <= self._missed_until
+                counts.submit(run)
+                self._counts.recovered += created <= self._missed_until
             if counted:
-                self._count(connection, run, row, numbers)
+                self._count(connection, run, row, counts)
             elif run.is_final:
-                self._conclude(connection, run, numbers)
+                self._conclude(connection, run, counts)
                 if run.status == "FAILED":
                     self.recorded.history_failed += 1
                     self._keep_failed(run)
@@ -267,22 +267,20 @@ class Page:
         self.recorded.news = True
         return row
 
-    def _count(
-        self, connection: Connection, run: Run, row: _Known, numbers: WorkflowNumbers
-    ) -> None:
+    def _count(self, connection: Connection, run: Run, row: _Known, counts: WorkflowCounts) -> None:
         """Count a run with its first final status: the one place where it happens."""
-        numbers.finish(run)
-        self._conclude(connection, run, numbers)
+        counts.finish(run)
+        self._conclude(connection, run, counts)
         row.counted = True
-        self._spend(run, row, numbers)
+        self._spend(run, row, counts)
         if run.status == "FAILED":
             self.recorded.failed.append(run)
             self._keep_failed(run)
 
-    def _conclude(self, connection: Connection, run: Run, numbers: WorkflowNumbers) -> None:
-        if not numbers.conclude(run):
+    def _conclude(self, connection: Connection, run: Run, counts: WorkflowCounts) -> None:
+        if not counts.conclude(run):
             return
-        moment = numbers.last_completed
+        moment = counts.last_completed
         assert moment is not None  # noqa: S101 (conclude has just set it)
         after = or_(
             db.run.c.since > moment[0],
@@ -295,7 +293,7 @@ class Page:
             db.run.c.owned == 1,
             after,
         )
-        numbers.consecutive_failures = connection.execute(query).scalar_one()
+        counts.consecutive_failures = connection.execute(query).scalar_one()
 
     # -- a run that is known as open
 
@@ -307,9 +305,9 @@ class Page:
             row.workflow_id = run.workflow_label
             row.since = _since(run, self._now)
             if row.owned:
-                numbers = self._draft(run.workflow_label)
-                numbers.learn(run)
-                self._count(connection, run, row, numbers)
+                counts = self._draft(run.workflow_label)
+                counts.learn(run)
+                self._count(connection, run, row, counts)
         else:
             status = run.status_label
             # Without a time of the API's it is in its status since it was first seen there.
@@ -328,7 +326,7 @@ class Page:
         """Follow late or revised usage and a revised status; the run is never counted again."""
         changed = run.is_final and (run.updated, _created(run, row)) != (row.updated, row.created)
         if row.counted and run.is_final and row.revised is None and run.status_label != row.status:
-            self._numbers.revised += 1
+            self._counts.revised += 1
             row.revised = run.status_label
             changed = True
         if row.counted and run.credits is not None and self._has_new_usage(run, row):
@@ -342,18 +340,18 @@ class Page:
             return True
         return self._settings.step_credits and _steps(row) != run.step_credits
 
-    def _spend(self, run: Run, row: _Known, numbers: WorkflowNumbers) -> None:
+    def _spend(self, run: Run, row: _Known, counts: WorkflowCounts) -> None:
         """Add what usage grew by; what it shrank by goes to the corrections."""
         spent = run.credits
         if spent is None:
             return
         key = series_key(row.origin, row.status)
         if row.credits_ai is None or row.credits_other is None:
-            numbers.spend_first(key, run)
+            counts.spend_first(key, run)
         else:
             growth = (spent[0] - row.credits_ai, spent[1] - row.credits_other)
-            numbers.spend(key, *growth)
-            self._numbers.credit_corrections += sum(-part for part in growth if part < 0)
+            counts.spend(key, *growth)
+            self._counts.credit_corrections += sum(-part for part in growth if part < 0)
         row.credits_ai, row.credits_other = spent
         if self._settings.step_credits:
             before = _steps(row)
@@ -361,18 +359,18 @@ class Page:
             for step, total in steps.items():
                 added = total - before.get(step, 0.0)
                 if added > 0:
-                    numbers.spend_step(step, added)
+                    counts.spend_step(step, added)
             row.steps = to_json(steps)
 
     # -- drafts
 
-    def _draft(self, workflow_id: str) -> WorkflowNumbers:
+    def _draft(self, workflow_id: str) -> WorkflowCounts:
         name = self._fold(workflow_id)
         draft = self._drafts.get(name)
         if draft is None:
             known = self._org.workflows.get(name)
             if known is None:
-                draft = WorkflowNumbers.empty(self._settings.bounds)
+                draft = WorkflowCounts.empty(self._settings.bounds)
                 self._new.add(name)
             else:
                 draft = known.draft()
@@ -397,9 +395,9 @@ class Page:
     def _keep_failed(self, run: Run) -> None:
         failed = FailedRun(run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH])
         kept = sorted(
-            [*self._numbers.failed, failed], key=lambda failed: failed.ended_seconds or 0.0
+            [*self._counts.failed, failed], key=lambda failed: failed.ended_seconds or 0.0
         )
-        self._numbers.failed = kept[-KEPT_FAILED_RUNS:]
+        self._counts.failed = kept[-KEPT_FAILED_RUNS:]
 
     def _values(self, row: _Known) -> dict[str, object]:
         return {
@@ -445,14 +443,14 @@ class Page:
             )
             seen = connection.execute(select(db.invalid.c.seen).where(where)).scalar()
             if seen is None:
-                self._numbers.met += 1
+                self._counts.met += 1
                 connection.execute(
                     insert(db.invalid).values(
                         org=org, run_key=row.key, reason=row.reason, seen=self._now
                     )
                 )
-                count = self._numbers.invalid.get(row.reason, 0)
-                self._numbers.invalid[row.reason] = count + 1
+                count = self._counts.invalid.get(row.reason, 0)
+                self._counts.invalid[row.reason] = count + 1
                 self.recorded.invalid.append(row)
             elif seen < self._now - self._settings.reconcile_window_seconds / 2:
                 connection.execute(update(db.invalid).where(where).values(seen=self._now))
@@ -463,11 +461,11 @@ class Page:
         rows = [{"of_org": self._org.key, **row} for row in self._updated.values()]
         _UPDATE.execute(connection, rows)
         store_workflows(connection, self._org, self._drafts, self._new, self._folded)
-        if self._numbers != self._org.numbers:
+        if self._counts != self._org.counts:
             connection.execute(
                 update(db.org)
                 .where(db.org.c.org == self._org.key)
-                .values(numbers=to_json(self._numbers))
+                .values(counts=to_json(self._counts))
             )
 
     def put_in_place(self) -> None:
@@ -476,7 +474,7 @@ class Page:
         org.workflows.update(self._drafts)
         org.folded.update(self._folded)
         self.recorded.changed = set(self._drafts)
-        org.numbers = self._numbers
+        org.counts = self._counts
 
 
 _LOOK_UP = (
@@ -546,19 +544,19 @@ def to_json(value: object) -> str:
 def store_workflows(
     connection: Connection,
     org: OrgLedger,
-    drafts: dict[str, WorkflowNumbers],
+    drafts: dict[str, WorkflowCounts],
     new: set[str],
     folded: set[str],
 ) -> None:
     """Write the numbers of workflows: `new` ones, changed ones, and the names of `folded` ones."""
     added = [
-        {"org": org.key, "workflow_id": name, "numbers": to_json(drafts[name])}
+        {"org": org.key, "workflow_id": name, "counts": to_json(drafts[name])}
         for name in drafts
         if name in new
     ]
-    added += [{"org": org.key, "workflow_id": name, "numbers": None} for name in folded]
+    added += [{"org": org.key, "workflow_id": name, "counts": None} for name in folded]
     changed = [
-        {"of_org": org.key, "name": name, "numbers": to_json(draft)}
+        {"of_org": org.key, "name": name, "counts": to_json(draft)}
         for name, draft in drafts.items()
         if name not in new
     ]

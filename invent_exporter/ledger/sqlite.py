@@ -37,6 +37,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
+from invent_exporter.errors import StateError, StateGoneError
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
@@ -65,7 +67,7 @@ org = Table(
     Column("contacted", Integer, nullable=False, doc="1 once first contact was complete"),
     Column("floor", Float, nullable=False, doc="unknown final runs created before are history"),
     Column("scan", Text, nullable=False, doc="what the scan learned, JSON"),
-    Column("numbers", Text, nullable=False, doc="the org's own counters, JSON"),
+    Column("numbers", Text, key="counts", nullable=False, doc="the org's own counters, JSON"),
 )
 
 workflow = Table(
@@ -73,7 +75,7 @@ workflow = Table(
     _tables,
     Column("org", Integer, primary_key=True),
     Column("workflow_id", Text, primary_key=True),
-    Column("numbers", Text, doc="every series of the workflow, JSON; null: folded"),
+    Column("numbers", Text, key="counts", doc="every series of the workflow, JSON; null: folded"),
     sqlite_with_rowid=False,
 )
 
@@ -144,14 +146,6 @@ class Batch:
         else:
             values = itemgetter(*self._names)
             connection.exec_driver_sql(self._sql, [values(row) for row in rows])
-
-
-class StateError(Exception):
-    """The state can't be used; the text says which file, what is wrong and what to do."""
-
-
-class StateGoneError(OSError):
-    """The file that is open is no longer the one that the path names."""
 
 
 class Database:

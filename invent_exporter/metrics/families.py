@@ -33,8 +33,8 @@ from invent_exporter.ledger.counts import (
     BASE_KEYS,
     Exemplar,
     Histogram,
-    OrgNumbers,
-    WorkflowNumbers,
+    OrgCounts,
+    WorkflowCounts,
 )
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class WorkflowView:
     org_id: str
     workflow_id: str
     workflow_name: str
-    numbers: WorkflowNumbers
+    counts: WorkflowCounts
     open_runs: tuple[OpenRuns, ...] | None
 
     def metrics(self) -> list[Metric]:
@@ -238,7 +238,7 @@ class OrgView:
 
     org_id: str
     org_name: str
-    numbers: OrgNumbers
+    counts: OrgCounts
     folded: int
 
     def metrics(self) -> list[Metric]:
@@ -247,14 +247,14 @@ class OrgView:
         org, invalid = ORG.metric(), INVALID.metric()
         org.add_metric(ORG.values({**labels, "org_name": self.org_name}), {})
         for reason in INVALID_REASONS:
-            count = self.numbers.invalid.get(reason, 0)
+            count = self.counts.invalid.get(reason, 0)
             invalid.add_metric(INVALID.values({**labels, "reason": reason}), count)
         metrics = [org, invalid]
         for family, value in (
-            (RECOVERED, self.numbers.recovered),
-            (VANISHED, self.numbers.vanished),
-            (REVISED, self.numbers.revised),
-            (CORRECTIONS, self.numbers.credit_corrections),
+            (RECOVERED, self.counts.recovered),
+            (VANISHED, self.counts.vanished),
+            (REVISED, self.counts.revised),
+            (CORRECTIONS, self.counts.credit_corrections),
             (FOLDED, self.folded),
         ):
             metric = family.metric()
@@ -269,31 +269,31 @@ class _WorkflowBuilder:
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> list[Metric]:
-        numbers = self.view.numbers
-        late = [key for key in numbers.finished if key not in BASE_KEYS]
+        counts = self.view.counts
+        late = [key for key in counts.finished if key not in BASE_KEYS]
         for key in (*BASE_KEYS, *late):
             self._finished(key, is_base=key in BASE_KEYS)
-        origins = [*ORIGINS, *(origin for origin in numbers.submitted if origin not in ORIGINS)]
+        origins = [*ORIGINS, *(origin for origin in counts.submitted if origin not in ORIGINS)]
         for origin in origins:
             group = BASE_GROUP if origin in ORIGINS else f"submitted:{origin}"
-            count = numbers.submitted.get(origin, 0)
+            count = counts.submitted.get(origin, 0)
             self._add(SUBMITTED, self._shown(group, count), origin=origin)
         self._open()
-        for status, histogram in numbers.duration.items():
+        for status, histogram in counts.duration.items():
             self._histogram(DURATION, histogram, status=status)
-        self._histogram(QUEUE, numbers.queue)
-        self._histogram(RUN_CREDITS, numbers.run_credits)
-        for step, total in numbers.steps.items():
+        self._histogram(QUEUE, counts.queue)
+        self._histogram(RUN_CREDITS, counts.run_credits)
+        for step, total in counts.steps.items():
             self._add(STEP_CREDITS, self._shown(f"step:{step}", total), step=step)
         if self.view.workflow_id == OTHER_WORKFLOW:
             return list(self.metrics.values())
-        self._add(STREAK, numbers.consecutive_failures)
+        self._add(STREAK, counts.consecutive_failures)
         self._family(WORKFLOW).add_metric(
             WORKFLOW.values(
                 self._labels(
                     workflow_name=self.view.workflow_name,
-                    workflow_org_id=numbers.workflow_org_id,
-                    version=numbers.version,
+                    workflow_org_id=counts.workflow_org_id,
+                    version=counts.version,
                 )
             ),
             {},
@@ -301,17 +301,17 @@ class _WorkflowBuilder:
         return list(self.metrics.values())
 
     def _finished(self, key: str, *, is_base: bool) -> None:
-        numbers = self.view.numbers
+        counts = self.view.counts
         origin, status = key.split("/")
         group = BASE_GROUP if is_base else f"finished:{key}"
-        count = self._shown(group, numbers.finished.get(key, 0))
-        exemplar = numbers.finished_exemplars.get(key) if count else None
+        count = self._shown(group, counts.finished.get(key, 0))
+        exemplar = counts.finished_exemplars.get(key) if count else None
         self._family(FINISHED).add_metric(
             FINISHED.values(self._labels(origin=origin, status=status)),
             count,
             exemplar=_exemplar(exemplar),
         )
-        for kind, totals in (("ai", numbers.credits_ai), ("other", numbers.credits_other)):
+        for kind, totals in (("ai", counts.credits_ai), ("other", counts.credits_other)):
             total = self._shown(group, totals.get(key, 0))
             self._add(CREDITS, total, origin=origin, status=status, kind=kind)
         if origin == ORIGINS[0] or not is_base:
@@ -319,7 +319,7 @@ class _WorkflowBuilder:
                 sample.labels["status"] for sample in self._family(LAST_FINISHED).samples
             }:
                 return
-            self._add(LAST_FINISHED, numbers.last_finished.get(status, 0), status=status)
+            self._add(LAST_FINISHED, counts.last_finished.get(status, 0), status=status)
 
     def _open(self) -> None:
         if self.view.open_runs is None:
@@ -339,7 +339,7 @@ class _WorkflowBuilder:
             self._add(OPEN_OLDEST, since, status=status)
 
     def _histogram(self, family: Family, histogram: Histogram, **labels: str) -> None:
-        shown = BASE_GROUP in self.view.numbers.released
+        shown = BASE_GROUP in self.view.counts.released
         counts = list(accumulate(histogram.counts))
         bounds = [*map(_format_bound, histogram.bounds), "+Inf"]
         buckets: list[tuple[str, float] | tuple[str, float, SampleExemplar]] = []
@@ -352,7 +352,7 @@ class _WorkflowBuilder:
         )
 
     def _shown(self, group: str, value: float) -> float:
-        return value if group in self.view.numbers.released else 0
+        return value if group in self.view.counts.released else 0
 
     def _labels(self, **labels: str) -> dict[str, str]:
         return {"org_id": self.view.org_id, "workflow_id": self.view.workflow_id, **labels}

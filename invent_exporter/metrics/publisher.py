@@ -128,7 +128,7 @@ class Publisher:
 
     def _org_view(self, org: OrgLedger) -> OrgView:
         name = self._org_names[org.key]
-        return OrgView(org.org_id or "", name, org.numbers, len(org.folded))
+        return OrgView(org.org_id or "", name, org.counts, len(org.folded))
 
     def _workflow_view(self, org: OrgLedger, name: str) -> WorkflowView:
         open_runs = self._open.get(org.key)

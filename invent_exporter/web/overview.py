@@ -44,7 +44,7 @@ class Overview:
     def _org_view(self, collector: Collector) -> page.OrgView:
         org = collector.org
         names = self._names
-        failed = [] if org is None else reversed(org.numbers.failed)
+        failed = [] if org is None else reversed(org.counts.failed)
         open_runs = None if org is None else self._publisher.open_runs(org)
         error = collector.error
         return page.OrgView(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from invent_exporter.errors import ListenError
 from invent_exporter.web.connection import Bounds, Connection
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
 STOP_SECONDS = 1.5
 """How long running answers may go on after a stop."""
 PORT_MAX = 65535
-
-
-class ListenError(OSError):
-    """The server cannot listen where it was told to; the message is one line for the user."""
-
-    def __str__(self) -> str:
-        """Leave the number out: the line says what it means."""
-        return str(self.strerror)
 
 
 def parse_listen_address(address: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from invent_exporter.api.client import make_client
-from invent_exporter.config.load import ConfigError
+from invent_exporter.errors import ConfigError
 from tests.process.harness import run_command
 from tests.raw_server import RawServer, always, answer
 

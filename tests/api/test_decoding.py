@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from invent_exporter.api.decoding import SpoiledPageError, decode_page, identity_in
+from invent_exporter.api.decoding import decode_page, identity_in
 from invent_exporter.api.models import INVALID_REASONS
-from invent_exporter.api.transport import ApiError
+from invent_exporter.errors import ApiError, SpoiledPageError
 
 EXAMPLE = Path(__file__).parent / "get-runs.example.json"
 

@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry
 from invent_exporter.api.listing import Chunk, Listing, RunsApi
 from invent_exporter.api.page_size import PageSize
 from invent_exporter.api.ratelimit import RateLimiter
-from invent_exporter.api.transport import Answer, ApiError, TooLargeError, Transport
+from invent_exporter.api.transport import Answer, Transport
+from invent_exporter.errors import ApiError, TooLargeError
 from invent_exporter.telemetry import Telemetry
 from tests.raw_server import RawServer, Request, Say, answer
 

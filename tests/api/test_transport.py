@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from invent_exporter.api.ratelimit import PausedError, RateLimiter, parse_retry_after
-from invent_exporter.api.transport import Answer, ApiError, TooLargeError, Transport
+from invent_exporter.api.ratelimit import RateLimiter, parse_retry_after
+from invent_exporter.api.transport import Answer, Transport
+from invent_exporter.errors import ApiError, PausedError, TooLargeError
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 from tests.raw_server import Handler, HangUpError, RawServer, Request, Say, always, answer
 

@@ -20,7 +20,7 @@ import pytest
 import structlog
 from prometheus_client import generate_latest
 
-from invent_exporter.api.transport import ApiError
+from invent_exporter.errors import ApiError
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper, samples

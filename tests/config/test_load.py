@@ -10,12 +10,12 @@ import pytest
 from invent_exporter.config.load import (
     ApiConfig,
     Config,
-    ConfigError,
     Key,
     MetricsConfig,
     OrgConfig,
     load_config,
 )
+from invent_exporter.errors import ConfigError
 
 SECRET = "not-a-real-key"
 BAD_CONFIGS = sorted((Path(__file__).parent / "bad_configs").glob("*.yaml"))

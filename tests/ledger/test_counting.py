@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from invent_exporter.api.models import Run, Usage
-from invent_exporter.ledger.counts import Bounds, WorkflowNumbers
+from invent_exporter.errors import StateError
+from invent_exporter.ledger.counts import Bounds, WorkflowCounts
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, OrgLedger, Recorded
-from invent_exporter.ledger.sqlite import StateError, open_database
+from invent_exporter.ledger.sqlite import open_database
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -56,14 +57,14 @@ class Book:
         """End a complete poll."""
         self.ledger.complete(self.org, self.org.scan, absent=absent, contact=contact)
 
-    def of(self, workflow: str = "wf") -> WorkflowNumbers:
+    def of(self, workflow: str = "wf") -> WorkflowCounts:
         """Return the numbers of a workflow."""
         return self.org.workflows[workflow]
 
     def finished(self, workflow: str = "wf") -> dict[str, int]:
         """Return its counts by origin and status."""
-        numbers = self.org.workflows.get(workflow)
-        return {} if numbers is None else numbers.finished
+        counts = self.org.workflows.get(workflow)
+        return {} if counts is None else counts.finished
 
 
 @pytest.fixture
@@ -174,9 +175,9 @@ def test_late_usage_counts_when_it_appears_and_revisions_are_followed(book: Book
     assert book.of().credits_other == {key: 5.0}
     book.see(run(usage=used(3.0, 1.0)))
     assert book.of().credits_other == {key: 5.0}
-    assert book.org.numbers.credit_corrections == 3.0
+    assert book.org.counts.credit_corrections == 3.0
     book.see(run(usage=used(4.0, 1.0)))
-    assert book.of().credits_other[key] - book.org.numbers.credit_corrections == 3.0
+    assert book.of().credits_other[key] - book.org.counts.credit_corrections == 3.0
     book.see(run())  # usage that disappears takes nothing back
     assert book.of().credits_other == {key: 6.0}
     assert sum(book.of().run_credits.counts) == 1
@@ -189,7 +190,7 @@ def test_revised_status_is_counted_as_revised_and_moves_nothing_else(book: Book)
     book.see(run(status="COMPLETED"), run(status="COMPLETED"))
     book.see(run(status="FAILED", usage=used(2.0)))
     assert book.finished() == {"WEBHOOK/FAILED": 1}
-    assert book.org.numbers.revised == 1
+    assert book.org.counts.revised == 1
     assert book.of().credits_other == {"WEBHOOK/FAILED": 2.0}
     assert book.of().consecutive_failures == 1
 
@@ -244,12 +245,12 @@ def test_absent_run_vanishes_the_second_time_and_still_counts_when_it_ends(book:
     book.see(run(status="RUNNING"))
     book.settle()
     book.settle("r1")
-    assert book.org.numbers.vanished == 0
+    assert book.org.counts.vanished == 0
     book.see(run(status="RUNNING"))
     book.settle("r1")
-    assert book.org.numbers.vanished == 0, "seen in between: the misses begin anew"
+    assert book.org.counts.vanished == 0, "seen in between: the misses begin anew"
     book.settle("r1")
-    assert book.org.numbers.vanished == 1
+    assert book.org.counts.vanished == 1
     assert book.ledger.open_groups(book.org) == ()
     assert book.ledger.open_runs(book.org) == {}
     book.see(run())
@@ -289,7 +290,7 @@ def test_unreadable_run_counts_once_for_each_id_and_reason(book: Book) -> None:
     for _ in range(2):
         book.ledger.record(book.org, [], rows, now=NOW)
         book.reopen()
-    assert book.org.numbers.invalid == {"time": 1, "usage": 1}
+    assert book.org.counts.invalid == {"time": 1, "usage": 1}
 
 
 def test_changed_buckets_never_go_back(book: Book) -> None:

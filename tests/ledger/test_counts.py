@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invent_exporter.ledger.counts import Bounds, Histogram, WorkflowNumbers
+from invent_exporter.ledger.counts import Bounds, Histogram, WorkflowCounts
 from tests.proof.runs import BOUNDS, NOW, run, usage
 
 bounds_of_any_kind = st.lists(
@@ -71,42 +71,42 @@ def test_exemplars_move_to_the_bucket_of_their_value() -> None:
 
 def test_the_exemplar_is_the_newest_run() -> None:
     """By the time at which it ended, not at which it was seen."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
-    numbers.finish(run("newest", ended=9.0))
-    numbers.finish(run("older", ended=5.0))
-    assert numbers.finished_exemplars["TRIGGER/COMPLETED"].run_id == "newest"
+    counts = WorkflowCounts.empty(BOUNDS)
+    counts.finish(run("newest", ended=9.0))
+    counts.finish(run("older", ended=5.0))
+    assert counts.finished_exemplars["TRIGGER/COMPLETED"].run_id == "newest"
 
 
 def test_numbers_that_are_stored_and_loaded_are_the_same() -> None:
     """Nothing is lost on the way through JSON."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
+    counts = WorkflowCounts.empty(BOUNDS)
     for each in (run(credits_used=usage(3.0, 1.0)), run("r2", "FAILED", origin=None, ended=None)):
-        numbers.submit(each)
-        numbers.finish(each)
-        numbers.conclude(each)
-        numbers.learn(each)
-    loaded = msgspec.json.decode(msgspec.json.encode(numbers), type=WorkflowNumbers)
-    assert loaded == numbers
+        counts.submit(each)
+        counts.finish(each)
+        counts.conclude(each)
+        counts.learn(each)
+    loaded = msgspec.json.decode(msgspec.json.encode(counts), type=WorkflowCounts)
+    assert loaded == counts
 
 
 def test_changed_bounds_are_told_and_the_same_ones_are_not() -> None:
     """Only what changed is written."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
-    assert not numbers.rebucket(BOUNDS)
-    assert numbers.rebucket(Bounds((1.0,), (1.0,), (1.0,)))
+    counts = WorkflowCounts.empty(BOUNDS)
+    assert not counts.rebucket(BOUNDS)
+    assert counts.rebucket(Bounds((1.0,), (1.0,), (1.0,)))
 
 
 def test_late_series_are_groups_of_their_own() -> None:
     """The base is born whole; UNKNOWN and steps come later and are held by themselves."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
-    assert numbers.unreleased() == [""]
-    numbers.released = [""]
-    numbers.finish(run())
-    assert numbers.unreleased() == []
-    numbers.submit(run(origin="MANUAL"))
-    numbers.finish(run(status="ARCHIVED"))
-    numbers.spend_step("a", 1.0)
-    assert set(numbers.unreleased()) == {
+    counts = WorkflowCounts.empty(BOUNDS)
+    assert counts.unreleased() == [""]
+    counts.released = [""]
+    counts.finish(run())
+    assert counts.unreleased() == []
+    counts.submit(run(origin="MANUAL"))
+    counts.finish(run(status="ARCHIVED"))
+    counts.spend_step("a", 1.0)
+    assert set(counts.unreleased()) == {
         "submitted:UNKNOWN",
         "finished:TRIGGER/UNKNOWN",
         "step:a",
@@ -126,24 +126,24 @@ def test_a_streak_follows_time_and_id(
     first: tuple[str, str, float], second: tuple[str, str, float], streak: int
 ) -> None:
     """Not the order in which runs are seen."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
+    counts = WorkflowCounts.empty(BOUNDS)
     for run_id, status, ended in (first, second):
-        assert not numbers.conclude(run(run_id, status, ended=ended))
-    assert numbers.consecutive_failures == streak
+        assert not counts.conclude(run(run_id, status, ended=ended))
+    assert counts.consecutive_failures == streak
 
 
 def test_a_success_between_failures_asks_for_a_second_look() -> None:
     """How many came after it only the ledger knows."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
-    numbers.conclude(run("f1", "FAILED", ended=1.0))
-    numbers.conclude(run("f9", "FAILED", ended=9.0))
-    assert numbers.conclude(run("c", ended=5.0))
+    counts = WorkflowCounts.empty(BOUNDS)
+    counts.conclude(run("f1", "FAILED", ended=1.0))
+    counts.conclude(run("f9", "FAILED", ended=9.0))
+    assert counts.conclude(run("c", ended=5.0))
 
 
 def test_the_last_result_is_the_newest() -> None:
     """By status; an older one that turns up later changes nothing."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
-    numbers.conclude(run("a", ended=9.0))
-    numbers.conclude(run("b", ended=5.0))
-    numbers.conclude(run("c", "SKIPPED", ended=None, updated=7.0))
-    assert numbers.last_finished == {"COMPLETED": NOW + 9, "SKIPPED": NOW + 7}
+    counts = WorkflowCounts.empty(BOUNDS)
+    counts.conclude(run("a", ended=9.0))
+    counts.conclude(run("b", ended=5.0))
+    counts.conclude(run("c", "SKIPPED", ended=None, updated=7.0))
+    assert counts.last_finished == {"COMPLETED": NOW + 9, "SKIPPED": NOW + 7}

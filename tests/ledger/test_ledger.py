@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from invent_exporter.api.decoding import decode_page
 from invent_exporter.api.models import Run
-from invent_exporter.ledger.counts import Bounds, OrgNumbers, WorkflowNumbers
+from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, OrgLedger, Recorded
 from invent_exporter.ledger.sqlite import open_database
@@ -78,14 +78,14 @@ class Book:
         return self.ledger.complete(self.org, ScanState(), absent=absent, contact=contact)
 
     @property
-    def wf(self) -> WorkflowNumbers:
+    def wf(self) -> WorkflowCounts:
         """The numbers of the workflow `wf`."""
         return self.org.workflows["wf"]
 
     @property
-    def numbers(self) -> OrgNumbers:
-        """The org's own numbers."""
-        return self.org.numbers
+    def counts(self) -> OrgCounts:
+        """The org's own counts."""
+        return self.org.counts
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def stored(org: OrgLedger) -> tuple[object, ...]:
     """Take a picture of all that is committed of an org."""
     return (
         msgspec.to_builtins(org.workflows),
-        msgspec.to_builtins(org.numbers),
+        msgspec.to_builtins(org.counts),
         sorted(org.folded),
     )
 
@@ -173,7 +173,7 @@ def test_a_run_that_opens_again_stays_counted_and_is_not_followed(book: Book) ->
     assert book.ledger.open_runs(book.org) == {}
     book.record(run(status="FAILED", ended=20.0))
     assert book.wf.finished == {"TRIGGER/FAILED": 1}
-    assert book.numbers.revised == 0
+    assert book.counts.revised == 0
 
 
 @pytest.mark.parametrize("fails_at", range(1, 12))
@@ -203,7 +203,7 @@ def test_a_write_that_fails_leaves_all_as_it_was(book: Book, fails_at: int) -> N
         book.record(*page, invalid=bad)
     assert book.wf.finished == {"TRIGGER/COMPLETED": 2, "TRIGGER/FAILED": 1}
     assert book.wf.credits_other == {"TRIGGER/COMPLETED": 5.0}
-    assert book.numbers.invalid == {"time": 1}
+    assert book.counts.invalid == {"time": 1}
 
 
 # -- unknown statuses and origins, times
@@ -290,7 +290,7 @@ def test_an_upward_revision_is_added_to_the_counter_alone(book: Book) -> None:
     assert book.wf.credits_ai == {"TRIGGER/COMPLETED": 2.0}
     assert book.wf.credits_other == {"TRIGGER/COMPLETED": 5.0}
     assert (sum(book.wf.run_credits.counts), book.wf.run_credits.total) == (1, 3.0)
-    assert book.numbers.credit_corrections == 0
+    assert book.counts.credit_corrections == 0
 
 
 def test_a_downward_revision_goes_to_the_corrections(book: Book) -> None:
@@ -298,10 +298,10 @@ def test_a_downward_revision_goes_to_the_corrections(book: Book) -> None:
     book.record(run(credits_used=usage(7.0, 2.0)))
     book.record(run(credits_used=usage(3.0, 2.0)))
     assert book.wf.credits_other == {"TRIGGER/COMPLETED": 5.0}
-    assert book.numbers.credit_corrections == 4.0
+    assert book.counts.credit_corrections == 4.0
     book.record(run(credits_used=usage(4.0, 2.0)))
     assert book.wf.credits_other == {"TRIGGER/COMPLETED": 6.0}
-    assert book.numbers.credit_corrections == 4.0
+    assert book.counts.credit_corrections == 4.0
 
 
 def test_a_shift_from_ai_to_other_moves_both(book: Book) -> None:
@@ -310,7 +310,7 @@ def test_a_shift_from_ai_to_other_moves_both(book: Book) -> None:
     book.record(run(credits_used=usage(6.0, 2.0)))
     assert book.wf.credits_ai == {"TRIGGER/COMPLETED": 6.0}
     assert book.wf.credits_other == {"TRIGGER/COMPLETED": 4.0}
-    assert book.numbers.credit_corrections == 4.0
+    assert book.counts.credit_corrections == 4.0
 
 
 def test_ai_above_the_total_makes_no_negative_rest(book: Book) -> None:
@@ -372,7 +372,7 @@ def test_a_changed_final_status_is_revised_once_and_moves_nothing_else(book: Boo
     wf = msgspec.json.encode(book.wf)
     for status in ("FAILED", "CANCELED", "COMPLETED"):
         book.record(run(status=status, credits_used=usage(1.0), updated=9.0))
-    assert book.numbers.revised == 1
+    assert book.counts.revised == 1
     assert msgspec.json.encode(book.wf) == wf
 
 
@@ -688,7 +688,7 @@ def test_an_unreadable_run_counts_once_for_each_id_and_reason(book: Book) -> Non
     book.record(invalid=[*bad, InvalidRow("a", "usage")])
     book.reopen()
     book.record(invalid=bad)
-    assert book.numbers.invalid == {"time": 2, "usage": 1}
+    assert book.counts.invalid == {"time": 2, "usage": 1}
 
 
 def test_an_unreadable_run_that_can_be_read_later_counts_then(book: Book) -> None:
@@ -702,14 +702,14 @@ def test_only_runs_that_were_not_known_are_recovered(book: Book) -> None:
     """What a reconciliation meets again is no recovery."""
     book.record(run("known"))
     book.record(run("known"), run("found"), running("open"), recovering=True)
-    assert book.numbers.recovered == 2
+    assert book.counts.recovered == 2
 
 
 def test_a_run_that_came_after_the_poll_is_no_recovery(book: Book) -> None:
     """A busy org has one at nearly every reconciliation; the next poll would have found it."""
     book.record(run("known", created=10.0))
     book.record(run("missed", created=9.0), run("new", created=11.0), recovering=True)
-    assert book.numbers.recovered == 1
+    assert book.counts.recovered == 1
     assert book.wf.finished == {"TRIGGER/COMPLETED": 3}
 
 
@@ -717,16 +717,16 @@ def test_history_is_no_recovery(book: Book) -> None:
     """It moves no counter, this one included."""
     old = run("old", created=-2 * DAY, started=-2 * DAY, ended=5.0)
     book.record(old, recovering=True)
-    assert book.numbers.recovered == 0
+    assert book.counts.recovered == 0
 
 
 def test_an_open_run_vanished_when_two_searches_missed_it(book: Book) -> None:
     """Then it is neither followed nor part of the gauges."""
     book.record(pending())
     book.complete("run-1")
-    assert (book.numbers.vanished, len(book.ledger.open_groups(book.org))) == (0, 1)
+    assert (book.counts.vanished, len(book.ledger.open_groups(book.org))) == (0, 1)
     book.complete("run-1")
-    assert (book.numbers.vanished, book.ledger.open_groups(book.org)) == (1, ())
+    assert (book.counts.vanished, book.ledger.open_groups(book.org)) == (1, ())
     assert book.ledger.open_runs(book.org) == {}
 
 
@@ -736,7 +736,7 @@ def test_a_run_that_is_seen_between_two_searches_has_not_vanished(book: Book) ->
     book.complete("run-1")
     book.record(pending())
     book.complete("run-1")
-    assert book.numbers.vanished == 0
+    assert book.counts.vanished == 0
 
 
 def test_a_vanished_run_that_is_seen_final_later_counts(book: Book) -> None:
@@ -746,7 +746,7 @@ def test_a_vanished_run_that_is_seen_final_later_counts(book: Book) -> None:
         book.complete("run-1")
     book.record(run())
     assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
-    assert book.numbers.vanished == 1
+    assert book.counts.vanished == 1
 
 
 # -- settling

@@ -21,13 +21,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from invent_exporter.api.models import INVALID_REASONS
-from invent_exporter.ledger.counts import OrgNumbers, WorkflowNumbers
+from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.families import FAMILIES, FINISHED, OrgView, WorkflowView
 from invent_exporter.telemetry import Telemetry
 from tests.programs import require
 from tests.proof.runs import BOUNDS, NOW, run
-from tests.proof.views import HOSTILE, busy_numbers, golden_views, released
+from tests.proof.views import HOSTILE, busy_counts, golden_views, released
 
 DATA = Path(__file__).parent
 ACCEPT = {"txt": "text/plain", "om": "application/openmetrics-text"}
@@ -124,8 +124,8 @@ def test_promtool_finds_nothing_to_say() -> None:
 
 def test_a_workflow_has_about_110_series_from_the_beginning() -> None:
     """All of them at 0, with the default buckets."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
-    view = WorkflowView("org-1", "wf", "wf", numbers, ())
+    counts = WorkflowCounts.empty(BOUNDS)
+    view = WorkflowView("org-1", "wf", "wf", counts, ())
     by_family = {metric.name: metric.samples for metric in view.metrics()}
     finished = by_family["invent_runs_finished"]
     assert len(finished) == 12
@@ -144,7 +144,7 @@ def test_a_workflow_has_about_110_series_from_the_beginning() -> None:
 
 def test_a_newborn_shows_its_gauges_and_hides_its_counters_and_exemplars() -> None:
     """Promise 3 is about counters; a gauge has no first event."""
-    view = WorkflowView("org-1", "wf", "wf", busy_numbers(), ())
+    view = WorkflowView("org-1", "wf", "wf", busy_counts(), ())
     samples = [sample for metric in view.metrics() for sample in metric.samples]
     counters = [s for s in samples if s.name.endswith(("_total", "_count", "_sum", "_bucket"))]
     assert counters
@@ -156,7 +156,7 @@ def test_a_newborn_shows_its_gauges_and_hides_its_counters_and_exemplars() -> No
 
 def test_exemplars_carry_the_run_and_fit_openmetrics() -> None:
     """`run_id` alone; one that is too long is left out."""
-    view = WorkflowView("org-1", "wf", "wf", released(busy_numbers()), ())
+    view = WorkflowView("org-1", "wf", "wf", released(busy_counts()), ())
     metrics = parsed(encoded({1: view}, "om"), "om")
     exemplars = [s.exemplar for m in metrics for s in m.samples if s.exemplar is not None]
     assert {tuple(exemplar.labels) for exemplar in exemplars} == {("run_id",)}
@@ -168,15 +168,15 @@ def test_exemplars_carry_the_run_and_fit_openmetrics() -> None:
 @pytest.mark.parametrize("length", [122, 123])
 def test_the_limit_of_an_exemplar_is_openmetrics_own(length: int) -> None:
     """128 characters of names and values together."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
-    numbers.finish(run("y" * length))
-    body = encoded({1: WorkflowView("o", "wf", "wf", released(numbers), ())}, "om")
+    counts = WorkflowCounts.empty(BOUNDS)
+    counts.finish(run("y" * length))
+    body = encoded({1: WorkflowView("o", "wf", "wf", released(counts), ())}, "om")
     assert ("y" * length in body) == (length <= 122)
 
 
 def test_what_is_folded_has_neither_info_nor_streak() -> None:
     """`__other__` is no workflow."""
-    view = WorkflowView("org-1", "__other__", "__other__", released(busy_numbers()), ())
+    view = WorkflowView("org-1", "__other__", "__other__", released(busy_counts()), ())
     names = {metric.name for metric in view.metrics()}
     assert "invent_workflow" not in names
     assert "invent_workflow_consecutive_failures" not in names
@@ -185,7 +185,7 @@ def test_what_is_folded_has_neither_info_nor_streak() -> None:
 
 def test_reasons_of_unreadable_runs_exist_from_zero() -> None:
     """So that the first one is an increase."""
-    metrics = {m.name: m for m in OrgView("o", "o", OrgNumbers(), 0).metrics()}
+    metrics = {m.name: m for m in OrgView("o", "o", OrgCounts(), 0).metrics()}
     reasons = {sample.labels["reason"] for sample in metrics["invent_runs_invalid"].samples}
     assert reasons == set(INVALID_REASONS)
 
@@ -219,11 +219,11 @@ def test_labels_must_be_those_of_the_family() -> None:
 def test_any_label_value_comes_back_as_it_was(text: str, form: str) -> None:
     """Quotes, backslashes, line ends, and what looks like another line."""
     for value in (text, HOSTILE + text):
-        numbers = released(WorkflowNumbers.empty(BOUNDS))
-        numbers.steps = {value: 1.5}
-        numbers.version = numbers.workflow_org_id = value
-        view = WorkflowView(value, value, value, released(numbers), ())
-        metrics = parsed(encoded({1: view, 2: OrgView(value, value, OrgNumbers(), 0)}, form), form)
+        counts = released(WorkflowCounts.empty(BOUNDS))
+        counts.steps = {value: 1.5}
+        counts.version = counts.workflow_org_id = value
+        view = WorkflowView(value, value, value, released(counts), ())
+        metrics = parsed(encoded({1: view, 2: OrgView(value, value, OrgCounts(), 0)}, form), form)
         labels = [sample.labels for metric in metrics for sample in metric.samples]
         assert {each["org_id"] for each in labels} == {value}
         steps = [s for m in metrics for s in m.samples if s.name == "invent_step_credits_total"]

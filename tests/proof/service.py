@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from invent_exporter.api.models import FINAL_STATUSES, OPEN_STATUSES
-from invent_exporter.api.transport import Answer, ApiError
+from invent_exporter.api.transport import Answer
+from invent_exporter.errors import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,17 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from invent_exporter.errors import ListenError
 from invent_exporter.metrics.exposition import Answer
 from invent_exporter.web.connection import Bounds
 from invent_exporter.web.page import PageView
 from invent_exporter.web.routes import Application, check_telemetry_path
-from invent_exporter.web.server import (
-    ListenError,
-    Server,
-    bind,
-    join_address,
-    parse_listen_address,
-)
+from invent_exporter.web.server import Server, bind, join_address, parse_listen_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
