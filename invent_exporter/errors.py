@@ -33,6 +33,13 @@ class StateError(Exception):
     """The state can't be used; the text says which file, what is wrong and what to do."""
 
 
+class StorageError(Exception):
+    """A transaction of the ledger failed and changed nothing; the text is the driver's, one line.
+
+    The reason `storage` of a poll.
+    """
+
+
 class StateGoneError(OSError):
     """The file that is open is no longer the one that the path names."""
 

@@ -55,7 +55,7 @@ def test_the_first_answer_after_a_restart_has_every_series(
     async def story(config: Config) -> None:
         exporter = Exporter(config, Secrets())
         await exporter.load()
-        await exporter.collectors[0].poll()
+        await exporter.supervisor.collectors[0].poll()
         await exporter.close()
         monkeypatch.setattr(Collector, "start", start_slowly)
         assert "invent_runs_finished_total{" in await first_answer(config)

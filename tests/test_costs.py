@@ -59,7 +59,7 @@ class Meter:
         self._server = server
         self._statements: list[str] = []
         self._chunks = 0
-        event.listen(exporter.ledger.database.engine, "before_cursor_execute", self._note)
+        event.listen(exporter.ledger._database.engine, "before_cursor_execute", self._note)
 
     def _note(self, _connection: object, _cursor: object, statement: str, *_: Any) -> None:  # noqa: ANN401
         self._statements.append(statement.split(maxsplit=1)[0])
@@ -68,8 +68,8 @@ class Meter:
         """Poll the one org."""
         self.spent()
         for _ in range(times):
-            await self.exporter.collectors[0].poll()
-            assert self.exporter.collectors[0].error is None
+            await self.exporter.supervisor.collectors[0].poll()
+            assert self.exporter.supervisor.collectors[0].error is None
         return self.spent()
 
     async def scrape(self, accept: str = OPENMETRICS) -> None:
@@ -99,7 +99,7 @@ async def metered(tmp_path: Path) -> AsyncIterator[Meter]:
         exporter = Exporter(config, Secrets())
         try:
             meter = Meter(exporter, server, world)
-            await exporter.collectors[0].start()
+            await exporter.load()
             await meter.poll()
             await meter.scrape()
             await meter.poll()

@@ -1,4 +1,4 @@
-"""One page on its way into the ledger: what each run is, and what it adds.
+"""Takes one page into the ledger: what each run is, and what it adds, in one transaction.
 
 Everything is drawn up as drafts, written in the caller's transaction, and put in place after the
 commit; on any error the drafts are dropped, and nothing has changed.
@@ -10,28 +10,25 @@ decision, and is read best in one place.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 
-from invent_exporter.api.models import OTHER_WORKFLOW, Run
-from invent_exporter.ledger import sqlite as db
-from invent_exporter.ledger.counts import (
-    Bounds,
-    FailedRun,
-    OrgCounts,
-    WorkflowCounts,
-    series_key,
-)
+from invent_exporter.api.models import Run
+from invent_exporter.ledger import schema
+from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, series_key
+from invent_exporter.ledger.drafts import WorkflowDrafts
+from invent_exporter.ledger.org import to_json, update_org
+from invent_exporter.ledger.schema import RunRow
 from invent_exporter.scan.order import RowFact, row_signature
-from invent_exporter.scan.poll import ScanState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy import Connection
+
+    from invent_exporter.ledger.org import OrgLedger
 
 KEPT_FAILED_RUNS = 20
 _ERROR_LENGTH = 300
@@ -68,57 +65,7 @@ class Recorded(msgspec.Struct):
     news: bool = False
 
 
-class _Known(msgspec.Struct):
-    """A stored row of `run`."""
-
-    workflow_id: str
-    origin: str
-    status: str
-    final: bool
-    owned: bool
-    counted: bool
-    walk: int
-    since: float
-    updated: float | None
-    absent: int
-    credits_ai: float | None
-    credits_other: float | None
-    steps: str | None
-    revised: str | None
-    created: float
-
-
-class OrgLedger:
-    """The ledger of one org; its attributes are what is committed."""
-
-    def __init__(self, row: Any) -> None:  # noqa: ANN401 (a SQLAlchemy row)
-        """Take the org's stored row."""
-        self.key: int = row.org
-        self.org_id: str | None = row.org_id
-        self.alias: str | None = row.alias
-        self.settled_walk: int = row.settled_walk
-        self.contacted = bool(row.contacted)
-        self.floor_seconds: float = row.floor
-        self.scan = msgspec.json.decode(row.scan, type=ScanState)
-        self.counts = msgspec.json.decode(row.counts, type=OrgCounts)
-        self.workflows: dict[str, WorkflowCounts] = {}
-        self.folded: set[str] = set()
-        self.newest_seconds: float | None = None
-        """Until first contact is complete: the newest time that any run told."""
-        self.named_by: dict[str, str] = {}
-        """Until it is known which org `c` is: which org each of its runs names."""
-        if self.org_id is None and self.counts.named:
-            # What a process before this one had heard is one vote: those runs may be gone by now.
-            self.named_by[""] = self.counts.named
-
-    @property
-    def likely_org_id(self) -> str | None:
-        """Tell the org that most of the runs of `c` name."""
-        votes = Counter(self.named_by.values()).most_common(1)
-        return votes[0][0] if votes else None
-
-
-class Page:
+class Recorder:
     """One page on its way into the ledger: drafts of all it changes, dropped on any error."""
 
     def __init__(
@@ -137,12 +84,10 @@ class Page:
         self._recovering = recovering
         self._missed_until = -math.inf
         self._walk = org.settled_walk + 1
-        self._drafts: dict[str, WorkflowCounts] = {}
-        self._new: set[str] = set()
-        self._folded: set[str] = set()
+        self._workflows = WorkflowDrafts(org, settings.bounds, settings.max_workflows)
         self._counts = org.counts.draft()
-        self._inserted: dict[str, dict[str, object]] = {}
-        self._updated: dict[str, dict[str, object]] = {}
+        self._inserted: dict[str, RunRow] = {}
+        self._updated: dict[str, RunRow] = {}
         self.recorded = Recorded()
 
     # -- reading a page
@@ -157,7 +102,7 @@ class Page:
             self._counts.named = self._org.likely_org_id
         if self._recovering:
             # A run that is newer than all that is known may have come after the poll.
-            newest = select(func.max(db.run.c.created)).where(db.run.c.org == self._org.key)
+            newest = select(func.max(schema.run.c.created)).where(schema.run.c.org == self._org.key)
             self._missed_until = connection.execute(newest).scalar() or -math.inf
         known, elsewhere = self._look_up(connection, runs)
         # In the order in which runs ended, so that streaks need no second look within a page.
@@ -181,17 +126,17 @@ class Page:
 
     def _look_up(
         self, connection: Connection, runs: Sequence[Run]
-    ) -> tuple[dict[str, _Known], set[str]]:
-        known: dict[str, _Known] = {}
+    ) -> tuple[dict[str, RunRow], set[str]]:
+        known: dict[str, RunRow] = {}
         elsewhere: set[str] = set()
         ids = {"ids": [run.id for run in runs]}
-        for run_id, org, org_id, *values in connection.execute(_LOOK_UP, ids):
-            row = _Known(*values)
-            if org == self._org.key:
-                known[run_id] = row
-            elif row.owned and org_id is not None:
+        for *columns, polled_as in connection.execute(_LOOK_UP, ids):
+            row = RunRow(*columns)
+            if row.org == self._org.key:
+                known[row.run_id] = row
+            elif row.owned and polled_as is not None:
                 # A `c` that is not known yet may turn out to be this org, and is forgotten then.
-                elsewhere.add(run_id)
+                elsewhere.add(row.run_id)
         return known, elsewhere
 
     def _note_newest(self, runs: Sequence[Run]) -> None:
@@ -208,7 +153,7 @@ class Page:
         times = [time for time in (first, run.updated, run.ended) if time is not None]
         return bool(times) and max(times) < floor
 
-    def _fact(self, run: Run, row: _Known | None) -> RowFact:
+    def _fact(self, run: Run, row: RunRow | None) -> RowFact:
         settled = row is None or (row.walk <= self._org.settled_walk and row.updated == run.updated)
         return RowFact(
             run.id,
@@ -223,31 +168,34 @@ class Page:
 
     # -- a run that is not known yet
 
-    def _meet(self, connection: Connection, run: Run, *, owned: bool) -> _Known:
+    def _meet(self, connection: Connection, run: Run, *, owned: bool) -> RunRow:
         created = run.first_time
         if created is None:
             created = self._now
         contacted = self._org.contacted
         counted = owned and run.is_final and contacted and created >= self._org.floor_seconds
-        row = _Known(
-            run.workflow_label,
-            run.origin_label,
-            run.status_label,
-            run.is_final,
-            owned,
-            counted,
-            self._walk,
-            _since(run, self._now),
-            run.updated,
-            0,
-            None,
-            None,
-            None,
-            None,
-            created,
+        row = RunRow(
+            run_id=run.id,
+            org=self._org.key,
+            workflow_id=run.workflow_label,
+            origin=run.origin_label,
+            status=run.status_label,
+            revised=None,
+            final=run.is_final,
+            owned=owned,
+            counted=counted,
+            walk=self._walk,
+            created=created,
+            since=_since(run, self._now),
+            updated=run.updated,
+            seen=self._now,
+            absent=0,
+            credits_ai=None,
+            credits_other=None,
+            steps=None,
         )
         if owned:
-            counts = self._draft(run.workflow_label)
+            counts = self._workflows.draft(run.workflow_label)
             counts.learn(run)
             if contacted and (counted or not run.is_final):
                 counts.submit(run)
@@ -259,15 +207,11 @@ class Page:
                 if run.status == "FAILED":
                     self.recorded.history_failed += 1
                     self._keep_failed(run)
-        self._inserted[run.id] = {
-            "run_id": run.id,
-            "org": self._org.key,
-            **self._values(row),
-        }
+        self._inserted[run.id] = row
         self.recorded.news = True
         return row
 
-    def _count(self, connection: Connection, run: Run, row: _Known, counts: WorkflowCounts) -> None:
+    def _count(self, connection: Connection, run: Run, row: RunRow, counts: WorkflowCounts) -> None:
         """Count a run with its first final status: the one place where it happens."""
         counts.finish(run)
         self._conclude(connection, run, counts)
@@ -283,21 +227,21 @@ class Page:
         moment = counts.last_completed
         assert moment is not None  # noqa: S101 (conclude has just set it)
         after = or_(
-            db.run.c.since > moment[0],
-            and_(db.run.c.since == moment[0], db.run.c.run_id > moment[1]),
+            schema.run.c.since > moment[0],
+            and_(schema.run.c.since == moment[0], schema.run.c.run_id > moment[1]),
         )
         query = select(func.count()).where(
-            db.run.c.org == self._org.key,
-            db.run.c.workflow_id == run.workflow_label,
-            db.run.c.status == "FAILED",
-            db.run.c.owned == 1,
+            schema.run.c.org == self._org.key,
+            schema.run.c.workflow_id == run.workflow_label,
+            schema.run.c.status == "FAILED",
+            schema.run.c.owned == 1,
             after,
         )
         counts.consecutive_failures = connection.execute(query).scalar_one()
 
     # -- a run that is known as open
 
-    def _follow(self, connection: Connection, run: Run, row: _Known) -> None:
+    def _follow(self, connection: Connection, run: Run, row: RunRow) -> None:
         if run.is_final:
             row.final = True
             row.status = run.status_label
@@ -305,7 +249,7 @@ class Page:
             row.workflow_id = run.workflow_label
             row.since = _since(run, self._now)
             if row.owned:
-                counts = self._draft(run.workflow_label)
+                counts = self._workflows.draft(run.workflow_label)
                 counts.learn(run)
                 self._count(connection, run, row, counts)
         else:
@@ -322,7 +266,7 @@ class Page:
 
     # -- a run that is known as final
 
-    def _meet_again(self, run: Run, row: _Known) -> None:
+    def _meet_again(self, run: Run, row: RunRow) -> None:
         """Follow late or revised usage and a revised status; the run is never counted again."""
         changed = run.is_final and (run.updated, _created(run, row)) != (row.updated, row.created)
         if row.counted and run.is_final and row.revised is None and run.status_label != row.status:
@@ -330,17 +274,17 @@ class Page:
             row.revised = run.status_label
             changed = True
         if row.counted and run.credits is not None and self._has_new_usage(run, row):
-            self._spend(run, row, self._draft(row.workflow_id))
+            self._spend(run, row, self._workflows.draft(row.workflow_id))
             changed = True
         if changed:
             self._touch(run, row)
 
-    def _has_new_usage(self, run: Run, row: _Known) -> bool:
+    def _has_new_usage(self, run: Run, row: RunRow) -> bool:
         if (row.credits_ai, row.credits_other) != run.credits:
             return True
         return self._settings.step_credits and _steps(row) != run.step_credits
 
-    def _spend(self, run: Run, row: _Known, counts: WorkflowCounts) -> None:
+    def _spend(self, run: Run, row: RunRow, counts: WorkflowCounts) -> None:
         """Add what usage grew by; what it shrank by goes to the corrections."""
         spent = run.credits
         if spent is None:
@@ -362,35 +306,7 @@ class Page:
                     counts.spend_step(step, added)
             row.steps = to_json(steps)
 
-    # -- drafts
-
-    def _draft(self, workflow_id: str) -> WorkflowCounts:
-        name = self._fold(workflow_id)
-        draft = self._drafts.get(name)
-        if draft is None:
-            known = self._org.workflows.get(name)
-            if known is None:
-                draft = WorkflowCounts.empty(self._settings.bounds)
-                self._new.add(name)
-            else:
-                draft = known.draft()
-            self._drafts[name] = draft
-        return draft
-
-    def _fold(self, workflow_id: str) -> str:
-        org = self._org
-        if workflow_id == OTHER_WORKFLOW:
-            return workflow_id
-        if workflow_id in org.workflows or workflow_id in self._new:
-            return workflow_id
-        if workflow_id in org.folded or workflow_id in self._folded:
-            return OTHER_WORKFLOW
-        own = len(org.workflows) + len(self._new)
-        own -= OTHER_WORKFLOW in org.workflows or OTHER_WORKFLOW in self._new
-        if own < self._settings.max_workflows:
-            return workflow_id
-        self._folded.add(workflow_id)
-        return OTHER_WORKFLOW
+    # -- bookkeeping
 
     def _keep_failed(self, run: Run) -> None:
         failed = FailedRun(run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH])
@@ -399,36 +315,15 @@ class Page:
         )
         self._counts.failed = kept[-KEPT_FAILED_RUNS:]
 
-    def _values(self, row: _Known) -> dict[str, object]:
-        return {
-            "workflow_id": row.workflow_id,
-            "origin": row.origin,
-            "status": row.status,
-            "final": int(row.final),
-            "owned": int(row.owned),
-            "counted": int(row.counted),
-            "walk": row.walk,
-            "since": row.since,
-            "updated": row.updated,
-            "seen": self._now,
-            "absent": row.absent,
-            "credits_ai": row.credits_ai,
-            "credits_other": row.credits_other,
-            "steps": row.steps,
-            "revised": row.revised,
-            "created": row.created,
-        }
-
-    def _touch(self, run: Run, row: _Known) -> None:
+    def _touch(self, run: Run, row: RunRow) -> None:
         """Take the row's change into the transaction; it is unsettled until a complete poll."""
         row.updated = run.updated
         row.created = _created(run, row)
         row.walk = self._walk
+        row.seen = self._now
         self.recorded.news = True
-        if run.id in self._inserted:
-            self._inserted[run.id].update(self._values(row))
-        else:
-            self._updated[run.id] = {"key": run.id, **self._values(row)}
+        if run.id not in self._inserted:
+            self._updated[run.id] = row
 
     # -- writing
 
@@ -437,15 +332,15 @@ class Page:
         org = self._org.key
         for row in dict.fromkeys(invalid):
             where = and_(
-                db.invalid.c.org == org,
-                db.invalid.c.run_key == row.key,
-                db.invalid.c.reason == row.reason,
+                schema.invalid.c.org == org,
+                schema.invalid.c.run_key == row.key,
+                schema.invalid.c.reason == row.reason,
             )
-            seen = connection.execute(select(db.invalid.c.seen).where(where)).scalar()
+            seen = connection.execute(select(schema.invalid.c.seen).where(where)).scalar()
             if seen is None:
                 self._counts.met += 1
                 connection.execute(
-                    insert(db.invalid).values(
+                    insert(schema.invalid).values(
                         org=org, run_key=row.key, reason=row.reason, seen=self._now
                     )
                 )
@@ -453,64 +348,37 @@ class Page:
                 self._counts.invalid[row.reason] = count + 1
                 self.recorded.invalid.append(row)
             elif seen < self._now - self._settings.reconcile_window_seconds / 2:
-                connection.execute(update(db.invalid).where(where).values(seen=self._now))
+                connection.execute(update(schema.invalid).where(where).values(seen=self._now))
 
     def store(self, connection: Connection) -> None:
         """Write the drafts."""
-        _INSERT.execute(connection, self._inserted.values())
-        rows = [{"of_org": self._org.key, **row} for row in self._updated.values()]
-        _UPDATE.execute(connection, rows)
-        store_workflows(connection, self._org, self._drafts, self._new, self._folded)
+        if self._inserted:
+            rows = [msgspec.structs.asdict(row) for row in self._inserted.values()]
+            connection.execute(insert(schema.run), rows)
+        if self._updated:
+            rows = [
+                {"of_org": row.org, "key": row.run_id, **msgspec.structs.asdict(row)}
+                for row in self._updated.values()
+            ]
+            connection.execute(_UPDATE, rows)
+        self._workflows.store(connection)
         if self._counts != self._org.counts:
-            connection.execute(
-                update(db.org)
-                .where(db.org.c.org == self._org.key)
-                .values(counts=to_json(self._counts))
-            )
+            update_org(connection, self._org, counts=to_json(self._counts))
 
-    def put_in_place(self) -> None:
+    def put_in_place(self) -> Recorded:
         """After the commit: let the drafts be what is published."""
-        org = self._org
-        org.workflows.update(self._drafts)
-        org.folded.update(self._folded)
-        self.recorded.changed = set(self._drafts)
-        org.counts = self._counts
+        self.recorded.changed = self._workflows.put_in_place()
+        self._org.counts = self._counts
+        return self.recorded
 
 
 _LOOK_UP = (
-    select(
-        db.run.c.run_id,
-        db.run.c.org,
-        db.org.c.org_id,
-        db.run.c.workflow_id,
-        db.run.c.origin,
-        db.run.c.status,
-        db.run.c.final,
-        db.run.c.owned,
-        db.run.c.counted,
-        db.run.c.walk,
-        db.run.c.since,
-        db.run.c.updated,
-        db.run.c.absent,
-        db.run.c.credits_ai,
-        db.run.c.credits_other,
-        db.run.c.steps,
-        db.run.c.revised,
-        db.run.c.created,
-    )
-    .join(db.org, db.org.c.org == db.run.c.org)
-    .where(db.run.c.run_id.in_(bindparam("ids", expanding=True)))
+    select(schema.run, schema.org.c.org_id.label("polled_as"))
+    .join(schema.org, schema.org.c.org == schema.run.c.org)
+    .where(schema.run.c.run_id.in_(bindparam("ids", expanding=True)))
 )
-
-_INSERT = db.Batch(insert(db.run))
-_UPDATE = db.Batch(
-    update(db.run).where(db.run.c.org == bindparam("of_org"), db.run.c.run_id == bindparam("key"))
-)
-_INSERT_WORKFLOW = db.Batch(insert(db.workflow))
-_UPDATE_WORKFLOW = db.Batch(
-    update(db.workflow).where(
-        db.workflow.c.org == bindparam("of_org"), db.workflow.c.workflow_id == bindparam("name")
-    )
+_UPDATE = update(schema.run).where(
+    schema.run.c.org == bindparam("of_org"), schema.run.c.run_id == bindparam("key")
 )
 
 
@@ -524,7 +392,7 @@ def _since(run: Run, now: float) -> float:
     return now if time is None else time
 
 
-def _created(run: Run, row: _Known) -> float:
+def _created(run: Run, row: RunRow) -> float:
     """When the run came to be, by the latest that was told: so long its row is kept.
 
     With an earlier one the row might be gone while the run still passes for a new one.
@@ -532,33 +400,5 @@ def _created(run: Run, row: _Known) -> float:
     return row.created if run.first_time is None else max(row.created, run.first_time)
 
 
-def _steps(row: _Known) -> dict[str, float]:
+def _steps(row: RunRow) -> dict[str, float]:
     return {} if row.steps is None else msgspec.json.decode(row.steps, type=dict[str, float])
-
-
-def to_json(value: object) -> str:
-    """Encode what is stored."""
-    return msgspec.json.encode(value).decode()
-
-
-def store_workflows(
-    connection: Connection,
-    org: OrgLedger,
-    drafts: dict[str, WorkflowCounts],
-    new: set[str],
-    folded: set[str],
-) -> None:
-    """Write the numbers of workflows: `new` ones, changed ones, and the names of `folded` ones."""
-    added = [
-        {"org": org.key, "workflow_id": name, "counts": to_json(drafts[name])}
-        for name in drafts
-        if name in new
-    ]
-    added += [{"org": org.key, "workflow_id": name, "counts": None} for name in folded]
-    changed = [
-        {"of_org": org.key, "name": name, "counts": to_json(draft)}
-        for name, draft in drafts.items()
-        if name not in new
-    ]
-    _INSERT_WORKFLOW.execute(connection, added)
-    _UPDATE_WORKFLOW.execute(connection, changed)

@@ -1,8 +1,7 @@
-"""The ledger's tables, and a SQLite file opened so that nothing in it can be harmed.
+"""A SQLite file opened so that nothing in it can be harmed.
 
 A state file that this program can't use (newer, damaged, another program's, held by another
 process) stops the start and is left as it is: it is looked at before anything is written.
-Every table carries the org, so that a database shared by several replicas can hold the same schema.
 
 Longer than most modules: what keeps one file from harm, from its first look to its being put back,
 belongs together.
@@ -14,38 +13,19 @@ import fcntl
 import os
 import sqlite3
 from contextlib import closing
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    Table,
-    Text,
-    create_engine,
-    event,
-    insert,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, create_engine, event, insert, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from invent_exporter.errors import StateError, StateGoneError
+from invent_exporter.errors import StateError, StateGoneError, StorageError
+from invent_exporter.ledger.schema import SCHEMA_VERSION, meta, tables
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from sqlalchemy import Insert, Update
     from sqlalchemy.engine import Engine
 
-SCHEMA_VERSION = 1
 APPLICATION_ID = 0x1E7E17
 """Stands in the header of a SQLite file, so that another program's file is not taken for ours."""
 
@@ -53,99 +33,6 @@ _LOCKED_SECONDS = 3.0
 """How long another connection may hold a lock; a stop waits as long, and has 5 s in all."""
 _VACUUM_PAGES = 200
 _SQLITE_MAGIC = b"SQLite format 3\x00"
-_tables = MetaData()
-
-meta = Table("meta", _tables, Column("schema_version", Integer, nullable=False))
-
-org = Table(
-    "org",
-    _tables,
-    Column("org", Integer, primary_key=True),
-    Column("org_id", Text, unique=True, doc="the real id; null until a run of `c` names one"),
-    Column("alias", Text, doc="`c`, when that is how the configuration names it"),
-    Column("settled_walk", Integer, nullable=False, doc="rows of walks up to this are settled"),
-    Column("contacted", Integer, nullable=False, doc="1 once first contact was complete"),
-    Column("floor", Float, nullable=False, doc="unknown final runs created before are history"),
-    Column("scan", Text, nullable=False, doc="what the scan learned, JSON"),
-    Column("numbers", Text, key="counts", nullable=False, doc="the org's own counters, JSON"),
-)
-
-workflow = Table(
-    "workflow",
-    _tables,
-    Column("org", Integer, primary_key=True),
-    Column("workflow_id", Text, primary_key=True),
-    Column("numbers", Text, key="counts", doc="every series of the workflow, JSON; null: folded"),
-    sqlite_with_rowid=False,
-)
-
-run = Table(
-    "run",
-    _tables,
-    Column("run_id", Text, primary_key=True),
-    Column("org", Integer, primary_key=True),
-    Column("workflow_id", Text, nullable=False),
-    Column("origin", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("revised", Text, doc="the final status that it was changed to after it was counted"),
-    Column("final", Integer, nullable=False),
-    Column("owned", Integer, nullable=False, doc="0: it belongs to another polled org"),
-    Column("counted", Integer, nullable=False, doc="1: it stands in the counters"),
-    Column("walk", Integer, nullable=False, doc="the walk that saw its last change"),
-    Column("created", Float, nullable=False),
-    Column("since", Float, nullable=False, doc="open: since when; final: when it ended"),
-    Column("updated", Float),
-    Column("seen", Float, nullable=False, doc="our time of its last change"),
-    Column("absent", Integer, nullable=False, doc="complete searches without it; 2: vanished"),
-    Column("credits_ai", Float),
-    Column("credits_other", Float),
-    Column("steps", Text, doc="credits by step, JSON, where they are counted"),
-    sqlite_with_rowid=False,
-)
-Index("run_open", run.c.org, run.c.workflow_id, sqlite_where=run.c.final == 0)
-Index(
-    "run_failed", run.c.org, run.c.workflow_id, run.c.since, sqlite_where=run.c.status == "FAILED"
-)
-Index("run_created", run.c.org, run.c.created)
-
-invalid = Table(
-    "invalid",
-    _tables,
-    Column("org", Integer, primary_key=True),
-    Column("run_key", Text, primary_key=True, doc="the run's id, else a digest of its bytes"),
-    Column("reason", Text, primary_key=True),
-    Column("seen", Float, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-
-class Batch:
-    """A statement for many rows, compiled at its first use.
-
-    `Connection.execute` would put together the parameters of each row anew, which takes longer
-    than SQLite needs for the row.
-    """
-
-    def __init__(self, statement: Insert | Update) -> None:
-        """Take a statement whose bound parameters, or columns, the rows name."""
-        self._statement = statement
-        self._sql = ""
-        self._names: Sequence[str] | None = None
-
-    def execute(self, connection: Connection, rows: Collection[Mapping[str, object]]) -> None:
-        """Run the statement for each row; every row of every call has the same keys."""
-        if not rows:
-            return
-        if not self._sql:
-            compiled = self._statement.compile(
-                dialect=connection.dialect, column_keys=list(next(iter(rows)))
-            )
-            self._sql, self._names = str(compiled), compiled.positiontup
-        if self._names is None:  # the driver takes parameters by name
-            connection.exec_driver_sql(self._sql, [dict(row) for row in rows])
-        else:
-            values = itemgetter(*self._names)
-            connection.exec_driver_sql(self._sql, [values(row) for row in rows])
 
 
 class Database:
@@ -199,14 +86,19 @@ class Database:
         return sum(file.stat().st_size for file in files if file.exists())
 
     def give_back_pages(self) -> None:
-        """Return some of the pages that deletions left empty to the file system."""
-        pooled = self.engine.raw_connection()
-        try:
+        """Return some of the pages that deletions left empty to the file system.
+
+        Raises:
+            StorageError: they stay where they are.
+
+        """
+        with closing(self.engine.raw_connection()) as pooled:
             # `execute` would take one step of this statement, which is one page.
             connection = cast("sqlite3.Connection", pooled.driver_connection)
-            connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
-        finally:
-            pooled.close()
+            try:
+                connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
+            except sqlite3.Error as error:
+                raise StorageError(str(error)) from error
 
     def close(self) -> None:
         """Close the file and let the next process have it."""
@@ -375,7 +267,7 @@ def _engine(path: str) -> Engine:
 def _create(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
-        _tables.create_all(connection)
+        tables.create_all(connection)
         connection.execute(insert(meta).values(schema_version=SCHEMA_VERSION))
 
 

@@ -18,17 +18,21 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from invent_exporter.api.models import OTHER_WORKFLOW
+from invent_exporter.errors import StorageError
 from invent_exporter.log import get_logger
 from invent_exporter.metrics.families import OpenRuns, OrgView, WorkflowView
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from invent_exporter.ledger.ledger import OpenGroup
-    from invent_exporter.ledger.recorder import OrgLedger
+    from invent_exporter.ledger.ledger import Ledger, OpenGroup
+    from invent_exporter.ledger.org import OrgLedger
     from invent_exporter.metrics.exposition import Exposition, View
+    from invent_exporter.telemetry import Telemetry
 
 _RETRY_SECONDS = 5.0
+
+log = get_logger(__name__)
 
 
 class Publisher:
@@ -37,7 +41,8 @@ class Publisher:
     def __init__(
         self,
         exposition: Exposition,
-        release: Callable[[OrgLedger, dict[str, list[str]]], Awaitable[bool]],
+        ledger: Ledger,
+        telemetry: Telemetry,
         *,
         newborn_hold_seconds: float,
         workflow_names: Mapping[str, str],
@@ -47,14 +52,16 @@ class Publisher:
 
         Args:
             exposition: where views go.
-            release: commits a release of groups by workflow; False when it could not.
+            ledger: where releases are committed.
+            telemetry: told of releases that could not be.
             newborn_hold_seconds: how long a group is shown at 0 at least.
             workflow_names: names by workflow id, where people gave some.
             clock: seconds that never go back.
 
         """
         self._exposition = exposition
-        self._release = release
+        self._ledger = ledger
+        self._telemetry = telemetry
         self._hold_seconds = newborn_hold_seconds
         self._names = workflow_names
         self._clock = clock
@@ -77,13 +84,23 @@ class Publisher:
         if org.org_id is None or not org.contacted:
             return
         names = set(changed)
+        self._org_names[org.key] = org_name
         if org.key not in self._orgs:
             self._orgs[org.key] = org
-            self._org_names[org.key] = org_name
             self._open.setdefault(org.key, None)
             names = set(org.workflows)
         if names or self._org_view(org) != self._org_views.get(org.key):
             await self._publish(org, names)
+
+    async def withdraw(self, org: OrgLedger) -> None:
+        """Serve nothing of the org any more; `publish` brings it back, as it was committed."""
+        self._open.pop(org.key, None)
+        if self._orgs.pop(org.key, None) is None:
+            return
+        del self._org_names[org.key], self._org_views[org.key]
+        self._held = {held: since for held, since in self._held.items() if held[0] != org.key}
+        gone = [(org.key,), *((org.key, name) for name in org.workflows)]
+        await self._exposition.publish(dict.fromkeys(gone))
 
     async def set_open(self, org: OrgLedger, groups: tuple[OpenGroup, ...] | None) -> None:
         """Serve these open runs; None when they are not known, and their gauges go away."""
@@ -121,6 +138,8 @@ class Publisher:
             (org.key, name, group) for name in names for group in org.workflows[name].unreleased()
         ]
         generation = await self._exposition.publish(changes)
+        if self._orgs.get(org.key) is not org:
+            return  # it was withdrawn meanwhile
         now = self._clock()
         for group in groups:
             self._held.setdefault(group, (generation, now))
@@ -179,16 +198,21 @@ class Publisher:
             by_org[key][name].append(group)
         done = True
         for key, groups in by_org.items():
-            org = self._orgs[key]
-            if not await self._release(org, dict(groups)):
+            org = self._orgs.get(key)
+            if org is None:
+                continue
+            try:
+                await self._ledger.release(org, dict(groups))
+            except StorageError as error:
                 done = False
+                self._telemetry.failed_beside_polls(org.org_id or "", "storage")
+                log.warning("new series can't be released", org_id=org.org_id, error=str(error))
                 continue
             for name, released in groups.items():
                 for group in released:
                     self._held.pop((key, name, group), None)
-            await self._publish(org, set(groups))
-        if not done:
-            get_logger(__name__).warning("a release of new series waits for the state")
+            if self._orgs.get(key) is org:
+                await self._publish(org, set(groups))
         return done
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from invent_exporter.collector.loop import Collector
+    from invent_exporter.collector.supervisor import Supervisor
     from invent_exporter.metrics.publisher import Publisher
 
 
@@ -20,15 +21,15 @@ class Overview:
 
     def __init__(
         self,
-        collectors: Iterable[Collector],
+        supervisor: Supervisor,
         publisher: Publisher,
         redact: Callable[[str], str],
         *,
         workflow_names: Mapping[str, str],
         run_link: str | None,
     ) -> None:
-        """Look at these collectors; `run_link` is a template for links to runs."""
-        self._collectors = collectors
+        """Look at this supervisor's collectors; `run_link` is a template for links to runs."""
+        self._supervisor = supervisor
         self._publisher = publisher
         self._redact = redact
         self._names = workflow_names
@@ -36,9 +37,7 @@ class Overview:
 
     def view(self, telemetry_path: str, now: float) -> page.PageView:
         """Show what is known, from memory."""
-        orgs = tuple(
-            self._org_view(collector) for collector in self._collectors if not collector.dropped
-        )
+        orgs = tuple(self._org_view(collector) for collector in self._supervisor.collectors)
         return page.PageView(__version__, orgs, telemetry_path, now)
 
     def _org_view(self, collector: Collector) -> page.OrgView:
@@ -49,7 +48,7 @@ class Overview:
         error = collector.error
         return page.OrgView(
             org_id=collector.label,
-            name=collector.settings.org_name,
+            name=collector.target.name,
             up=collector.up,
             last_poll_timestamp_seconds=collector.last_poll_seconds,
             last_success_timestamp_seconds=collector.last_success_seconds,

@@ -455,7 +455,8 @@ def test_c_is_named_after_a_kill_though_no_run_is_left(tmp_path: Path) -> None:
                 await desk.poll()
             desk.restart()
             steps = desk.process.steps
-            if desk.process.ledger.load("c", walk_floor=0.0).likely_org_id is not None:
+            org = await desk.process.ledger.load("c", walk_floor=0.0)
+            if org.likely_org_id is not None:
                 break
         assert desk.scraper.last == {}
         desk.service.runs.pop(named.run_id)

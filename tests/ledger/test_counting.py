@@ -8,11 +8,13 @@ import msgspec
 import pytest
 
 from invent_exporter.api.models import Run, Usage
-from invent_exporter.errors import StateError
+from invent_exporter.errors import StateError, StorageError
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
 from invent_exporter.ledger.ledger import Ledger
-from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, OrgLedger, Recorded
+from invent_exporter.ledger.org import OrgLedger
+from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded
 from invent_exporter.ledger.sqlite import open_database
+from tests.ledger.blocking import BlockingLedger
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -37,12 +39,12 @@ class Book:
 
     def open(self, settings: LedgerSettings = SETTINGS) -> None:
         """Open the file, as a new process does."""
-        self.ledger = Ledger(open_database(f"sqlite:///{self.path}"), settings)
+        self.ledger = BlockingLedger(Ledger(open_database(f"sqlite:///{self.path}"), settings))
         self.org: OrgLedger = self.ledger.load("org", walk_floor=NOW - DAY)
 
     def close(self) -> None:
         """End the process."""
-        self.ledger.database.close()
+        self.ledger.close()
 
     def reopen(self, settings: LedgerSettings = SETTINGS) -> None:
         """Restart: what is not committed is gone."""
@@ -51,7 +53,8 @@ class Book:
 
     def see(self, *runs: Run) -> Recorded:
         """Record a page."""
-        return self.ledger.record(self.org, runs, [], now=self.now)
+        recorded: Recorded = self.ledger.record(self.org, runs, [], now=self.now)
+        return recorded
 
     def settle(self, *absent: str, contact: bool = False) -> None:
         """End a complete poll."""
@@ -319,12 +322,12 @@ def test_broken_transaction_leaves_numbers_as_they_were(book: Book) -> None:
     """What is published is what is committed: a page that fails halfway adds nothing."""
     book.see(run())
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("invent_exporter.ledger.recorder.store_workflows", fail)
-        with pytest.raises(OSError, match="disk full"):
+        patch.setattr("invent_exporter.ledger.recorder.update_org", fail)
+        with pytest.raises(StorageError, match="disk full"):
             book.see(run("r2"), run("r3", workflow_id="new"))
     assert book.finished() == {"WEBHOOK/COMPLETED": 1}
     assert set(book.org.workflows) == {"wf"}
@@ -370,7 +373,7 @@ def test_damaged_state_is_refused_and_left_alone(book: Book, damage: str) -> Non
 
 def test_newer_state_is_refused_and_left_alone(book: Book) -> None:
     """A newer program wrote it; this one would lose what it does not know."""
-    with book.ledger.database.engine.begin() as connection:
+    with book.ledger.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE meta SET schema_version = 99")
     book.close()
     content = book.path.read_bytes()

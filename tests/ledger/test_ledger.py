@@ -13,11 +13,14 @@ from sqlalchemy import event
 
 from invent_exporter.api.decoding import decode_page
 from invent_exporter.api.models import Run
+from invent_exporter.errors import StorageError
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
 from invent_exporter.ledger.ledger import Ledger
-from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, OrgLedger, Recorded
+from invent_exporter.ledger.org import OrgLedger
+from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded
 from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.scan.poll import ScanState
+from tests.ledger.blocking import BlockingLedger
 from tests.proof.runs import BOUNDS, NOW, at, pending, run, running, usage
 
 DAY = 86400.0
@@ -37,12 +40,12 @@ class Book:
 
     def open(self) -> None:
         """Open the file, as at a start."""
-        self.ledger = Ledger(open_database(f"sqlite:///{self.path}"), self.settings)
+        self.ledger = BlockingLedger(Ledger(open_database(f"sqlite:///{self.path}"), self.settings))
         self.org = self.ledger.load(self.org_id, walk_floor=NOW - DAY)
 
     def close(self) -> None:
         """Let go of the file."""
-        self.ledger.database.close()
+        self.ledger.close()
 
     def reopen(self, **changes: object) -> None:
         """Start again, perhaps with other settings."""
@@ -59,7 +62,7 @@ class Book:
         recovering: bool = False,
     ) -> Recorded:
         """Record one page at `now` seconds after `NOW`."""
-        return self.ledger.record(
+        recorded: Recorded = self.ledger.record(
             self.org,
             runs,
             invalid,
@@ -67,6 +70,7 @@ class Book:
             other_org_ids=others,
             recovering=recovering,
         )
+        return recorded
 
     def contact(self, *history: Run) -> None:
         """Make the first contact."""
@@ -75,17 +79,20 @@ class Book:
 
     def complete(self, *absent: str, contact: bool = False) -> int:
         """Complete a poll."""
-        return self.ledger.complete(self.org, ScanState(), absent=absent, contact=contact)
+        vanished: int = self.ledger.complete(self.org, ScanState(), absent=absent, contact=contact)
+        return vanished
 
     @property
     def wf(self) -> WorkflowCounts:
         """The numbers of the workflow `wf`."""
-        return self.org.workflows["wf"]
+        counts: WorkflowCounts = self.org.workflows["wf"]
+        return counts
 
     @property
     def counts(self) -> OrgCounts:
         """The org's own counts."""
-        return self.org.counts
+        counts: OrgCounts = self.org.counts
+        return counts
 
 
 @pytest.fixture
@@ -189,14 +196,14 @@ def test_a_write_that_fails_leaves_all_as_it_was(book: Book, fails_at: int) -> N
         if left == 0:
             raise OSError("disk is full")
 
-    engine = book.ledger.database.engine
+    engine = book.ledger.engine
     for name in ("before_cursor_execute", "commit"):
         event.listen(engine, name, fail)
     page = (run(), run("new", "FAILED"), run("old", credits_used=usage(5.0)))
     bad = [InvalidRow("bad", "time")]
     try:
         book.record(*page, invalid=bad)
-    except OSError:
+    except StorageError:
         assert stored(book.org) == before
         book.reopen()
         assert stored(book.org) == before

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import event
 
 from invent_exporter.api.models import Run
 from invent_exporter.ledger.ledger import Ledger, OpenGroup
-from invent_exporter.ledger.recorder import LedgerSettings, OrgLedger
+from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.scan.poll import ScanState
+from invent_exporter.telemetry import Telemetry
 from tests.proof.process import FakeClocks
 from tests.proof.runs import BOUNDS, NOW, run, usage
 from tests.proof.scraper import samples
@@ -34,27 +36,30 @@ class Desk:
         self.exposition = Exposition(CollectorRegistry(), self.clocks.monotonic)
         self.publisher = Publisher(
             self.exposition,
-            self._release,
+            self.ledger,
+            Telemetry(CollectorRegistry()),
             newborn_hold_seconds=hold_seconds,
             workflow_names={"wf": "Invoices"},
             clock=self.clocks.monotonic,
         )
-        self.org = self.ledger.load("org-1", walk_floor=NOW - 86400.0)
         self.disk_is_full = False
+        event.listen(self.ledger._database.engine, "commit", self._before_commit)
 
-    async def _release(self, org: OrgLedger, groups: dict[str, list[str]]) -> bool:
+    def _before_commit(self, _connection: object) -> None:
         if self.disk_is_full:
-            return False
-        self.ledger.release(org, groups)
-        return True
+            raise OSError("disk is full")
 
-    def contact(self) -> None:
+    async def load(self) -> None:
+        """Load the org."""
+        self.org = await self.ledger.load("org-1", walk_floor=NOW - 86400.0)
+
+    async def contact(self) -> None:
         """Make the first contact."""
-        self.ledger.complete(self.org, ScanState(), absent=(), contact=True)
+        await self.ledger.complete(self.org, ScanState(), absent=(), contact=True)
 
     async def record(self, *runs: Run) -> None:
         """Record a page and publish what changed."""
-        recorded = self.ledger.record(self.org, runs, [], now=NOW)
+        recorded = await self.ledger.record(self.org, runs, [], now=NOW)
         await self.publish(*recorded.changed)
 
     async def publish(self, *names: str) -> None:
@@ -84,7 +89,7 @@ class Desk:
     def close(self) -> None:
         """Let go of the file and the thread."""
         self.exposition.close()
-        self.ledger.database.close()
+        self.ledger.close()
 
 
 @asynccontextmanager
@@ -92,8 +97,9 @@ async def opened(path: Path, *, hold_seconds: float = HOLD) -> AsyncIterator[Des
     """Open a desk, past its first contact."""
     desk = Desk(path, hold_seconds=hold_seconds)
     try:
+        await desk.load()
         if not desk.org.contacted:
-            desk.contact()
+            await desk.contact()
         yield desk
     finally:
         desk.close()
@@ -114,9 +120,10 @@ def test_nothing_is_served_before_first_contact_is_complete(tmp_path: Path) -> N
 
     async def story() -> None:
         desk = Desk(tmp_path / "state.db")
+        await desk.load()
         await desk.record(run())
         assert await desk.served() == {}
-        desk.contact()
+        await desk.contact()
         await desk.publish("wf")
         assert any("invent_org_info" in series for series in await desk.served())
         desk.close()
@@ -197,7 +204,7 @@ def test_a_scrape_while_the_publish_is_encoded_counts_for_no_more_than_it_carrie
     async def story(desk: Desk) -> None:
         await desk.publish()
         before = (await desk.exposition.answer("text/plain", "")).generation
-        recorded = desk.ledger.record(desk.org, [run()], [], now=NOW)
+        recorded = await desk.ledger.record(desk.org, [run()], [], now=NOW)
         publishing = asyncio.create_task(desk.publish(*recorded.changed))
         await asyncio.sleep(0)
         answer = await desk.exposition.answer("text/plain", "")

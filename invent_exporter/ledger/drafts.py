@@ -1,0 +1,64 @@
+"""The workflows that a page changes: copies, written and put in place together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from invent_exporter.api.models import OTHER_WORKFLOW
+from invent_exporter.ledger.counts import Bounds, WorkflowCounts
+from invent_exporter.ledger.org import insert_workflows, update_workflows
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from invent_exporter.ledger.org import OrgLedger
+
+
+class WorkflowDrafts:
+    """Drafts of workflows' counts; the workflows beyond `max_workflows` are folded into one."""
+
+    def __init__(self, org: OrgLedger, bounds: Bounds, max_workflows: int) -> None:
+        self._org = org
+        self._bounds = bounds
+        self._max_workflows = max_workflows
+        self._new: dict[str, WorkflowCounts] = {}
+        self._changed: dict[str, WorkflowCounts] = {}
+        self._folded: set[str] = set()
+
+    def draft(self, workflow_id: str) -> WorkflowCounts:
+        """Return the one draft of a workflow, or of what it is folded into."""
+        name = self._fold(workflow_id)
+        draft = self._changed.get(name) or self._new.get(name)
+        if draft is None:
+            known = self._org.workflows.get(name)
+            if known is None:
+                draft = self._new[name] = WorkflowCounts.empty(self._bounds)
+            else:
+                draft = self._changed[name] = known.draft()
+        return draft
+
+    def _fold(self, workflow_id: str) -> str:
+        org = self._org
+        if workflow_id == OTHER_WORKFLOW:
+            return workflow_id
+        if workflow_id in org.workflows or workflow_id in self._new:
+            return workflow_id
+        if workflow_id in org.folded or workflow_id in self._folded:
+            return OTHER_WORKFLOW
+        own = len(org.workflows) + len(self._new)
+        own -= OTHER_WORKFLOW in org.workflows or OTHER_WORKFLOW in self._new
+        if own < self._max_workflows:
+            return workflow_id
+        self._folded.add(workflow_id)
+        return OTHER_WORKFLOW
+
+    def store(self, connection: Connection) -> None:
+        """Write the drafts, and the names of what was folded."""
+        insert_workflows(connection, self._org, {**self._new, **dict.fromkeys(self._folded)})
+        update_workflows(connection, self._org, self._changed)
+
+    def put_in_place(self) -> set[str]:
+        """After the commit: let the drafts be what is published; return their names."""
+        self._org.workflows.update(self._new | self._changed)
+        self._org.folded.update(self._folded)
+        return self._new.keys() | self._changed.keys()

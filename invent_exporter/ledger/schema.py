@@ -1,0 +1,125 @@
+"""The ledger's tables. Every one carries the org, so that replicas can share a database.
+
+A table's columns are written once: those of `run` are the fields of `RunRow`.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any, get_args
+
+import msgspec
+from sqlalchemy import (
+    Column,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+SCHEMA_VERSION = 1
+
+tables = MetaData()
+
+
+class _Flag(TypeDecorator[bool]):
+    """True or false as 1 or 0, in a file and in a server alike."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _dialect: Dialect) -> int | None:  # noqa: ANN401
+        return None if value is None else int(value)
+
+    def process_result_value(self, value: Any, _dialect: Dialect) -> bool | None:  # noqa: ANN401
+        return None if value is None else bool(value)
+
+
+class RunRow(msgspec.Struct, gc=False):
+    """A row of `run`: what is kept of one run as long as it may be met again."""
+
+    run_id: str
+    org: int
+    workflow_id: str
+    origin: str
+    status: str
+    revised: str | None
+    """The final status that it was changed to after it was counted."""
+    final: bool
+    owned: bool
+    """False: it belongs to another polled org."""
+    counted: bool
+    """It stands in the counters."""
+    walk: int
+    """The walk that saw its last change."""
+    created: float
+    since: float
+    """Open: since when it is in its status. Final: when it ended."""
+    updated: float | None
+    seen: float
+    """Our time of its last change."""
+    absent: int
+    """Complete searches without it; 2: vanished."""
+    credits_ai: float | None
+    credits_other: float | None
+    steps: str | None
+    """Credits by step, JSON, where they are counted."""
+
+
+_TYPES = {str: Text, int: Integer, float: Float, bool: _Flag}
+
+
+def _columns(struct: type[msgspec.Struct], *primary: str) -> list[Column[Any]]:
+    columns: list[Column[Any]] = []
+    for field in msgspec.structs.fields(struct):
+        is_union = isinstance(field.type, types.UnionType)
+        kind = get_args(field.type)[0] if is_union else field.type
+        is_primary = field.name in primary
+        columns.append(Column(field.name, _TYPES[kind], primary_key=is_primary, nullable=is_union))
+    return columns
+
+
+meta = Table("meta", tables, Column("schema_version", Integer, nullable=False))
+
+org = Table(
+    "org",
+    tables,
+    Column("org", Integer, primary_key=True),
+    Column("org_id", Text, unique=True, doc="the real id; null until a run of `c` names one"),
+    Column("alias", Text, doc="`c`, when that is how the configuration names it"),
+    Column("settled_walk", Integer, nullable=False, doc="rows of walks up to this are settled"),
+    Column("contacted", Integer, nullable=False, doc="1 once first contact was complete"),
+    Column("floor", Float, nullable=False, doc="unknown final runs created before are history"),
+    Column("scan", Text, nullable=False, doc="what the scan learned, JSON"),
+    Column("numbers", Text, key="counts", nullable=False, doc="the org's own counters, JSON"),
+)
+
+workflow = Table(
+    "workflow",
+    tables,
+    Column("org", Integer, primary_key=True),
+    Column("workflow_id", Text, primary_key=True),
+    Column("numbers", Text, key="counts", doc="every series of the workflow, JSON; null: folded"),
+    sqlite_with_rowid=False,
+)
+
+run = Table("run", tables, *_columns(RunRow, "run_id", "org"), sqlite_with_rowid=False)
+Index("run_open", run.c.org, run.c.workflow_id, sqlite_where=run.c.final == 0)
+Index(
+    "run_failed", run.c.org, run.c.workflow_id, run.c.since, sqlite_where=run.c.status == "FAILED"
+)
+Index("run_created", run.c.org, run.c.created)
+
+invalid = Table(
+    "invalid",
+    tables,
+    Column("org", Integer, primary_key=True),
+    Column("run_key", Text, primary_key=True, doc="the run's id, else a digest of its bytes"),
+    Column("reason", Text, primary_key=True),
+    Column("seen", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
