@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from invent_exporter.api.models import OTHER_WORKFLOW
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
-from invent_exporter.ledger.org import insert_workflows, update_workflows
+from invent_exporter.ledger.org import put_workflows
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -21,20 +21,20 @@ class WorkflowDrafts:
         self._org = org
         self._bounds = bounds
         self._max_workflows = max_workflows
-        self._new: dict[str, WorkflowCounts] = {}
-        self._changed: dict[str, WorkflowCounts] = {}
+        self._drafts: dict[str, WorkflowCounts] = {}
+        self._new: set[str] = set()
         self._folded: set[str] = set()
 
     def draft(self, workflow_id: str) -> WorkflowCounts:
         """Return the one draft of a workflow, or of what it is folded into."""
         name = self._fold(workflow_id)
-        draft = self._changed.get(name) or self._new.get(name)
+        draft = self._drafts.get(name)
         if draft is None:
             known = self._org.workflows.get(name)
             if known is None:
-                draft = self._new[name] = WorkflowCounts.empty(self._bounds)
-            else:
-                draft = self._changed[name] = known.draft()
+                self._new.add(name)
+            draft = WorkflowCounts.empty(self._bounds) if known is None else known.draft()
+            self._drafts[name] = draft
         return draft
 
     def _fold(self, workflow_id: str) -> str:
@@ -54,11 +54,10 @@ class WorkflowDrafts:
 
     def store(self, connection: Connection) -> None:
         """Write the drafts, and the names of what was folded."""
-        insert_workflows(connection, self._org, {**self._new, **dict.fromkeys(self._folded)})
-        update_workflows(connection, self._org, self._changed)
+        put_workflows(connection, self._org, {**self._drafts, **dict.fromkeys(self._folded)})
 
     def put_in_place(self) -> set[str]:
         """After the commit: let the drafts be what is published; return their names."""
-        self._org.workflows.update(self._new | self._changed)
+        self._org.workflows.update(self._drafts)
         self._org.folded.update(self._folded)
-        return self._new.keys() | self._changed.keys()
+        return set(self._drafts)

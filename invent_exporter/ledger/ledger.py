@@ -26,9 +26,9 @@ from invent_exporter.ledger.org import (
     OrgLedger,
     add_org,
     load_org,
+    put_workflows,
     to_json,
     update_org,
-    update_workflows,
 )
 from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded, Recorder
 
@@ -308,7 +308,7 @@ class Ledger:
             draft.released = [*draft.released, *names]
             drafts[name] = draft
         with self.transaction(org) as connection:
-            update_workflows(connection, org, drafts)
+            put_workflows(connection, org, drafts)
         org.workflows.update(drafts)
 
     @_in_thread

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import insert, select, update
 
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
@@ -61,7 +61,7 @@ def load_org(connection: Connection, row: Any, bounds: Bounds) -> OrgLedger:  # 
         if counts.rebucket(bounds):
             changed[stored.workflow_id] = counts
         org.workflows[stored.workflow_id] = counts
-    update_workflows(connection, org, changed)
+    put_workflows(connection, org, changed)
     return org
 
 
@@ -85,42 +85,14 @@ def update_org(connection: Connection, org: OrgLedger, **values: object) -> None
     connection.execute(update(schema.org).where(schema.org.c.org == org.key).values(**values))
 
 
-def insert_workflows(
+def put_workflows(
     connection: Connection, org: OrgLedger, drafts: Mapping[str, WorkflowCounts | None]
 ) -> None:
-    """Write the counts of new workflows; None for one that is folded."""
-    if drafts:
-        connection.execute(
-            insert(schema.workflow),
-            [
-                {
-                    "org": org.key,
-                    "workflow_id": name,
-                    "counts": None if draft is None else to_json(draft),
-                }
-                for name, draft in drafts.items()
-            ],
-        )
-
-
-def update_workflows(
-    connection: Connection, org: OrgLedger, drafts: Mapping[str, WorkflowCounts]
-) -> None:
-    """Write the counts of known workflows."""
-    if drafts:
-        connection.execute(
-            _UPDATE_WORKFLOW,
-            [
-                {"of_org": org.key, "name": name, "counts": to_json(draft)}
-                for name, draft in drafts.items()
-            ],
-        )
-
-
-_UPDATE_WORKFLOW = update(schema.workflow).where(
-    schema.workflow.c.org == bindparam("of_org"),
-    schema.workflow.c.workflow_id == bindparam("name"),
-)
+    """Write the counts of workflows; None for one that is folded."""
+    rows = [
+        (org.key, name, None if draft is None else to_json(draft)) for name, draft in drafts.items()
+    ]
+    schema.put(connection, schema.workflow, rows)
 
 
 def to_json(value: object) -> str:

@@ -352,15 +352,8 @@ class Recorder:
 
     def store(self, connection: Connection) -> None:
         """Write the drafts."""
-        if self._inserted:
-            rows = [msgspec.structs.asdict(row) for row in self._inserted.values()]
-            connection.execute(insert(schema.run), rows)
-        if self._updated:
-            rows = [
-                {"of_org": row.org, "key": row.run_id, **msgspec.structs.asdict(row)}
-                for row in self._updated.values()
-            ]
-            connection.execute(_UPDATE, rows)
+        rows = [*self._inserted.values(), *self._updated.values()]
+        schema.put(connection, schema.run, [msgspec.structs.astuple(row) for row in rows])
         self._workflows.store(connection)
         if self._counts != self._org.counts:
             update_org(connection, self._org, counts=to_json(self._counts))
@@ -376,9 +369,6 @@ _LOOK_UP = (
     select(schema.run, schema.org.c.org_id.label("polled_as"))
     .join(schema.org, schema.org.c.org == schema.run.c.org)
     .where(schema.run.c.run_id.in_(bindparam("ids", expanding=True)))
-)
-_UPDATE = update(schema.run).where(
-    schema.run.c.org == bindparam("of_org"), schema.run.c.run_id == bindparam("key")
 )
 
 
