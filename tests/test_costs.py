@@ -34,8 +34,8 @@ TEXT = "text/plain;version=0.0.4"
 ORG = "org-main"
 HISTORY = 250
 WORKFLOWS = 5
-RECORDED_PAGE = ["BEGIN", "SELECT", "INSERT", "UPDATE", "UPDATE"]
-"""Look all ids up; the new rows, the changed workflows, the org: one statement each."""
+RECORDED_PAGE = ["BEGIN", "SELECT", "INSERT", "INSERT", "UPDATE"]
+"""Look all ids up; the rows, the changed workflows, the org: one statement each."""
 KNOWN_PAGE = ["BEGIN", "SELECT"]
 SETTLED = ["BEGIN", "UPDATE"]
 OPEN_GROUPS = ["BEGIN", "SELECT"]
