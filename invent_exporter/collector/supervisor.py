@@ -69,12 +69,9 @@ class Supervisor:
 
     def other_org_ids(self, poller: Poller) -> frozenset[str]:
         """List the real ids of the other polled orgs."""
-        labels = {
-            collector.label
-            for collector in self._collectors.values()
-            if collector.target.id != poller.target.id
-        }
-        return frozenset(labels - {_ALIAS})
+        labels = {collector.label for collector in self._collectors.values()}
+        # Its own too: another target may be the same org, until that is settled.
+        return frozenset(labels - {_ALIAS, poller.label})
 
     def claim(self, poller: Poller, org_id: str) -> bool:
         """Tell whether no earlier target is the same org; a later one gives way."""
@@ -170,12 +167,12 @@ class Supervisor:
         """Take an org from what is served, unless another target has taken it over."""
         if self._is_polled(collector.label):
             return
+        self._shared.telemetry.forget_org(collector.label)
         if collector.org is not None:
             await self._shared.publisher.withdraw(collector.org)
             if self._is_polled(collector.label):  # `c` may just have turned out to be this org
                 return
             await self._shared.ledger.unload(collector.org)
-        self._shared.telemetry.forget_org(collector.label)
         log.info("an org is not polled any more", org_id=collector.label)
 
     def _is_polled(self, org_id: str) -> bool:
@@ -187,9 +184,10 @@ class Supervisor:
         """Poll until cancelled; a loop that died of a bug ends all, with its error."""
         try:
             async with asyncio.TaskGroup() as group:
-                self._group = group
-                for collector in self.collectors:
-                    self._spawn(collector)
+                async with self._applying:
+                    self._group = group
+                    for collector in self.collectors:
+                        self._spawn(collector)
                 await asyncio.Event().wait()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None

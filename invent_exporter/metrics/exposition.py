@@ -153,6 +153,8 @@ class Exposition:
             bodies = await asyncio.get_running_loop().run_in_executor(
                 self._encoder, self._make, wanted, generation, list(self._chunks.values())
             )
+            if None in changes.values():
+                self._live.clear()  # what it says of an org that is withdrawn is not to be served
             self._bodies = bodies
             self.generation = generation
             return generation

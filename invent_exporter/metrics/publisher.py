@@ -94,10 +94,8 @@ class Publisher:
 
     async def withdraw(self, org: OrgLedger) -> None:
         """Serve nothing of the org any more; `publish` brings it back, as it was committed."""
-        self._open.pop(org.key, None)
-        if self._orgs.pop(org.key, None) is None:
-            return
-        del self._org_names[org.key], self._org_views[org.key]
+        for known in (self._open, self._orgs, self._org_names, self._org_views):
+            known.pop(org.key, None)
         self._held = {held: since for held, since in self._held.items() if held[0] != org.key}
         gone = [(org.key,), *((org.key, name) for name in org.workflows)]
         await self._exposition.publish(dict.fromkeys(gone))
