@@ -207,7 +207,7 @@ def test_the_environment_goes_over_the_file(tmp_path: Path) -> None:
         ),
         (
             {"INVENT_API_KEY": SECRET, "INVENT_API_KEY_FILE": "/run/secrets/key"},
-            "INVENT_API_KEY and INVENT_API_KEY_FILE are both set: expected one",
+            "INVENT_API_KEY_FILE: INVENT_API_KEY is given as well: expected one of the two",
         ),
         (
             {"INVENT_API_KEY": f"{SECRET} {SECRET}"},
