@@ -4,6 +4,7 @@ Exception
 ├── ConfigError            the configuration, the environment or a key file; exit status 2
 │   └── UsageError         the flags
 ├── StateError             the state can't be used: exit status 1
+├── OutputError            standard output can't be written to: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
 │   ├── BadAnswerError     status 200, but no page of runs
 │   └── TooLargeError      broken off at the size limit
@@ -31,6 +32,10 @@ class UsageError(ConfigError):
 
 class StateError(Exception):
     """The state can't be used; the text says which file, what is wrong and what to do."""
+
+
+class OutputError(Exception):
+    """Standard output can't be written to; the text says why."""
 
 
 class StateGoneError(OSError):

@@ -11,10 +11,7 @@ import pytest
 
 from invent_exporter.api.client import make_client
 from invent_exporter.errors import ConfigError
-from tests.process.harness import run_command
 from tests.raw_server import RawServer, always, answer
-
-KEY = "inv_secret_0123456789"
 
 
 def _asks_proxy(url: str, variable: str = "HTTPS_PROXY", without: str = "", **environ: str) -> bool:
@@ -154,18 +151,3 @@ def test_a_file_for_tls_secrets_that_cannot_be_opened_is_named(
             },
         )
     asyncio.run(make_client("http://127.0.0.1:1").aclose())  # no TLS, no such file
-
-
-@pytest.mark.parametrize("command", [("serve",), ("serve", "--config.check"), ("check",)])
-def test_commands_end_with_2_before_anything_is_opened(command: tuple[str, ...]) -> None:
-    """One line on stderr, for the default API, which is asked over https."""
-    environment = {
-        "INVENT_API_KEY": KEY,
-        "INVENT_STATE_URL": "sqlite:////nowhere/state.db",
-        "https_proxy": "http://user:PASS/W0RD@proxy:1",
-    }
-    done = run_command(*command, environment=environment)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("invent-exporter: https_proxy: not the URL of a proxy; expected ")
-    assert done.stderr.count("\n") == 1
-    assert "W0RD" not in done.stderr
