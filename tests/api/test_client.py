@@ -143,6 +143,7 @@ BAD_VARIABLES = [
     ("SSL_CERT_FILE", "/", "/: this is a directory; expected a PEM file"),
     ("SSL_CERT_FILE", "/dev/null", "/dev/null: no certificate in it; expected a PEM file"),
     ("SSL_CERT_DIR", "/nowhere", "/nowhere: no such file; expected a folder"),
+    ("SSL_CERT_DIR", "/nowhere:", "/nowhere:: no such file; expected a folder"),
     ("SSL_CERT_DIR", "/nowhere:/no", "/nowhere:/no: no such file; expected a folder"),
 ]
 

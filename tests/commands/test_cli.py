@@ -192,7 +192,11 @@ def test_the_file_and_the_module_are_one_program(program: str, arguments: str, s
 @pytest.mark.parametrize("arguments", ["check", "--version", "--help", "serve --config.check"])
 def test_an_output_that_cannot_be_written_is_one_line_and_status_1(arguments: str) -> None:
     """A full disk: what was found did not arrive, which is no success and no bug."""
-    environment = {"INVENT_API_KEY": KEY, "INVENT_API_URL": "http://127.0.0.1:9"}
+    environment = {
+        "INVENT_API_KEY": KEY,
+        "INVENT_API_URL": "http://127.0.0.1:9",
+        "PYTHONUNBUFFERED": "",  # as for users: the error comes with the flush
+    }
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "exporter.py", *arguments.split()],
