@@ -77,7 +77,7 @@ def _build(
         if is_dataclass(each.default) and each.name not in read:
             read[each.name] = _build(type(each.default), given, environ)
         if (about := each.metadata.get(Setting)) is not None:
-            variables = [Value.of_variable(environ, name) for name in about.variables]
+            variables = [Value.of_variable(environ, name) for name in about.env]
             for values in ([given.get(key) for key in about.keys], variables):
                 found = [value for value in values if value is not None]
                 if len(found) > 1:

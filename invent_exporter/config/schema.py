@@ -23,19 +23,19 @@ class Setting:
 
     keys: tuple[str, ...]
     rule: Callable[[Value], object]
-    variables: tuple[str, ...]
+    env: tuple[str, ...]
 
 
 def setting(
     keys: str,
     rule: Callable[[Value], T],
     *,
-    variables: str = "",
+    env: str = "",
     default: T = MISSING,  # type: ignore[assignment]
     **options: Any,  # noqa: ANN401 - those of `dataclasses.field`
 ) -> T:
-    """Declare a field; `keys` and `variables` are one or several names between blanks."""
-    about = Setting(tuple(keys.split()), rule, tuple(variables.split()))
+    """Declare a field; `keys` and `env` are one or several names between blanks."""
+    about = Setting(tuple(keys.split()), rule, tuple(env.split()))
     found: T = field(default=default, metadata={Setting: about}, **options)
     return found
 
@@ -51,13 +51,13 @@ class ApiConfig:
     """How the API is reached; `url` has no trailing slash, `key` is for orgs without their own."""
 
     url: str = setting(
-        "api.url", read.api_url, default="https://api.useinvent.com", variables="INVENT_API_URL"
+        "api.url", read.api_url, default="https://api.useinvent.com", env="INVENT_API_URL"
     )
     key: Key | None = setting(
         "api.key api.key_file",
         read.key,
+        env="INVENT_API_KEY INVENT_API_KEY_FILE",
         default=None,
-        variables="INVENT_API_KEY INVENT_API_KEY_FILE",
         compare=False,  # the orgs hold the keys that count
     )
     timeout_seconds: float = setting("api.timeout", read.duration, default=30.0)
@@ -70,7 +70,7 @@ class ApiConfig:
 class OrgConfig:
     """One org to poll, with the key that reads it; `c` is the org in which that was made."""
 
-    id: str = setting("orgs[].id", read.org_id, default="c", variables="INVENT_ORG_ID")
+    id: str = setting("orgs[].id", read.org_id, default="c", env="INVENT_ORG_ID")
     name: str | None = setting("orgs[].name", Value.text, default=None)
     key: Key = setting("orgs[].key orgs[].key_file", read.key)
     sub_orgs: bool = setting(
@@ -113,10 +113,7 @@ class Config:
     reconcile_interval_seconds: float = setting("reconcile_interval", read.duration, default=900.0)
     reconcile_window_seconds: float = setting("reconcile_window", read.duration, default=86400.0)
     state_url: str = setting(
-        "state.url",
-        read.state_url,
-        default="sqlite:///invent-exporter.db",
-        variables="INVENT_STATE_URL",
+        "state.url", read.state_url, default="sqlite:///invent-exporter.db", env="INVENT_STATE_URL"
     )
     metrics: MetricsConfig = MetricsConfig()
     workflow_names: Mapping[str, str] = setting(
@@ -130,8 +127,7 @@ def _keys(kind: type) -> Iterator[str]:
         if is_dataclass(each.default):
             yield from _keys(type(each.default))
         else:
-            about = each.metadata.get(Setting)
-            yield from [each.name] if about is None else about.keys
+            yield from each.metadata[Setting].keys if each.metadata else [each.name]
 
 
 KEYS: Final = (*_keys(Config), *_keys(OrgConfig))
