@@ -65,6 +65,7 @@ def _suggestion(name: str, names: list[str]) -> str:
     """Say the nearest known name here, the same name elsewhere, or all that are known here."""
     likely = difflib.get_close_matches(name, names, n=1)
     likely += [key for key in KEYS if key.rpartition(".")[2] == name]
+    likely += [name for key in KEYS if key.replace("[]", "").startswith(f"{name}.")]
     return f"did you mean `{likely[0]}`?" if likely else f"expected one of {', '.join(names)}"
 
 
