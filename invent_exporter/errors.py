@@ -34,10 +34,6 @@ class StateError(Exception):
     """The state can't be used; the text says which file, what is wrong and what to do."""
 
 
-class OutputError(Exception):
-    """Standard output can't be written to; the text says why."""
-
-
 class StateGoneError(OSError):
     """The file that is open is no longer the one that the path names."""
 
@@ -48,6 +44,10 @@ class ListenError(OSError):
     def __str__(self) -> str:
         """Leave the number out: the line says what it means."""
         return str(self.strerror)
+
+
+class OutputError(Exception):
+    """Standard output can't be written to; the text says why."""
 
 
 class ApiError(Exception):
