@@ -30,11 +30,12 @@ drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which a
 bench: $(VENV)/.dev ## what it costs, against peers and floors: make bench ARGS="ledger"
 	$(BIN)/python -m bench $(ARGS)
 
-check: $(VENV)/.dev ## ruff, mypy and the import order
+check: $(VENV)/.dev ## ruff, mypy, the import order and yamllint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/yamllint --strict .
 
 format: $(VENV)/.dev ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .

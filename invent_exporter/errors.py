@@ -4,6 +4,7 @@ Exception
 ├── ConfigError            the configuration, the environment or a key file; exit status 2
 │   └── UsageError         the flags
 ├── StateError             the state can't be used: exit status 1
+├── OutputError            standard output can't be written to: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
 │   ├── BadAnswerError     status 200, but no page of runs
 │   └── TooLargeError      broken off at the size limit
@@ -50,6 +51,10 @@ class ListenError(OSError):
     def __str__(self) -> str:
         """Leave the number out: the line says what it means."""
         return str(self.strerror)
+
+
+class OutputError(Exception):
+    """Standard output can't be written to; the text says why."""
 
 
 class ApiError(Exception):

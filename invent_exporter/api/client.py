@@ -9,28 +9,21 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
-from ipaddress import ip_address, ip_network
-from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import (  # type: ignore[attr-defined] # the stubs lack the second
+    getproxies_environment,
+    proxy_bypass_environment,
+)
 
 import httpx
 
 from invent_exporter.errors import ConfigError, escaped, why_unreadable
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from urllib.parse import SplitResult
-
 _PORT_MAX = 65535
 
 
 def make_client(
-    base_url: str,
-    *,
-    version: str = "dev",
-    timeout_seconds: float = 30.0,
-    environ: Mapping[str, str] = os.environ,
+    base_url: str, *, version: str = "dev", timeout_seconds: float = 30.0
 ) -> httpx.AsyncClient:
     """Make a client for one API; no message shows a proxy's URL, which may hold a password.
 
@@ -42,8 +35,7 @@ def make_client(
     # Plain http is for loopback addresses alone: no certificates, and proxies are for the way out.
     proxy, tls = None, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if url.scheme == "https":
-        proxy = None if _goes_directly(url, environ) else _proxy(environ)
-        tls = _tls(environ)
+        proxy, tls = _proxy(url), _tls()
     return httpx.AsyncClient(
         headers={
             "User-Agent": f"invent-exporter/{version}",
@@ -59,36 +51,29 @@ def make_client(
     )
 
 
-def _first_set(environ: Mapping[str, str], *variables: str) -> tuple[str, str]:
-    """Find the first variable that is not empty, in lower case first, as other programs do."""
-    for variable in variables:
-        for spelling in (variable.lower(), variable):
-            value = environ.get(spelling, "").strip()
-            if value:
-                return spelling, value
-    return "", ""
-
-
-def _proxy(environ: Mapping[str, str]) -> httpx.Proxy | None:
-    variable, value = _first_set(environ, "HTTPS_PROXY", "ALL_PROXY")
-    if not value:
+def _proxy(url: SplitResult) -> httpx.Proxy | None:
+    proxies = getproxies_environment()
+    kind = "https" if proxies.get("https") else "all"
+    value = proxies.get(kind, "").strip()
+    # NO_PROXY may name the host, or the host with its port; IPv6 with or without brackets.
+    with_port = url.netloc if url.port else f"{url.netloc}:443"
+    hosts = (url.hostname or "", with_port)
+    if not value or any(proxy_bypass_environment(host, proxies) for host in hosts):
         return None
+    variable = f"{kind}_proxy" if os.environ.get(f"{kind}_proxy") else f"{kind}_proxy".upper()
     scheme, separator, _ = value.partition("://")
     if separator and scheme.lower() not in ("http", "https"):
-        what = (
-            "SOCKS proxies are not supported"
-            if "socks" in scheme.lower()
-            else "this scheme is unknown"
-        )
+        is_socks = "socks" in scheme.lower()
+        what = "SOCKS proxies are not supported" if is_socks else "this scheme is unknown"
         raise ConfigError(f"{variable}: {what}; expected http:// or https://")
     with contextlib.suppress(ValueError, httpx.InvalidURL):
         if not separator and "/" in value:
             raise ValueError
         proxy = httpx.Proxy(value if separator else f"http://{value}")
         # What follows a / ? # in a password is taken for what follows a host.
-        url = proxy.url
-        is_complete = url.host and (url.port is None or 0 < url.port <= _PORT_MAX)
-        if is_complete and "@" not in f"{url.path}{url.query.decode()}{url.fragment}":
+        at = proxy.url
+        is_complete = at.host and (at.port is None or 0 < at.port <= _PORT_MAX)
+        if is_complete and "@" not in f"{at.path}{at.query.decode()}{at.fragment}":
             return proxy
     raise ConfigError(
         f"{variable}: not the URL of a proxy; expected http://HOST:PORT or"
@@ -96,61 +81,23 @@ def _proxy(environ: Mapping[str, str]) -> httpx.Proxy | None:
     )
 
 
-def _goes_directly(url: SplitResult, environ: Mapping[str, str]) -> bool:
-    _, value = _first_set(environ, "NO_PROXY")
-    return any(_covers(item.strip().lower(), url) for item in value.split(","))
-
-
-def _covers(item: str, url: SplitResult) -> bool:
-    """Tell whether an item of NO_PROXY is this host, or a domain or network that it is in."""
-    host = url.hostname or ""
-    if item == "*":
-        return True
-    item = item.rpartition("://")[2].removeprefix("*")
-    bracketed, has_port, port = item.rpartition("]:")
-    if has_port and port == str(url.port or 443):
-        item = bracketed
-    with contextlib.suppress(ValueError):  # IPv6 may stand in brackets, as in a URL
-        network = ip_network(item.translate({ord("["): None, ord("]"): None}), strict=False)
-        return ip_address(host) in network
-    name = item.lstrip(".")
-    hosts = (host, f"{host}:{url.port or 443}")
-    return any(name and f".{each}".endswith(f".{name}") for each in hosts)
-
-
-def _check_folders(folders: str) -> None:
-    """Fail where no folder of a list can be read: OpenSSL would take it, and trust nobody."""
-    failed: OSError | None = None
-    for folder in filter(None, folders.split(os.pathsep)):
-        try:
-            next(Path(folder).iterdir(), None)
-        except OSError as error:
-            failed = error
-        else:
-            return
-    if failed is not None:
-        raise failed
-
-
-def _tls(environ: Mapping[str, str]) -> ssl.SSLContext:
-    file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
+def _tls() -> ssl.SSLContext:
+    file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    keys = os.environ.get("SSLKEYLOGFILE")  # Python itself opens it for each context
     try:
-        if file:
-            return ssl.create_default_context(cafile=file)
-        if folder:
-            _check_folders(folder)
-            return ssl.create_default_context(capath=folder)
-        return httpx.create_ssl_context(trust_env=False)
+        if folders and not file:
+            each = folders.split(os.pathsep)
+            # OpenSSL would take a list of which no folder can be read, and trust nobody.
+            if not any(path and os.access(f"{path}/", os.R_OK) for path in each):
+                os.scandir(each[0]).close()  # raises what is wrong
+        return httpx.create_ssl_context()  # it reads the first two as well
     except OSError as error:
-        keys = environ.get("SSLKEYLOGFILE")  # Python itself opens it for each context
         if keys and error.filename == keys:
             where, expected = f"SSLKEYLOGFILE: {escaped(keys)}", "a file that can be written"
         elif file:
             where, expected = f"SSL_CERT_FILE: {escaped(file)}", "a PEM file of CA certificates"
         else:
-            where, expected = (
-                f"SSL_CERT_DIR: {escaped(folder or '')}",
-                "a folder of CA certificates",
-            )
+            where = f"SSL_CERT_DIR: {escaped(folders or '')}"
+            expected = "a folder of CA certificates"
         why = "no certificate in it" if isinstance(error, ssl.SSLError) else why_unreadable(error)
         raise ConfigError(f"{where}: {why}; expected {expected}") from error

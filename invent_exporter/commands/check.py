@@ -36,8 +36,8 @@ class Found:
     problem: str = ""
 
 
-async def check(config: Config, secrets: Secrets, stream: TextIO) -> bool:
-    """Print a table of what each org answered; return whether all did."""
+async def ask(config: Config, secrets: Secrets) -> list[Found]:
+    """Ask each org for one page."""
     clocks = SystemClocks()
     transport = Transport(
         config.api.url,
@@ -49,9 +49,13 @@ async def check(config: Config, secrets: Secrets, stream: TextIO) -> bool:
     )
     api = RunsApi(transport, config.api.page_size)
     try:
-        found = [await _ask(api, org, secrets) for org in config.orgs]
+        return [await _ask(api, org, secrets) for org in config.orgs]
     finally:
         await transport.aclose()
+
+
+def show(found: list[Found], secrets: Secrets, stream: TextIO) -> None:
+    """Print a table of what each org answered."""
     table = Table("org", "answer", "runs", "runs name org", "newest run", "seconds", "problem")
     for one in found:
         table.add_row(
@@ -66,7 +70,6 @@ async def check(config: Config, secrets: Secrets, stream: TextIO) -> bool:
     # A pipe gets the whole table, however wide.
     width = None if stream.isatty() else 200
     Console(file=stream, width=width, markup=False, highlight=False).print(table)
-    return all(one.answered for one in found)
 
 
 def _shown(text: str, secrets: Secrets) -> str:

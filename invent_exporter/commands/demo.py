@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import contextlib
+from collections.abc import Iterable, Iterator
 
-from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
-from invent_exporter.simulator import (
-    DEMO_KEY,
-    Settings,
-    SimulatorServer,
-    demo_world,
-    run_simulator,
+from invent_exporter.config.load import (
+    ApiConfig,
+    Config,
+    Key,
+    MetricsConfig,
+    OrgConfig,
+    is_loopback,
 )
+from invent_exporter.errors import ListenError, UsageError
+from invent_exporter.simulator import DEMO_KEY, Order, Settings, SimulatorServer, demo_world
+from invent_exporter.web.server import join_address
 
+SIMULATOR_FLAG = "--simulator.listen-address"
 _LABS_KEY = "demo-labs-key"
 _LABS_ORG = "org-aurora-labs"
 
 
-def start_simulator(
-    host: str,
-    port: int,
-    *,
-    seed: int,
-    order: Literal["created", "updated", "oldest", "mixed"],
-    send_count: bool,
-    requests_per_minute: int,
-) -> SimulatorServer:
-    """Prepare a simulator with a day of history; it serves while it is entered."""
-    settings = _settings(order, send_count=send_count, requests_per_minute=requests_per_minute)
-    return SimulatorServer(demo_world(seed), settings=settings, host=host, port=port)
+@contextlib.contextmanager
+def simulator(
+    address: tuple[str, int], *, seed: int, order: Order, send_count: bool, requests_per_minute: int
+) -> Iterator[str]:
+    """Serve the simulated API with a day of history, and give its URL.
 
+    Raises:
+        UsageError: the address can be reached from elsewhere.
+        ListenError: the address can't be listened on.
 
-def simulate(
-    host: str,
-    port: int,
-    *,
-    seed: int,
-    order: Literal["created", "updated", "oldest", "mixed"],
-    send_count: bool,
-    requests_per_minute: int,
-) -> None:
-    """Serve the simulated API alone until SIGTERM or SIGINT; raises OSError for a busy port."""
-    settings = _settings(order, send_count=send_count, requests_per_minute=requests_per_minute)
-    run_simulator(host, port, seed=seed, settings=settings)
-
-
-def _settings(
-    order: Literal["created", "updated", "oldest", "mixed"],
-    *,
-    send_count: bool,
-    requests_per_minute: int,
-) -> Settings:
-    return Settings(
-        order=order, count=send_count, rate_limit_per_minute=requests_per_minute or None
-    )
+    """
+    host, port = address[0] or "127.0.0.1", address[1]
+    place = join_address(host, port)
+    if not is_loopback(host):
+        # Whoever reaches it may change what it answers, and the key to it is no secret.
+        message = f"{SIMULATOR_FLAG}: {place!r} is not of this machine alone"
+        raise UsageError(f"{message}; expected a loopback address")
+    limit = requests_per_minute or None
+    settings = Settings(order=order, count=send_count, rate_limit_per_minute=limit)
+    server = SimulatorServer(demo_world(seed), settings=settings, host=host, port=port)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(server)
+        except OSError as error:
+            raise ListenError(error.errno, f"{SIMULATOR_FLAG}: {place}: {error.strerror}") from None
+        yield server.url
 
 
 def demo_config(api_url: str) -> Config:
@@ -68,3 +62,14 @@ def demo_config(api_url: str) -> Config:
         state_url="sqlite://",
         metrics=MetricsConfig(newborn_hold_seconds=5.0, step_credits=True),
     )
+
+
+def places(addresses: Iterable[tuple[str, int]], telemetry_path: str, api_url: str) -> str:
+    """List what there is to open, a line each."""
+    lines = []
+    for host, port in addresses:
+        is_anywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
+        address = join_address("localhost" if is_anywhere else host, port)
+        lines.append(f"page for people        http://{address}/")
+        lines.append(f"metrics                http://{address}{telemetry_path}")
+    return "\n".join([*lines, f"simulated Invent API   {api_url}"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from invent_exporter.errors import ConfigError, escaped, why_unreadable
 
@@ -14,40 +15,35 @@ MAX_KEY_FILE_BYTES: Final = 64 * 1024
 """A bound against files that are not meant as keys."""
 
 
+@dataclass(slots=True, repr=False, unsafe_hash=True)
 class Key:
-    """One API key, which neither `repr` nor `str` shows.
+    """One API key, which neither `repr` nor `str` shows; made by `literal` or `from_file`.
 
     A key from a file is read again when the file changes. Two keys are equal when they come from
     the same text or the same path.
     """
 
-    __slots__ = ("_cached", "_is_path", "_path", "_secret", "_where")
-
-    def __init__(self, secret: str | None, path: Path | None, where: str) -> None:
-        """Use `literal` or `from_file` instead."""
-        self._secret = secret
-        self._path = path
-        self._where = where
-        self._is_path = False
-        self._cached: tuple[tuple[int, ...], str] | None = None
+    _secret: str | None
+    _path: Path | None = None
+    _where: str = field(default="", compare=False)
+    _has_folder: bool = field(default=False, compare=False)
+    _cached: tuple[tuple[int, ...], str] | None = field(default=None, compare=False)
 
     @classmethod
-    def literal(cls, secret: str, where: str = "key") -> Key:
+    def literal(cls, secret: str, where: str = "key") -> Self:
         """Make a key from its text; `where` names it in errors.
 
         Raises ConfigError when the text can't stand in a header.
         """
-        return cls(_checked_key(secret, where), None, where)
+        return cls(_checked_key(secret, where))
 
     @classmethod
-    def from_file(cls, path: Path, where: str = "key_file", base: Path | None = None) -> Key:
+    def from_file(cls, path: Path, where: str = "key_file", base: Path | None = None) -> Self:
         """Make a key that is read from a file, relative to `base`; nothing is read yet.
 
         Errors show the path only when it leads somewhere: else it may be a key given by mistake.
         """
-        key = cls(None, path if base is None else base / path, where)
-        key._is_path = len(path.parts) > 1
-        return key
+        return cls(None, path if base is None else base / path, where, len(path.parts) > 1)
 
     def read(self) -> str:
         """Return the key as it is now.
@@ -63,35 +59,23 @@ class Key:
                 return self._cached[1]
             version, raw = _read_key_file(self._path)
         except (OSError, ValueError) as error:
-            message = f"{self._where}: {self._shown_path()}: {why_unreadable(error)}"
-            raise ConfigError(f"{message}: expected a file that holds the API key") from None
+            expected = "expected a file that holds the API key"
+            raise ConfigError(f"{self._place}: {why_unreadable(error)}: {expected}") from None
         if len(raw) > MAX_KEY_FILE_BYTES:
-            message = f"{self._where}: {self._shown_path()}: the file is too large for a key"
-            raise ConfigError(message)
-        text = raw.decode("utf-8", "replace")
-        secret = _checked_key(text, f"{self._where}: {self._shown_path()}")
-        self._cached = (version, secret)
-        return secret
+            raise ConfigError(f"{self._place}: the file is too large for a key")
+        self._cached = (version, _checked_key(raw.decode("utf-8", "replace"), self._place))
+        return self._cached[1]
 
-    def _shown_path(self) -> str:
+    @property
+    def _place(self) -> str:
         path = self._path
-        if path is None or not (os.path.lexists(path) or (self._is_path and path.parent.is_dir())):
-            return "the path (not shown, it may be a key)"
-        return escaped(str(path))
+        if path and (os.path.lexists(path) or (self._has_folder and path.parent.is_dir())):
+            return f"{self._where}: {escaped(str(path))}"
+        return f"{self._where}: the path (not shown, it may be a key)"
 
     def __repr__(self) -> str:
         """Say where the key comes from, not what it is: a path may be a key given by mistake."""
         return f"Key({'literal' if self._path is None else 'file'})"
-
-    def __eq__(self, other: object) -> bool:
-        """Compare the sources of two keys."""
-        if not isinstance(other, Key):
-            return NotImplemented
-        return (self._secret, self._path) == (other._secret, other._path)
-
-    def __hash__(self) -> int:
-        """Agree with `==`."""
-        return hash((self._secret, self._path))
 
 
 def _checked_key(text: str, where: str) -> str:
@@ -106,10 +90,8 @@ def _checked_key(text: str, where: str) -> str:
 
 
 def _file_version(status: os.stat_result) -> tuple[int, ...]:
-    return (
-        *(status.st_dev, status.st_ino, status.st_size),
-        *(status.st_mtime_ns, status.st_ctime_ns),
-    )
+    of_file = (status.st_dev, status.st_ino, status.st_size)
+    return (*of_file, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _read_key_file(path: Path) -> tuple[tuple[int, ...], bytes]:

@@ -1,4 +1,4 @@
-"""A YAML file as nodes that know their lines and keys.
+"""A YAML file as values that know their lines and keys.
 
 Read from the node tree, not from loaded values, because only the nodes know the lines, and because
 YAML 1.1 turns text such as `yes` or `123` into other types without a word.
@@ -6,50 +6,47 @@ YAML 1.1 turns text such as `yes` or `123` into other types without a word.
 
 from __future__ import annotations
 
-import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, Self
 
 import yaml
 
 from invent_exporter.errors import ConfigError, escaped, excerpt, why_unreadable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-T = TypeVar("T")
-
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_DEPTH: Final = 16
 """Bounds against files that are not meant as configuration."""
 
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A piece of text and where it stands."""
-
-    value: str = field(repr=False)
-    where: str
-
-    def error(self, message: str) -> ConfigError:
-        """Say where the mistake is."""
-        return ConfigError(f"{self.where}: {message}")
+_TAG = "tag:yaml.org,2002:"
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z_.-]{0,31}|[A-Za-z0-9_.-]{1,12}")
+_NOT_TEXT: Final = {
+    f"{_TAG}int": "a number",
+    f"{_TAG}float": "a number",
+    f"{_TAG}bool": "true or false",
+    f"{_TAG}timestamp": "a date",
+    f"{_TAG}merge": "a merge",
+    f"{_TAG}value": "a default value",
+    f"{_TAG}null": "nothing",
+}
+_KNOWN_TAGS: Final = {*_NOT_TEXT, f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map"}
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A YAML node, the key that leads to it, and its file."""
+    """A YAML node, the key that leads to it and its file; or a variable's text, without a file."""
 
-    node: yaml.Node
+    node: yaml.Node = field(repr=False)
     key: str
-    file: Path
+    file: Path | None = None
 
-    @property
-    def is_null(self) -> bool:
-        """YAML reads nothing here."""
-        return self.is_plain and self.node.tag == "tag:yaml.org,2002:null"
+    @classmethod
+    def of_variable(cls, environ: Mapping[str, str], name: str) -> Self | None:
+        """Take a variable of the environment; an empty or blank one counts as not set."""
+        text = environ.get(name, "").strip()
+        return cls(yaml.ScalarNode(f"{_TAG}str", text, style='"'), name) if text else None
 
     @property
     def is_plain(self) -> bool:
@@ -57,22 +54,21 @@ class Value:
         return isinstance(self.node, yaml.ScalarNode) and self.node.style is None
 
     @property
-    def is_quoted(self) -> bool:
-        """A single value in quotes or as a block."""
-        return isinstance(self.node, yaml.ScalarNode) and self.node.style is not None
-
-    def error(self, message: str) -> ConfigError:
-        """Say where the mistake is."""
-        return ConfigError(f"{self._where}: {message}")
+    def is_null(self) -> bool:
+        """YAML reads nothing here."""
+        return self.is_plain and self.node.tag == f"{_TAG}null"
 
     @property
-    def _where(self) -> str:
+    def where(self) -> str:
+        """The place to name in a message."""
+        if self.file is None:
+            return self.key
         place = f"{escaped(str(self.file))}:{self.node.start_mark.line + 1}"
         return f"{place}: {self.key}" if self.key else place
 
-    def child(self, name: str) -> Value:
-        """Name a key below this one; the node stays."""
-        return Value(self.node, f"{self.key}.{name}" if self.key else name, self.file)
+    def error(self, message: str) -> ConfigError:
+        """Say where the mistake is."""
+        return ConfigError(f"{self.where}: {message}")
 
     def items(self) -> list[Value]:
         """Return the members of a list."""
@@ -91,12 +87,13 @@ class Value:
             raise self.error(f"{self._kind}: expected a mapping (`key: value` lines)")
         members: dict[str, Value] = {}
         for key_node, value_node in self.node.value:
-            at = Value(key_node, self.key, self.file)
             if not isinstance(key_node, yaml.ScalarNode):
-                raise at.error("a list or mapping stands where a key is due: expected text")
+                message = "a list or mapping stands where a key is due: expected text"
+                raise Value(key_node, self.key, self.file).error(message)
             name: str = key_node.value
             is_shown = is_free or _NAME.fullmatch(name) is not None
-            at = at.child(excerpt(name) if is_shown else "(name not shown)")
+            shown = excerpt(name) if is_shown else "(name not shown)"
+            at = Value(key_node, f"{self.key}.{shown}" if self.key else shown, self.file)
             if is_free:
                 at.text()
             if name in members:
@@ -105,10 +102,10 @@ class Value:
             members[name] = Value(value_node, at.key, self.file)
         return members
 
-    def text(self, *, is_any: bool = False, is_secret: bool = False) -> Text:
-        """Return the text of a scalar; unless `is_any`, what YAML takes for text.
+    def text(self, *, is_any: bool = False, is_secret: bool = False) -> str:
+        """Return the text of a scalar, one line; unless `is_any`, what YAML takes for text.
 
-        Raises ConfigError, which does not show a secret.
+        A secret may be any text, and no error shows it.
         """
         if not isinstance(self.node, yaml.ScalarNode):
             raise self.error(f"{self._kind}: expected a single value")
@@ -119,10 +116,9 @@ class Value:
         if kind is not None and not is_any:
             example = "" if is_secret else f', "{excerpt(text)}"'
             raise self.error(f"YAML reads this as {kind}: expected text, put it in quotes{example}")
-        found = Text(text, self._where)
-        if not is_secret:
-            check_printable(found)
-        return found
+        if not is_secret and not text.isprintable():
+            raise self.error("line breaks or control characters: expected one line of plain text")
+        return text
 
     @property
     def _kind(self) -> str:
@@ -131,57 +127,6 @@ class Value:
         if isinstance(self.node, yaml.MappingNode):
             return "this is a mapping"
         return "no value" if self.is_null else "this is a single value"
-
-
-_TAG = "tag:yaml.org,2002:"
-_NAME: Final = re.compile(r"[A-Za-z][A-Za-z_.-]{0,31}|[A-Za-z0-9_.-]{1,12}")
-_NOT_TEXT: Final = {
-    f"{_TAG}int": "a number",
-    f"{_TAG}float": "a number",
-    f"{_TAG}bool": "true or false",
-    f"{_TAG}timestamp": "a date",
-    f"{_TAG}merge": "a merge",
-    f"{_TAG}value": "a default value",
-    f"{_TAG}null": "nothing",
-}
-_KNOWN_TAGS: Final = {*_NOT_TEXT, f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map"}
-
-
-class Section:
-    """The members of one mapping with known keys; an absent or empty one has no members."""
-
-    def __init__(
-        self, value: Value | None, name: str, sections: Mapping[str, tuple[str, ...]]
-    ) -> None:
-        """Take the members of section `name`; `sections` holds the known keys of each.
-
-        Raises ConfigError for an unknown key.
-        """
-        known = sections[name]
-        self._members = {} if value is None or value.is_null else value.members()
-        for key, member in self._members.items():
-            if key not in known:
-                raise member.error(f"unknown key: {_suggestion(key, known, sections)}")
-
-    def get(self, key: str) -> Value | None:
-        """Return the value of a key, None without one."""
-        return self._members.get(key)
-
-    def read(self, key: str, reader: Callable[[Value], T], default: T) -> T:
-        """Return what `reader` makes of a key's value; the default without one."""
-        value = self._members.get(key)
-        return default if value is None else reader(value)
-
-
-def _suggestion(name: str, known: tuple[str, ...], sections: Mapping[str, tuple[str, ...]]) -> str:
-    """Name the nearest known key here, the same key elsewhere, or all that are known here."""
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"did you mean `{near[0]}`?"
-    for section, keys in sections.items():
-        if name in keys:
-            return f"did you mean `{section}.{name}`?".replace("`.", "`")
-    return f"expected one of {', '.join(known)}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -209,7 +154,7 @@ def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
 
 
 def parse(path: Path) -> Value | None:
-    """Read a YAML file to its node tree; None for an empty one."""
+    """Read a YAML file to its node tree; None for an empty one. Raises ConfigError."""
     name = escaped(str(path))
     try:
         with path.open("rb") as file:
@@ -221,12 +166,10 @@ def parse(path: Path) -> Value | None:
         raise ConfigError(f"{name}: the file is too large: expected at most 1 MiB")
     try:
         text = raw.decode("utf-8-sig")
+        node = _Loader(text).get_single_node()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{name}:{line}: not UTF-8: expected a text file in UTF-8") from None
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = name if mark is None else f"{name}:{mark.line + 1}"
@@ -237,13 +180,7 @@ def parse(path: Path) -> Value | None:
         problem = re.sub(r"(tag handle|anchor|alias) .*", r"\1", problem)
         raise ConfigError(f"{place}: invalid YAML: {escaped(problem)}") from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
+        line = raw.decode("utf-8-sig").count("\n", 0, error.position) + 1
         message = "a character that YAML does not allow: expected printable text"
         raise ConfigError(f"{name}:{line}: invalid YAML: {message}") from None
     return None if node is None else Value(node, "", path)
-
-
-def check_printable(text: Text) -> None:
-    """Refuse line breaks and control characters."""
-    if not text.value.isprintable():
-        raise text.error("line breaks or control characters: expected one line of plain text")
