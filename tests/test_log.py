@@ -177,8 +177,7 @@ def test_a_nasty_message_and_field_name_stay_on_one_line(log_format: str) -> Non
     """The message too, and names that are not fit for logfmt."""
     stream = start(log_format)
     get_logger("x").info(NASTY, **{NASTY: 1, "a b": 2})
-    line = one_line(stream)
-    assert "a_b=2" in line or '"a b":2' in line
+    assert ("a_b=2" if log_format == "logfmt" else '"a_b":2') in one_line(stream)
 
 
 def test_text_survives_json_unchanged_but_for_half_surrogates() -> None:
@@ -290,12 +289,21 @@ def test_stderr_is_the_stream_when_none_is_given(
     assert "msg=hello" in captured.err
 
 
-def test_a_stream_of_another_encoding_gets_escapes() -> None:
-    """A C locale must not end the process."""
-    raw = io.BytesIO()
-    setup_logging("info", "logfmt", Secrets(), io.TextIOWrapper(raw, encoding="ascii"))
-    get_logger("x").info("Müller")
-    assert b'msg="M\\xfcller"' in raw.getvalue()
+def test_a_c_locale_gets_escapes() -> None:
+    """It must not end the process, nor cost the line."""
+    program = (
+        "from invent_exporter.log import *; setup_logging('info', 'logfmt', Secrets());"
+        "get_logger('x').info('Müller')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env={"PYTHONIOENCODING": "ascii"},
+        stderr=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    assert b"msg=M\\xfcller" in done.stderr
 
 
 def test_a_closed_or_broken_stream_costs_the_line_alone() -> None:
