@@ -18,6 +18,7 @@ from invent_exporter.api.ratelimit import PageAllowance, RateLimiter
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import Clocks, SystemClocks
 from invent_exporter.collector.loop import Collector, CollectorSettings
+from invent_exporter.collector.status import org_status
 from invent_exporter.errors import ConfigError, StateError, StateGoneError
 from invent_exporter.ledger.counts import Bounds
 from invent_exporter.ledger.ledger import Ledger
@@ -27,7 +28,6 @@ from invent_exporter.log import Secrets, get_logger
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.telemetry import Telemetry
-from invent_exporter.web.overview import Overview
 from invent_exporter.web.routes import Application
 from invent_exporter.web.server import Server, join_address
 
@@ -258,18 +258,22 @@ async def serve(
     """
     exporter = Exporter(config, secrets, revision=revision)
     try:
-        overview = Overview(
-            exporter.collectors,
-            exporter.publisher,
-            secrets.redact,
-            workflow_names=config.workflow_names,
-            run_link=config.run_link,
-        )
         application = Application(
             exporter.exposition,
             exporter,
-            lambda: overview.view(telemetry_path, exporter.clocks.time()),
+            lambda: [
+                org_status(
+                    collector,
+                    exporter.publisher,
+                    redact=secrets.redact,
+                    workflow_names=config.workflow_names,
+                    run_link=config.run_link,
+                )
+                for collector in exporter.collectors
+                if not collector.dropped
+            ],
             telemetry_path=telemetry_path,
+            clock=exporter.clocks.time,
         )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
