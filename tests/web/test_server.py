@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import re
 import socket
-import ssl
 import struct
 import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from ssl import Purpose, SSLContext, create_default_context
 from typing import TYPE_CHECKING
 
 import httpx
@@ -28,11 +29,12 @@ from invent_exporter.web.server import Server, bind, join_address, parse_listen_
 from tests.programs import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 DEADLINE_SECONDS = 20.0
 GET_METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 GET_READY = b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /-/reload HTTP/1.1\r\nHost: x\r\n"
 BODY = b"invent_up 1\n" * 100
 LARGE = b"x" * 1_000_000
 """More than all buffers on the way take."""
@@ -58,13 +60,13 @@ class Running:
     """A server in a thread of its own, what it serves, and what that was asked for and told."""
 
     body: bytes
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     generation: int = 7
     asked: list[tuple[str, str]] = field(default_factory=list)
     acknowledged: list[int] = field(default_factory=list)
     may_answer: threading.Event = field(default_factory=threading.Event)
-    stalled_loops: tuple[str, ...] = ()
-    is_ready: bool = True
+    stalled: Callable[[], tuple[str, ...]] = tuple
+    ready: Callable[[], bool] = lambda: True
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     server: Server = field(init=False)
 
     async def answer(self, accept: str, accept_encoding: str) -> Answer:
@@ -80,35 +82,23 @@ class Running:
         """Note it."""
         self.acknowledged.append(generation)
 
-    def stalled(self) -> tuple[str, ...]:
-        """Say what the test set."""
-        return self.stalled_loops
-
-    def ready(self) -> bool:
-        """Say what the test set."""
-        return self.is_ready
-
-    @property
-    def port(self) -> int:
-        """The port that the system chose."""
-        return self.server.addresses[0][1]
-
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.server.addresses[0][1]}"
 
-    def connect(self) -> socket.socket:
-        """Open a raw connection, with a small buffer."""
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        """Open a raw connection, with a small buffer, and send something."""
         raw = socket.socket()
         raw.settimeout(DEADLINE_SECONDS)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
-        raw.connect(("127.0.0.1", self.port))
+        raw.connect(self.server.addresses[0])
+        raw.sendall(sent)
         return raw
 
-    def stop(self) -> None:
-        """Stop it, from the test's thread."""
-        asyncio.run_coroutine_threadsafe(self.server.stop(), self.loop).result(DEADLINE_SECONDS)
+    def call(self, task: Coroutine[None, None, None]) -> None:
+        """Run it in the server's thread."""
+        asyncio.run_coroutine_threadsafe(task, self.loop).result(DEADLINE_SECONDS)
 
     def until_gone(self) -> None:
         """Wait until the server has let go of all connections, so that nothing can follow."""
@@ -119,25 +109,24 @@ class Running:
 def serving(
     bounds: Bounds | None = None,
     body: bytes = BODY,
-    telemetry_path: str = "/metrics",
-    tls: ssl.SSLContext | None = None,
+    path: str = "/metrics",
+    tls: SSLContext | None = None,
 ) -> Iterator[Running]:
     """Serve on a free loopback port."""
     running = Running(body)
     running.may_answer.set()
-    app = Application(running, running, lambda: (), telemetry_path=telemetry_path)
+    app = Application(running, running, lambda: (), telemetry_path=path)
     running.server = Server(app, [("127.0.0.1", 0)], bounds=bounds, tls=tls)
     # What is not read soon stays in our own buffers.
     running.server._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
     thread = threading.Thread(target=running.loop.run_forever)
     thread.start()
     try:
-        starting = asyncio.run_coroutine_threadsafe(running.server.start(), running.loop)
-        starting.result(DEADLINE_SECONDS)
+        running.call(running.server.start())
         yield running
     finally:
         running.may_answer.set()
-        running.stop()
+        running.call(running.server.stop())
         running.loop.call_soon_threadsafe(running.loop.stop)
         thread.join(DEADLINE_SECONDS)
         running.loop.close()
@@ -150,18 +139,21 @@ def running() -> Iterator[Running]:
         yield server
 
 
-def read_answer(raw: socket.socket) -> bytes:
-    """Read one answer with a Content-Length to its end, and not a byte more."""
+def receive(raw: socket.socket, size: int) -> bytes:
+    """Read so much, and not a byte more."""
     received = b""
-    while b"\r\n\r\n" not in received:
-        received += (part := raw.recv(1))
-        assert part, f"ended within the headers: {received!r}"
-    length = int(received.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-    body = b""
-    while len(body) < length:
-        body += (part := raw.recv(length - len(body)))
-        assert part, "ended within the body"
-    return received + body
+    while len(received) < size:
+        received += (part := raw.recv(size - len(received)))
+        assert part, f"ended after {len(received)} of {size} bytes"
+    return received
+
+
+def read_answer(raw: socket.socket) -> bytes:
+    """Read one answer with a Content-Length."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += receive(raw, 1)
+    return head + receive(raw, int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
 
 
 def read_to_end(raw: socket.socket) -> bytes:
@@ -217,57 +209,37 @@ def test_metrics_pass_the_negotiation_on(running: Running) -> None:
     assert answer.content == BODY
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.headers["vary"] == "Accept, Accept-Encoding"
-    assert running.asked == [(f"{accept}, text/plain", "gzip")]
-    with running.connect() as raw:
-        raw.sendall(GET_METRICS)
+    with running.connect(GET_METRICS) as raw:
         assert b"content-encoding" not in read_answer(raw).lower()
-    assert running.asked[1] == ("", "")
+    assert running.asked == [(f"{accept}, text/plain", "gzip"), ("", "")]
 
 
-def test_overview_can_load_and_run_nothing(running: Running) -> None:
-    """Its policy allows its own style, and nothing else."""
-    headers = httpx.get(running.url).headers
-    assert headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
-    assert headers["referrer-policy"] == "no-referrer"
-    assert headers["cache-control"] == "no-store"
-
-
-def test_health_names_what_stalled_in_one_line(running: Running) -> None:
-    """A stalled loop turns health to 503; a name cannot break the line."""
-    assert httpx.get(f"{running.url}/-/healthy").text == "Healthy.\n"
-    running.stalled_loops = ("org-1", "org\r\n2")
-    answer = httpx.get(f"{running.url}/-/healthy")
-    assert (answer.status_code, answer.text) == (503, "Stalled poll loops: org-1, org??2\n")
-
-
-def test_readiness_follows_the_first_polls(running: Running) -> None:
-    """Not ready is 503, and says why."""
-    assert httpx.get(f"{running.url}/-/ready").text == "Ready.\n"
-    running.is_ready = False
-    answer = httpx.get(f"{running.url}/-/ready")
-    assert answer.status_code == 503
-    assert answer.text.startswith("Not ready: ")
-
-
-def test_reload_is_refused_without_lifecycle(running: Running) -> None:
-    """POST says that it is not enabled; other methods are told to POST."""
-    answer = httpx.post(f"{running.url}/-/reload")
-    assert (answer.status_code, answer.text) == (403, "Lifecycle API is not enabled.\n")
-    answer = httpx.get(f"{running.url}/-/reload")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-
-
-@pytest.mark.parametrize("path", ["/x", "/metrics/", "//", "/-/", "/%00", "/%ff", "/..;/metrics"])
-def test_other_paths_are_not_found(running: Running, path: str) -> None:
-    """404 lists what there is, and never echoes what was asked."""
-    answer = httpx.get(running.url + path)
-    assert answer.status_code == 404
-    assert answer.text == "Not found. There is /, /-/healthy, /-/ready, /metrics\n"
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/-/healthy", 503, "Stalled poll loops: org-1, org??2"),
+        ("GET", "/-/ready", 503, "Not ready: the first poll of each org has not ended yet."),
+        ("POST", "/-/reload", 403, "Lifecycle API is not enabled."),
+        ("GET", "/-/reload", 405, "Method not allowed, expected POST"),
+        *(
+            ("GET", path, 404, "Not found. There is /, /-/healthy, /-/ready, /metrics")
+            for path in ("/x", "/metrics/", "//", "/-/", "/%00", "/%ff", "/..;/metrics")
+        ),
+    ],
+)
+def test_refusal_says_why_in_one_line(
+    running: Running, method: str, path: str, status: int, said: str
+) -> None:
+    """What stalled, what is missing, what there is; never what was asked, and no line is broken."""
+    running.stalled, running.ready = lambda: ("org-1", "org\r\n2"), lambda: False
+    answer = httpx.request(method, running.url + path)
+    assert (answer.status_code, answer.text) == (status, f"{said}\n")
+    assert (status != 405) or answer.headers["allow"] == "POST"
 
 
 def test_metrics_at_the_root_take_the_place_of_the_overview() -> None:
     """With a telemetry path of `/` there is no overview and no /metrics."""
-    with serving(telemetry_path="/") as running:
+    with serving(path="/") as running:
         assert httpx.get(running.url).content == BODY
         assert httpx.get(f"{running.url}/metrics").status_code == 404
 
@@ -283,8 +255,7 @@ def test_bad_telemetry_path_is_named(path: str) -> None:
 
 def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -> None:
     """Nagle's algorithm is off: it would hold the body back for 40 ms."""
-    with running.connect() as raw:
-        raw.sendall(GET_METRICS)
+    with running.connect(GET_METRICS) as raw:
         read_answer(raw)
         (connection,) = running.server._by_age
         accepted = connection.transport.get_extra_info("socket")
@@ -294,39 +265,26 @@ def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -
 # What was handed over
 
 
-@pytest.mark.parametrize("end", [b"", b"Connection: close\r\n"])
-def test_whole_answer_acknowledges_its_own_generation(running: Running, end: bytes) -> None:
-    """Each answer that was handed over whole, on a connection that goes on or not."""
-    for generation in (1, 2, 3):
-        running.generation = generation
-        with running.connect() as raw:
-            raw.sendall(GET_METRICS[:-2] + end + b"\r\n")
-            assert read_answer(raw).endswith(BODY)
-            until(lambda: running.acknowledged, "acknowledgement")
-        assert running.acknowledged.pop() == generation
-        assert running.acknowledged == []
-
-
-def test_answer_that_is_under_way_is_not_acknowledged_yet() -> None:
-    """It counts when its last byte is on its way, and for what it carried, not for what is new."""
-    with serving(body=LARGE) as running, running.connect() as raw:
-        raw.sendall(GET_METRICS)
+def test_answer_is_acknowledged_when_it_was_handed_over() -> None:
+    """When its last byte is on its way, and for what it carried, not for what is new by then."""
+    with serving(body=LARGE) as running, running.connect(GET_METRICS) as raw:
         raw.recv(1)
         running.generation = 8
         assert running.acknowledged == []
-        assert len(read_answer(raw)) > len(LARGE) - 1
+        receive(raw, len(LARGE))
         until(lambda: running.acknowledged == [7], "acknowledgement")
 
 
 def test_requests_sent_ahead_are_answered_one_after_the_other() -> None:
-    """The next answer waits until the one before was handed over."""
-    with serving(body=LARGE) as running, running.connect() as raw:
-        raw.sendall(GET_METRICS * 3)
-        raw.recv(1)
+    """The next answer waits until the one before was handed over; the last ends the connection."""
+    sent = GET_METRICS * 2 + GET_METRICS[:-2] + b"Connection: close\r\n\r\n"
+    with serving(body=LARGE) as running, running.connect(sent) as raw:
+        raw.recv(1, socket.MSG_PEEK)
         assert len(running.asked) == 1
         for _ in range(3):
-            read_answer(raw)
+            assert read_answer(raw).endswith(LARGE)
         until(lambda: running.acknowledged == [7, 7, 7], "acknowledgements")
+        assert read_to_end(raw) == b""
 
 
 @pytest.mark.parametrize("read_bytes", [0, len(LARGE) // 2])
@@ -337,13 +295,11 @@ def test_answer_broken_off_is_not_acknowledged(
     """The client closed before it had all of it, in order or with a reset."""
     with serving(body=LARGE) as running:
         running.may_answer.clear()
-        raw = running.connect()
-        raw.sendall(GET_METRICS)
+        raw = running.connect(GET_METRICS)
         until(lambda: running.asked, "request to arrive")
         if read_bytes:
             running.may_answer.set()
-        while read_bytes > 0:
-            read_bytes -= len(raw.recv(65536))
+            receive(raw, read_bytes)
         end(raw)
         until(lambda: not running.server._by_age, "an end")
         running.may_answer.set()
@@ -355,8 +311,7 @@ def test_answer_broken_off_is_not_acknowledged(
 def test_client_that_never_reads_is_let_go_unacknowledged(body_bytes: int) -> None:
     """An answer that stays in our buffer, its last piece too, is given up on."""
     bounds = Bounds(answer_seconds=0.3)
-    with serving(bounds, LARGE[:body_bytes]) as running, running.connect() as raw:
-        raw.sendall(GET_METRICS)
+    with serving(bounds, LARGE[:body_bytes]) as running, running.connect(GET_METRICS):
         until(lambda: running.asked, "request to arrive")
         running.until_gone()
         assert running.acknowledged == []
@@ -379,19 +334,18 @@ def test_tls_changes_nothing(tmp_path: Path) -> None:
     subprocess.run(
         [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
     )
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls = create_default_context(Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
-    trusting = ssl.create_default_context(cafile=certificate)
+    trusting = create_default_context(cafile=certificate)
     trusting.check_hostname = False
     with serving(body=LARGE, tls=tls) as running:
-        for is_read in (True, False):
-            with trusting.wrap_socket(running.connect()) as raw:
-                raw.sendall(GET_METRICS)
-                if is_read:
-                    assert read_answer(raw).endswith(LARGE[-100:])
-                    until(lambda: running.acknowledged == [7], "acknowledgement")
-                else:
-                    raw.recv(1)
+        with trusting.wrap_socket(running.connect()) as raw:
+            raw.sendall(GET_METRICS)
+            assert read_answer(raw).endswith(LARGE)
+            until(lambda: running.acknowledged == [7], "acknowledgement")
+        with trusting.wrap_socket(running.connect()) as raw:
+            raw.sendall(GET_METRICS)
+            raw.recv(1)
         running.until_gone()
         assert running.acknowledged == [7]
 
@@ -399,7 +353,7 @@ def test_tls_changes_nothing(tmp_path: Path) -> None:
 # Bounds
 
 
-@pytest.mark.parametrize("before", [b"", GET_METRICS], ids=["first", "second"])
+@pytest.mark.parametrize("before", [b"", GET_READY], ids=["first", "second"])
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize(("over", "status"), [(0, b"200"), (1, b"400"), (300_000, b"400")])
 def test_large_header_is_refused(
@@ -407,45 +361,35 @@ def test_large_header_is_refused(
 ) -> None:
     """Above the bound, to the byte: in one piece or more, and behind another request."""
     size = Bounds.header_bytes + over
-    header = GET_READY[:-2] + b"Connection: close\r\nX: "
-    header += b"a" * (size - len(header) - 4) + b"\r\n\r\n"
+    header = GET_METRICS[:-2] + b"Connection: close\r\nX: "
+    sent = before + header + b"a" * (size - len(header) - 4) + b"\r\n\r\n"
     with running.connect() as raw, contextlib.suppress(ConnectionError):
-        for start in range(0, size, -(-size // parts)):
-            raw.sendall(before + header[start : start + -(-size // parts)])
-            before = b""
-        if b"metrics" in before:
-            read_answer(raw)
-        assert b"HTTP/1.1 " + status in read_to_end(raw)
+        for part in (sent[: len(sent) // parts], sent[len(sent) // parts :]):
+            raw.sendall(part)
+        if before:
+            assert read_answer(raw).endswith(b"Ready.\n")
+        assert read_to_end(raw).startswith(b"HTTP/1.1 " + status)
     running.until_gone()
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HT", GET_METRICS + b"GET /metr"])
-def test_slow_header_is_ended(sent: bytes) -> None:
-    """A header that does not come to its end in time ends the connection."""
-    with serving(Bounds(header_seconds=0.2)) as running, running.connect() as raw:
-        raw.sendall(sent)
-        read_to_end(raw)
-        running.until_gone()
+@pytest.mark.parametrize("trickle", [b"", b"G"])
+def test_slow_header_is_ended(sent: bytes, trickle: bytes) -> None:
+    """A header that does not come to its end in time; bytes one by one don't buy time."""
+    with serving(Bounds(header_seconds=0.2)) as running, running.connect(sent) as raw:
 
+        def has_ended() -> bool:
+            with contextlib.suppress(ConnectionError):
+                raw.sendall(trickle)
+            return not running.server._by_age
 
-def test_trickling_header_is_ended() -> None:
-    """Bytes that come one by one don't buy time."""
-    with serving(Bounds(header_seconds=0.2)) as running, running.connect() as raw:
-        raw.settimeout(0.02)
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        with contextlib.suppress(ConnectionError):
-            while time.monotonic() < deadline:
-                raw.send(b"G")
-                with contextlib.suppress(TimeoutError):
-                    if raw.recv(1) == b"":
-                        break
-        running.until_gone()
+        until(lambda: running.server._by_age, "the connection")
+        until(has_ended, "its end")
 
 
 def test_idle_connection_is_ended() -> None:
     """A connection without a request for the idle time is ended in order, with a FIN."""
-    with serving(Bounds(idle_seconds=0)) as running, running.connect() as raw:
-        raw.sendall(GET_READY)
+    with serving(Bounds(idle_seconds=0)) as running, running.connect(GET_READY) as raw:
         assert read_to_end(raw).endswith(b"Ready.\n")
 
 
@@ -464,21 +408,17 @@ def test_full_house_makes_room_for_the_newest() -> None:
 
 def test_client_that_does_not_read_makes_room_too() -> None:
     """We don't work on its answer, we wait for it."""
-    with serving(Bounds(connections=1), LARGE) as running, running.connect() as raw:
-        raw.sendall(GET_METRICS)
+    with serving(Bounds(connections=1), LARGE) as running, running.connect(GET_METRICS) as raw:
         raw.recv(1)
         assert httpx.get(f"{running.url}/-/ready").status_code == 200
-        with pytest.raises((ConnectionError, AssertionError)):
-            read_answer(raw)
+        assert len(read_to_end(raw)) < len(LARGE)
 
 
 def test_running_answers_are_not_given_up_for_new_connections() -> None:
     """When all connections wait for an answer, a new one is ended."""
     with serving(Bounds(connections=2)) as running, contextlib.ExitStack() as stack:
         running.may_answer.clear()
-        held = [stack.enter_context(running.connect()) for _ in range(2)]
-        for raw in held:
-            raw.sendall(GET_METRICS)
+        held = [stack.enter_context(running.connect(GET_METRICS)) for _ in range(2)]
         until(lambda: len(running.asked) == 2, "requests to arrive")
         with running.connect() as late:
             assert read_to_end(late) == b""
@@ -487,147 +427,114 @@ def test_running_answers_are_not_given_up_for_new_connections() -> None:
             assert read_answer(raw).endswith(BODY)
 
 
+@pytest.mark.parametrize("body", [b"", b"5\r\nhello\r\n" * 1000])
 @pytest.mark.parametrize(
-    ("head", "status"),
+    ("header", "status"),
     [
-        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n", b"413"),
-        (b"GET /-/ready HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n", b"200"),
-        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n", b"403"),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n", b"405"),
+        (b"Content-Length: 99999999", b"413"),
+        (b"Content-Length: 5", b"403"),
+        (b"Content-Length: 5\r\nExpect: 100-continue", b"403"),
+        (b"Transfer-Encoding: chunked", b"403"),
     ],
 )
-@pytest.mark.parametrize("body", [b"", b"5\r\nhello\r\n" * 1000])
 def test_request_with_a_body_is_answered_and_ends(
-    running: Running, head: bytes, status: bytes, body: bytes
+    running: Running, header: bytes, status: bytes, body: bytes
 ) -> None:
     """No body is waited for; the connection ends after the answer."""
-    with running.connect() as raw:
-        raw.sendall(head + b"\r\n" + body)
+    with running.connect(POST + header + b"\r\n\r\n" + body) as raw:
         answer = read_to_end(raw)
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert b"\r\nconnection: close\r\n" in answer.lower()
-    running.until_gone()
 
 
 def test_endless_body_is_broken_off(running: Running) -> None:
     """A client that sends on after its answer is cut off, not read forever."""
-    with running.connect() as raw, contextlib.suppress(ConnectionError):
-        raw.sendall(b"POST /-/reload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for _ in range(10_000):
-            raw.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
-        pytest.fail("took 655 MB")
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    with (
+        running.connect(POST + b"Transfer-Encoding: chunked\r\n\r\n") as raw,
+        pytest.raises(ConnectionError),
+    ):
+        raw.sendall(chunk * 1000)
     running.until_gone()
 
 
 # Start and stop
 
 
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [
-        (":10480", ("", 10480)),
-        ("127.0.0.1:0", ("127.0.0.1", 0)),
-        ("[::1]:10480", ("::1", 10480)),
-        ("[::]:1", ("::", 1)),
-        ("localhost:80", ("localhost", 80)),
-    ],
-)
-def test_listen_address_is_split(address: str, parts: tuple[str, int]) -> None:
+@pytest.mark.parametrize("host", ["", "127.0.0.1", "[::1]", "localhost"])
+def test_listen_address_is_split(host: str) -> None:
     """Host and port, with an IPv6 address in brackets; it is written in the same way."""
-    assert parse_listen_address(address) == parts
-    assert join_address(*parts) == address
+    assert parse_listen_address(f"{host}:10480") == (host.strip("[]"), 10480)
+    assert join_address(host.strip("[]"), 10480) == f"{host}:10480"
 
 
 @pytest.mark.parametrize(
-    "address", ["", "10480", "x", "x:", ":x", ":65536", ":-1", "::1:80", "[::1]", "[x]:1", "[]:1"]
+    "address", ["", "10480", "x", "x:", ":65536", ":-1", "::1:80", "[::1]", "[x]:1", "[]:1", ":²"]
 )
 def test_bad_listen_address_is_explained(address: str) -> None:
     """The error quotes it and shows what is right, in one line."""
-    with pytest.raises(ValueError, match=r"expected HOST:PORT") as caught:
+    with pytest.raises(ValueError, match=rf"^{re.escape(repr(address))} .* expected HOST:PORT.*$"):
         parse_listen_address(address)
-    assert repr(address) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", ""])
 def test_busy_port_is_one_line_that_names_the_flag(running: Running, host: str) -> None:
-    """The error says which address, why, and what to do."""
-    port = running.port
+    """The error says which address, why, and what to do; what was bound before it is free again."""
+    port = running.server.addresses[0][1]
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        free = found.getsockname()
     with pytest.raises(ListenError) as caught:
-        bind(host, port)
+        Server(running.server._app, [free, (host, port)])
     assert str(caught.value) == (
         f"--web.listen-address: cannot listen on {host}:{port}: Address already in use; "
         "another program or an address before has this port, choose a free one"
     )
+    socket.create_server(free).close()
 
 
 @pytest.mark.parametrize("host", ["host.invalid", "192.0.2.1", "a" * 80])
 def test_unusable_host_is_one_line_that_names_the_flag(host: str) -> None:
     """A host that is not ours, or no host, is named with what was expected."""
-    with pytest.raises(ListenError) as caught:
+    expected = rf"^--web\.listen-address: cannot listen on {host}:0: .*; .*$"
+    with pytest.raises(ListenError, match=expected):
         bind(host, 0)
-    assert str(caught.value).startswith(f"--web.listen-address: cannot listen on {host}:0: ")
-    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("host", ["", "::", "0::0"])
+@pytest.mark.parametrize("host", ["", "::", "0::0", "::1"])
 def test_no_host_and_the_any_address_listen_on_ipv4_and_ipv6(host: str) -> None:
-    """All interfaces, of both kinds where the machine has both."""
-    if host and not socket.has_dualstack_ipv6():
+    """All interfaces, of both kinds where the machine has both; who names one means that one."""
+    if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6 that takes IPv4 as well")
     (listening,) = bind(host, 0)
-    port = listening.getsockname()[1]
-    with listening:
-        socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS).close()
-        if socket.has_dualstack_ipv6() and listening.family == socket.AF_INET6:
-            with socket.socket(socket.AF_INET6) as client:
-                client.connect(("::1", port))
-
-
-def test_another_ipv6_address_does_not_take_ipv4() -> None:
-    """Who names one address means that one."""
-    if not socket.has_dualstack_ipv6():
-        pytest.skip("this machine has no IPv6")
-    (listening,) = bind("::1", 0)
-    with listening, pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", listening.getsockname()[1]), DEADLINE_SECONDS)
-
-
-def test_an_address_that_is_busy_lets_go_of_those_before_it(running: Running) -> None:
-    """All of them or none: what was bound already is free again."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        free = found.getsockname()[1]
-    with pytest.raises(ListenError, match=f":{running.port}: Address already in use"):
-        Server(running.server._app, [("127.0.0.1", free), ("127.0.0.1", running.port)])
-    socket.create_server(("127.0.0.1", free)).close()
+    with listening, socket.socket() as version4, socket.socket(socket.AF_INET6) as version6:
+        port = listening.getsockname()[1]
+        version6.connect(("::1", port))
+        assert (version4.connect_ex(("127.0.0.1", port)) == 0) == (host != "::1")
 
 
 def test_stop_ends_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Idle, within a header, with an answer that never comes, and with one that nobody reads."""
+    """Idle, within a header, with an answer that nobody reads, and with one that never comes."""
     monkeypatch.setattr("invent_exporter.web.server.STOP_SECONDS", 0.1)
     with serving(body=LARGE) as running, contextlib.ExitStack() as stack:
-        idle, half, unread, stuck = (stack.enter_context(running.connect()) for _ in range(4))
-        idle.sendall(GET_READY)
+        idle = stack.enter_context(running.connect(GET_READY))
         read_answer(idle)
-        half.sendall(b"GET /me")
-        unread.sendall(GET_METRICS)
-        unread.recv(1)
+        half = stack.enter_context(running.connect(b"GET /me"))
+        stack.enter_context(running.connect(GET_METRICS)).recv(1)
         running.may_answer.clear()
-        stuck.sendall(GET_METRICS)
+        stuck = stack.enter_context(running.connect(GET_METRICS))
         until(lambda: len(running.asked) == 2, "requests to arrive")
-        running.stop()
+        running.call(running.server.stop())
         assert not running.server._by_age
         assert [read_to_end(each) for each in (idle, half, stuck)] == [b"", b"", b""]
         assert running.acknowledged == []
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", running.port), DEADLINE_SECONDS)
+            socket.create_connection(running.server.addresses[0], DEADLINE_SECONDS)
 
 
-def test_stop_lets_a_running_answer_finish() -> None:
+def test_stop_lets_a_running_answer_finish(running: Running) -> None:
     """An answer that comes within the stop's time is handed over whole."""
-    with serving() as running, running.connect() as raw:
-        running.may_answer.clear()
-        raw.sendall(GET_METRICS)
+    running.may_answer.clear()
+    with running.connect(GET_METRICS) as raw:
         until(lambda: running.asked, "request to arrive")
         stopping = asyncio.run_coroutine_threadsafe(running.server.stop(), running.loop)
         running.may_answer.set()
@@ -638,42 +545,31 @@ def test_stop_lets_a_running_answer_finish() -> None:
 
 # Anything at all
 
-token = st.text("abcXYZ-_/.%?#&=;:@!$'()*+,0123456789~", max_size=40)
+TOKEN = st.text("abcXYZ-_/.%?#&=;:@!$'()*+,0123456789~", max_size=40).map(str.encode)
+METHOD = st.sampled_from([b"GET", b"HEAD", b"POST", b"CONNECT", b"TRACE"]) | TOKEN
+PATH = st.sampled_from([b"*", b"http://x/metrics"]) | TOKEN.map(lambda token: b"/" + token)
+HEADERS = st.lists(st.binary(max_size=60).map(lambda line: line + b"\r\n"), max_size=5)
+REQUEST = st.builds(
+    b"%b %b HTTP/1.1\r\nHost: x\r\n%b\r\n".__mod__, st.tuples(METHOD, PATH, HEADERS.map(b"".join))
+)
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Running]:
     """One server for many requests."""
-    with serving(Bounds(header_seconds=0.5)) as server:
+    with serving() as server:
         yield server
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    method=st.sampled_from(["GET", "HEAD", "POST", "OPTIONS", "CONNECT", "TRACE"]) | token,
-    path=st.sampled_from(["/metrics", "/", "*", "http://x/metrics"]) | token.map("/{}".format),
-    headers=st.lists(st.binary(max_size=60), max_size=5),
-)
-def test_no_request_is_an_error_of_ours(
-    shared: Running, method: str, path: str, headers: list[bytes]
-) -> None:
-    """Whatever comes: an answer that is not a 500, or an end, and the server serves on."""
-    with shared.connect() as raw, contextlib.suppress(ConnectionError):
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode()
-        raw.sendall(head + b"".join(each + b"\r\n" for each in headers) + b"\r\n")
-        assert read_to_end(raw)[:10] in (b"", b"HTTP/1.1 2", b"HTTP/1.1 4")
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@given(parts=st.lists(REQUEST | st.binary(min_size=1, max_size=200), min_size=1, max_size=4))
+def test_whatever_comes_is_no_error_of_ours(shared: Running, parts: list[bytes]) -> None:
+    """An answer that is not a 500, or an end, and the server serves on."""
     with shared.connect() as raw:
-        raw.sendall(GET_READY)
-        assert read_answer(raw).endswith(b"Ready.\n")
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(garbage=st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=4))
-def test_garbage_never_hangs_a_connection(shared: Running, garbage: list[bytes]) -> None:
-    """Bytes that are no HTTP end the connection, with a 400 or without."""
-    with shared.connect() as raw, contextlib.suppress(ConnectionError):
-        for each in garbage:
-            raw.sendall(each)
         with contextlib.suppress(OSError):
+            for each in parts:
+                raw.sendall(each)
             raw.shutdown(socket.SHUT_WR)
         assert read_to_end(raw)[:10] in (b"", b"HTTP/1.1 2", b"HTTP/1.1 4")
+    with shared.connect(GET_READY) as raw:
+        assert read_answer(raw).endswith(b"Ready.\n")
