@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LEVELS: Final = {"debug": 10, "info": 20, "warn": 30, "error": 40}
 FORMATS: Final[dict[str, Processor]] = {
-    "logfmt": structlog.processors.LogfmtRenderer(bool_as_flag=False),
+    "logfmt": structlog.processors.LogfmtRenderer(),
     "json": structlog.processors.JSONRenderer(ensure_ascii=False, separators=(",", ":")),
 }
 MIN_SECRET_CHARACTERS: Final = 4
@@ -89,7 +89,6 @@ def setup_logging(level: str, form: str, secrets: Secrets, stream: TextIO | None
     root = logging.getLogger()
     others = [each for each in root.handlers if not isinstance(each, _Bridge)]
     root.handlers[:] = [*others, _Bridge(logging.WARNING)]
-    root.setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
 

@@ -138,6 +138,7 @@ class Application:
             connection: Connection = scope["state"]["connection"]
             if await connection.handed_over():
                 self._exposition.acknowledge(response.generation)
+        # uvicorn sends nothing before its buffer is empty: the request ends when all has left us.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _respond(self, scope: HTTPScope) -> Response:

@@ -196,14 +196,13 @@ class Server:
     async def _run(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        """Answer one request; it is over when all of the answer has left this process."""
+        """Answer one request in its time, or let the client go."""
         connection: Connection = scope["state"]["connection"]
         limit = asyncio.timeout(self._bounds.answer_seconds)
         with contextlib.suppress(asyncio.CancelledError):  # only `stop` cancels, and it is done
             try:
                 async with limit:
                     await self._app(scope, receive, send)
-                    await connection.handed_over()
             except TimeoutError:
                 if not limit.expired():
                     raise

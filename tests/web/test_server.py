@@ -447,6 +447,12 @@ def test_request_with_a_body_is_answered_and_ends(
     assert b"\r\nconnection: close\r\n" in answer.lower()
 
 
+def test_body_that_is_none_ends_the_connection(running: Running) -> None:
+    """The answer is under way by then, so there is no second one."""
+    with running.connect(POST + b"Transfer-Encoding: chunked\r\n\r\nno chunk\r\n") as raw:
+        assert read_to_end(raw) == b""
+
+
 def test_endless_body_is_broken_off(running: Running) -> None:
     """A client that sends on after its answer is cut off, not read forever."""
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
@@ -532,11 +538,14 @@ def test_stop_ends_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stop_lets_a_running_answer_finish(running: Running) -> None:
-    """An answer that comes within the stop's time is handed over whole."""
-    running.may_answer.clear()
-    with running.connect(GET_METRICS) as raw:
+    """One that comes within the stop's time is handed over whole; who is idle goes at once."""
+    with running.connect(GET_READY) as idle, running.connect() as raw:
+        read_answer(idle)
+        running.may_answer.clear()
+        raw.sendall(GET_METRICS)
         until(lambda: running.asked, "request to arrive")
         stopping = asyncio.run_coroutine_threadsafe(running.server.stop(), running.loop)
+        assert read_to_end(idle) == b""
         running.may_answer.set()
         assert read_to_end(raw).endswith(BODY)
         stopping.result(DEADLINE_SECONDS)
