@@ -42,7 +42,7 @@ class Connection(H11Protocol):
         knows": all of it was written, asyncio's buffer, whose high-water mark is next to 0, drained
         into the system, and until then the connection was neither lost, nor ended by the client
         (EOF closes the transport), nor broken off by us. Whether a program reads it no server can
-        see. With TLS one buffer more lies below; pieces bound what may wait in it (see `routes`).
+        see. With TLS one buffer more lies below; smaller pieces bound what waits there (`routes`).
         """
         await self.flow.drain()
         return not self.transport.is_closing() and not self.transport.get_write_buffer_size()

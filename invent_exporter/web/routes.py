@@ -28,7 +28,7 @@ RELOAD_PATH = "/-/reload"
 OVERVIEW_PATH = "/"
 BODY_BYTES_MAX = 64 * 1024
 """No route reads a body; one above this is refused by name, others end the connection."""
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = {"http": 1024 * 1024, "https": 256 * 1024}
 """What of an answer is in buffers at a time, however slowly a client reads it."""
 
 Headers = list[tuple[bytes, bytes]]
@@ -131,8 +131,9 @@ class Application:
         if body_bytes != 0:  # nobody reads it
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        for start in range(0, len(response.body), PIECE_BYTES):
-            piece = response.body[start : start + PIECE_BYTES]
+        size = PIECE_BYTES[scope["scheme"]]
+        for start in range(0, len(response.body), size):
+            piece = response.body[start : start + size]
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if response.generation is not None and scope["method"] == "GET":
             connection: Connection = scope["state"]["connection"]
@@ -155,9 +156,8 @@ class Application:
         return await route(scope)
 
     async def _metrics(self, scope: HTTPScope) -> Response:
-        headers = scope["headers"]
         answer = await self._exposition.answer(
-            _header(headers, b"accept"), _header(headers, b"accept-encoding")
+            _header(scope["headers"], b"accept"), _header(scope["headers"], b"accept-encoding")
         )
         form = [
             (b"content-type", answer.content_type.encode("latin-1")),

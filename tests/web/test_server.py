@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from invent_exporter.errors import ListenError
 from invent_exporter.metrics.exposition import Answer
 from invent_exporter.web.connection import Bounds
-from invent_exporter.web.routes import Application, check_telemetry_path
+from invent_exporter.web.routes import PIECE_BYTES, Application, check_telemetry_path
 from invent_exporter.web.server import Server, bind, join_address, parse_listen_address
 from tests.programs import require
 
@@ -36,7 +36,7 @@ GET_METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 GET_READY = b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /-/reload HTTP/1.1\r\nHost: x\r\n"
 BODY = b"invent_up 1\n" * 100
-LARGE = b"x" * 1_000_000
+LARGE = b"x" * 3_000_000
 """More than all buffers on the way take."""
 
 
@@ -276,10 +276,13 @@ def test_answer_is_acknowledged_when_it_was_handed_over() -> None:
 
 
 def test_requests_sent_ahead_are_answered_one_after_the_other() -> None:
-    """The next answer waits until the one before was handed over; the last ends the connection."""
+    """The next waits until the one before was handed over, and what waits is one piece of it."""
     sent = GET_METRICS * 2 + GET_METRICS[:-2] + b"Connection: close\r\n\r\n"
     with serving(body=LARGE) as running, running.connect(sent) as raw:
         raw.recv(1, socket.MSG_PEEK)
+        (connection,) = running.server._by_age
+        until(connection.transport.get_write_buffer_size, "a piece that waits")
+        assert connection.transport.get_write_buffer_size() <= PIECE_BYTES["http"]
         assert len(running.asked) == 1
         for _ in range(3):
             assert read_answer(raw).endswith(LARGE)
