@@ -32,7 +32,7 @@ class _Constant:
 
 async def _serve(pipe: Connection, body: bytes) -> None:
     async with Server(_Constant(body), [("127.0.0.1", 0)]) as server:
-        pipe.send(server.port)
+        pipe.send(server.addresses[0][1])
         ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(pipe.fileno(), ended.set)
         await ended.wait()

@@ -15,6 +15,7 @@ from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.ratelimit import PageAllowance, RateLimiter
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
+from invent_exporter.collector.status import org_status
 from invent_exporter.collector.supervisor import Supervisor
 from invent_exporter.collector.target import Shared, Target
 from invent_exporter.errors import ConfigError, StateError, StorageError
@@ -26,7 +27,6 @@ from invent_exporter.log import Secrets, get_logger
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.telemetry import Telemetry
-from invent_exporter.web.overview import Overview
 from invent_exporter.web.routes import Application
 from invent_exporter.web.server import Server, join_address
 
@@ -177,18 +177,21 @@ async def serve(
     """
     exporter = Exporter(config, secrets, revision=revision)
     try:
-        overview = Overview(
-            exporter.supervisor,
-            exporter.publisher,
-            secrets.redact,
-            workflow_names=config.workflow_names,
-            run_link=config.run_link,
-        )
         application = Application(
             exporter.exposition,
             exporter.supervisor,
-            lambda: overview.view(telemetry_path, exporter.clocks.time()),
+            lambda: [
+                org_status(
+                    collector,
+                    exporter.publisher,
+                    redact=secrets.redact,
+                    workflow_names=config.workflow_names,
+                    run_link=config.run_link,
+                )
+                for collector in exporter.supervisor.collectors
+            ],
             telemetry_path=telemetry_path,
+            clock=exporter.clocks.time,
         )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""The HTTP routes: metrics, health, readiness and the page for people.
+"""The HTTP routes: metrics, health, readiness and the overview for people.
 
 Five paths do not need a framework: each request is looked up in one table, and everything that is
 answered is in memory already.
@@ -6,37 +6,40 @@ answered is in memory already.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
 
-from invent_exporter.web.page import CONTENT_SECURITY_POLICY, render
+from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, render
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
+    from invent_exporter.collector.status import OrgStatus
     from invent_exporter.metrics.exposition import Answer
-    from invent_exporter.web.page import PageView
+    from invent_exporter.web.connection import Connection
 
 HEALTHY_PATH = "/-/healthy"
 READY_PATH = "/-/ready"
 RELOAD_PATH = "/-/reload"
-PAGE_PATH = "/"
+OVERVIEW_PATH = "/"
 BODY_BYTES_MAX = 64 * 1024
 """No route reads a body; one above this is refused by name, others end the connection."""
+PIECE_BYTES = {"http": 1024 * 1024, "https": 256 * 1024}
+"""What of an answer is in buffers at a time, however slowly a client reads it."""
 
 Headers = list[tuple[bytes, bytes]]
 
 _TEXT: Headers = [
     (b"content-type", b"text/plain; charset=utf-8"),
-    (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
 ]
-_PAGE: Headers = [
+_OVERVIEW: Headers = [
     (b"content-type", b"text/html; charset=utf-8"),
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
@@ -49,7 +52,7 @@ class Exposition(Protocol):
         """Choose the form for these request headers; returns at once but for a form's first use."""
 
     def acknowledge(self, generation: int) -> None:
-        """Learn that an answer of this generation was delivered whole."""
+        """Learn that an answer of this generation was handed over whole."""
 
 
 class Health(Protocol):
@@ -60,13 +63,6 @@ class Health(Protocol):
 
     def ready(self) -> bool:
         """Tell whether each org's first attempt has ended."""
-
-
-class Connection(Protocol):
-    """What the server says about the connection that a request came on (see http_protocol)."""
-
-    def when_delivered(self, callback: Callable[[], None]) -> None:
-        """Call back once the answer that is being sent was delivered whole, never otherwise."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,8 @@ class Response:
 
 
 def text(status: int, line: str, *headers: tuple[bytes, bytes]) -> Response:
-    """Answer one line of plain text."""
+    """Answer one line of plain text, whatever names are in it."""
+    line = "".join(character if character.isprintable() else "?" for character in line)
     return Response(status, [*_TEXT, *headers], f"{line}\n".encode())
 
 
@@ -91,22 +88,25 @@ class Application:
         self,
         exposition: Exposition,
         health: Health,
-        page: Callable[[], PageView],
+        statuses: Callable[[], Iterable[OrgStatus]],
         *,
         telemetry_path: str = "/metrics",
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """Serve the metrics at `telemetry_path`; at `/` they take the place of the page.
+        """Serve the metrics at `telemetry_path`; at `/` they take the place of the overview.
 
         :raises ValueError: when the path is not one, or is taken by another route.
         """
         self._exposition = exposition
         self._health = health
-        self._view = page
+        self._statuses = statuses
+        self._telemetry_path = check_telemetry_path(telemetry_path)
+        self._clock = clock
         self._reads: dict[str, Callable[[HTTPScope], Awaitable[Response]]] = {
-            PAGE_PATH: self._page,
+            OVERVIEW_PATH: self._overview,
             HEALTHY_PATH: self._healthy,
             READY_PATH: self._ready,
-            check_telemetry_path(telemetry_path): self._metrics,
+            telemetry_path: self._metrics,
         }
         listed = ", ".join(sorted(self._reads))
         self._not_found = text(404, f"Not found. There is {listed}")
@@ -122,13 +122,25 @@ class Application:
             response = text(413, f"Request body too large: at most {BODY_BYTES_MAX} bytes")
         else:
             response = await self._respond(scope)
-        headers = [*response.headers, (b"content-length", str(len(response.body)).encode())]
+        headers = [
+            *response.headers,
+            (b"content-length", str(len(response.body)).encode()),
+            (b"date", formatdate(usegmt=True).encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
         if body_bytes != 0:  # nobody reads it
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        size = PIECE_BYTES[scope["scheme"]]
+        for start in range(0, len(response.body), size):
+            piece = response.body[start : start + size]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
         if response.generation is not None and scope["method"] == "GET":
-            self._acknowledge_delivery(scope, response.generation)
-        await send({"type": "http.response.body", "body": response.body, "more_body": False})
+            connection: Connection = scope["state"]["connection"]
+            if await connection.handed_over():
+                self._exposition.acknowledge(response.generation)
+        # uvicorn sends nothing before its buffer is empty: the request ends when all has left us.
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _respond(self, scope: HTTPScope) -> Response:
         path, method = scope["path"], scope["method"]
@@ -143,20 +155,13 @@ class Application:
             return text(405, "Method not allowed, expected GET", (b"allow", b"GET, HEAD"))
         return await route(scope)
 
-    def _acknowledge_delivery(self, scope: HTTPScope, generation: int) -> None:
-        connection: Connection | None = scope.get("state", {}).get("connection")
-        if connection is not None:
-            connection.when_delivered(lambda: self._exposition.acknowledge(generation))
-
     async def _metrics(self, scope: HTTPScope) -> Response:
-        headers = scope["headers"]
         answer = await self._exposition.answer(
-            _header(headers, b"accept"), _header(headers, b"accept-encoding")
+            _header(scope["headers"], b"accept"), _header(scope["headers"], b"accept-encoding")
         )
         form = [
             (b"content-type", answer.content_type.encode("latin-1")),
             (b"vary", b"Accept, Accept-Encoding"),
-            (b"x-content-type-options", b"nosniff"),
         ]
         if answer.content_encoding is not None:
             form.append((b"content-encoding", answer.content_encoding.encode("latin-1")))
@@ -165,7 +170,7 @@ class Application:
     async def _healthy(self, _scope: HTTPScope) -> Response:
         stalled = self._health.stalled()
         if stalled:
-            return text(503, "Stalled poll loops: " + ", ".join(map(_one_line, stalled)))
+            return text(503, "Stalled poll loops: " + ", ".join(stalled))
         return text(200, "Healthy.")
 
     async def _ready(self, _scope: HTTPScope) -> Response:
@@ -173,8 +178,9 @@ class Application:
             return text(200, "Ready.")
         return text(503, "Not ready: the first poll of each org has not ended yet.")
 
-    async def _page(self, _scope: HTTPScope) -> Response:
-        return Response(200, _PAGE, render(self._view()).encode("utf-8", "replace"))
+    async def _overview(self, _scope: HTTPScope) -> Response:
+        html = render(self._statuses(), telemetry_path=self._telemetry_path, now=self._clock())
+        return Response(200, _OVERVIEW, html.encode("utf-8", "replace"))
 
 
 def check_telemetry_path(path: str) -> str:
@@ -182,15 +188,15 @@ def check_telemetry_path(path: str) -> str:
 
     :raises ValueError: when it is not a path, or is taken by another route.
     """
+    wrong = None
     if not path.startswith("/") or not path.isascii() or not path.isprintable():
-        message = f"--web.telemetry-path: {path!r} is not a path, expected one such as /metrics"
-        raise ValueError(message)
-    if any(character in path for character in "?#% "):
-        message = f"--web.telemetry-path: {path!r} may not contain ?, #, % or spaces"
-        raise ValueError(message)
-    if path in (HEALTHY_PATH, READY_PATH, RELOAD_PATH):
-        message = f"--web.telemetry-path: {path} is taken, expected another such as /metrics"
-        raise ValueError(message)
+        wrong = f"{path!r} is not a path, expected one such as /metrics"
+    elif any(character in path for character in "?#% "):
+        wrong = f"{path!r} may not contain ?, #, % or spaces"
+    elif path in (HEALTHY_PATH, READY_PATH, RELOAD_PATH):
+        wrong = f"{path} is taken, expected another such as /metrics"
+    if wrong is not None:
+        raise ValueError(f"--web.telemetry-path: {wrong}")
     return path
 
 
@@ -201,13 +207,6 @@ def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
 
 def _body_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     """Tell how long the request's body is; None for one that comes in chunks."""
-    for key, value in headers:
-        if key == b"transfer-encoding":
-            return None
-        if key == b"content-length":
-            return int(value)
-    return 0
-
-
-def _one_line(name: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in name)
+    if _header(headers, b"transfer-encoding"):
+        return None
+    return int(_header(headers, b"content-length") or 0)  # h11 lets nothing else through

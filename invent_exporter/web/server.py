@@ -17,6 +17,7 @@ from invent_exporter.web.connection import Bounds, Connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ssl import SSLContext
 
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 
@@ -34,11 +35,10 @@ def parse_listen_address(address: str) -> tuple[str, int]:
     bracketed = host.startswith("[") and host.endswith("]")
     valid_port = port.isascii() and port.isdigit() and int(port) <= PORT_MAX
     if not colon or not valid_port or (":" in host) != bracketed or " " in host or host == "[]":
-        message = (
+        raise ValueError(
             f"{address!r} is not an address to listen on; expected HOST:PORT with a port from 0 to "
             f"{PORT_MAX}, such as :10480, 127.0.0.1:10480 or [::1]:10480"
         )
-        raise ValueError(message)
     return host.strip("[]"), int(port)
 
 
@@ -54,61 +54,56 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """
     sockets: list[socket.socket] = []
     try:
-        if host:
-            _bind_each(host, port, sockets)
-        else:
-            sockets.append(_bind_all_interfaces(port))
+        _bind_each(host, port, sockets)
+        for each in sockets:
+            # Inherited by connections, where asyncio sets it only if a socket names its protocol.
+            # Without it the last part of an answer waits for the client's delayed acknowledgement.
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
         for each in sockets:
             each.close()
-        number = error.errno if isinstance(error, OSError) else errno.EINVAL
-        raise ListenError(number, _why_not(error, host, port)) from error
+        raise _explained(error, host, port) from error
     return sockets
 
 
-def _bind_all_interfaces(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        try:
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        except OSError as error:  # a kernel may know IPv6 and have it switched off
-            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise
-    return socket.create_server(("", port))
-
-
 def _bind_each(host: str, port: int, sockets: list[socket.socket]) -> None:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = {"::": socket.AF_INET6, "0.0.0.0": socket.AF_INET}  # noqa: S104 -- asked for: no host
+    if host:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = {str(address[0]): family for family, _, _, _, address in found}
     missing: OSError | None = None
-    for family, _, _, _, address in dict.fromkeys(found):
-        at = (str(address[0]), port)
-        if port == 0 and sockets:  # the second address of a name gets the first one's port
-            at = (at[0], sockets[0].getsockname()[1])
+    for address, family in addresses.items():
+        # The second address of a name gets the port that the system chose for the first.
+        at = (address, port or (sockets[0].getsockname()[1] if sockets else 0))
         # `::` is every interface, as Go's programs have it; the system's own default may differ.
-        is_dual = at[0] == "::" and socket.has_dualstack_ipv6()
+        is_dual = address == "::" and socket.has_dualstack_ipv6()
         try:
             sockets.append(socket.create_server(at, family=family, dualstack_ipv6=is_dual))
         except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
+            # `localhost` may name ::1, and a kernel know IPv6, where it is switched off.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
-            missing = error  # `localhost` may name ::1 on a machine without IPv6
+            missing = error
+        else:
+            if is_dual:
+                break
     if not sockets and missing is not None:
         raise missing
 
 
-def _why_not(error: OSError | UnicodeError, host: str, port: int) -> str:
-    number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, UnicodeError):
-        reason = "this is no host name"
-    elif isinstance(error, socket.gaierror) or number is None:
+def _explained(error: OSError | UnicodeError, host: str, port: int) -> ListenError:
+    number = (error.errno if isinstance(error, OSError) else None) or 0
+    # asyncio and socket put more words into strerror; a host that is not found has its own numbers.
+    reason = os.strerror(number) if isinstance(error, OSError) else "this is no host name"
+    if isinstance(error, socket.gaierror):
         reason = str(error.strerror)
-    else:
-        reason = os.strerror(number)  # asyncio and socket put more words into strerror
     remedy = {
         errno.EADDRINUSE: "another program or an address before has this port, choose a free one",
         errno.EACCES: "ports below 1024 need a privilege, choose a higher one",
         errno.EADDRNOTAVAIL: "no interface of this machine has this address",
-    }.get(number or 0, "expected HOST:PORT, such as :10480")
-    return f"--web.listen-address: cannot listen on {join_address(host, port)}: {reason}; {remedy}"
+    }.get(number, "expected HOST:PORT, such as :10480")
+    where = f"--web.listen-address: cannot listen on {join_address(host, port)}"
+    return ListenError(number, f"{where}: {reason}; {remedy}")
 
 
 class Server:
@@ -120,6 +115,7 @@ class Server:
         addresses: Sequence[tuple[str, int]],
         *,
         bounds: Bounds | None = None,
+        tls: SSLContext | None = None,
     ) -> None:
         """Bind the sockets of every host and port; connections wait there until `start`.
 
@@ -127,6 +123,7 @@ class Server:
         """
         self._app = app
         self._bounds = bounds or Bounds()
+        self._tls = tls
         self._config = Config(
             self._run,
             http=Connection,
@@ -137,8 +134,7 @@ class Server:
             log_level="error",  # a client's mistakes are not worth a line each
             access_log=False,
             proxy_headers=False,
-            server_header=False,
-            h11_max_incomplete_event_size=self._bounds.header_bytes,
+            h11_max_incomplete_event_size=self._bounds.header_bytes - 1,  # see data_received
             timeout_keep_alive=self._bounds.idle_seconds,
         )
         self._config.load()
@@ -158,20 +154,19 @@ class Server:
                 each.close()
             raise
 
-    @property
-    def port(self) -> int:
-        """The port of the first address."""
-        return self.addresses[0][1]
-
-    @property
-    def connection_count(self) -> int:
-        """How many clients are connected."""
-        return len(self._by_age)
-
     async def start(self) -> None:
         """Begin to answer."""
         loop = asyncio.get_running_loop()
-        self._servers = [await loop.create_server(self._connect, sock=s) for s in self._sockets]
+        handshake_seconds = None if self._tls is None else self._bounds.header_seconds
+        self._servers = [
+            await loop.create_server(
+                lambda: Connection(self._config, self._state, self._bounds, self._by_age),
+                sock=listening,
+                ssl=self._tls,
+                ssl_handshake_timeout=handshake_seconds,
+            )
+            for listening in self._sockets
+        ]
 
     async def stop(self) -> None:
         """End within 2 s: idle connections at once, running answers after `STOP_SECONDS`."""
@@ -180,16 +175,14 @@ class Server:
         for listening in self._sockets:
             listening.close()
         for connection in list(self._by_age):
-            connection.stop()
-        deadline = asyncio.get_running_loop().time() + STOP_SECONDS
-        while self._busy and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 -- once, for moments
-            await asyncio.sleep(0.01)
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=STOP_SECONDS)
         for connection in list(self._by_age):
             connection.abort()
-        tasks = list(self._state.tasks)
-        for task in tasks:
+        for task in (stuck := list(self._state.tasks)):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*stuck, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -200,15 +193,17 @@ class Server:
         """Stop."""
         await self.stop()
 
-    @property
-    def _busy(self) -> bool:
-        return bool(self._by_age or self._state.tasks)
-
-    def _connect(self) -> Connection:
-        return Connection(self._config, self._state, self._bounds, self._by_age)
-
     async def _run(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
+        """Answer one request in its time, or let the client go."""
+        connection: Connection = scope["state"]["connection"]
+        limit = asyncio.timeout(self._bounds.answer_seconds)
         with contextlib.suppress(asyncio.CancelledError):  # only `stop` cancels, and it is done
-            await self._app(scope, receive, send)
+            try:
+                async with limit:
+                    await self._app(scope, receive, send)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                connection.abort()

@@ -1,16 +1,19 @@
-"""The HTTP server over real sockets: routes, bounds, and which answers count as delivered."""
+"""The HTTP server over real sockets: routes, bounds, and which answers count as handed over."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gzip
-import select
+import re
 import socket
 import struct
+import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from ssl import Purpose, SSLContext, create_default_context
 from typing import TYPE_CHECKING
 
 import httpx
@@ -21,19 +24,20 @@ from hypothesis import strategies as st
 from invent_exporter.errors import ListenError
 from invent_exporter.metrics.exposition import Answer
 from invent_exporter.web.connection import Bounds
-from invent_exporter.web.page import PageView
 from invent_exporter.web.routes import Application, check_telemetry_path
 from invent_exporter.web.server import Server, bind, join_address, parse_listen_address
+from tests.programs import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 DEADLINE_SECONDS = 20.0
 GET_METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+GET_READY = b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /-/reload HTTP/1.1\r\nHost: x\r\n"
 BODY = b"invent_up 1\n" * 100
-LARGE = b"x" * 8_000_000
-PATIENT = Bounds(quiet_seconds=60)
-"""With these, only what the client does can acknowledge an answer, never the passing of time."""
+LARGE = b"x" * 3_000_000
+"""More than all buffers on the way take."""
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -44,15 +48,26 @@ def until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.005)
 
 
-@dataclass
-class Metrics:
-    """An exposition with a fixed body, that notes what it is asked for and told."""
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Check it: a client's mistakes are not worth a line, and nothing here is our error."""
+    yield
+    assert caplog.get_records("call") == []
 
-    body: bytes = BODY
+
+@dataclass
+class Running:
+    """A server in a thread of its own, what it serves, and what that was asked for and told."""
+
+    body: bytes
     generation: int = 7
     asked: list[tuple[str, str]] = field(default_factory=list)
     acknowledged: list[int] = field(default_factory=list)
     may_answer: threading.Event = field(default_factory=threading.Event)
+    stalled: Callable[[], tuple[str, ...]] = tuple
+    ready: Callable[[], bool] = lambda: True
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    server: Server = field(init=False)
 
     async def answer(self, accept: str, accept_encoding: str) -> Answer:
         """Answer gzip when it is accepted."""
@@ -67,78 +82,54 @@ class Metrics:
         """Note it."""
         self.acknowledged.append(generation)
 
-
-@dataclass
-class State:
-    """How the process claims to be."""
-
-    stalled_loops: tuple[str, ...] = ()
-    is_ready: bool = True
-
-    def stalled(self) -> tuple[str, ...]:
-        """Say what the test set."""
-        return self.stalled_loops
-
-    def ready(self) -> bool:
-        """Say what the test set."""
-        return self.is_ready
-
-
-@dataclass
-class Running:
-    """A server in a thread of its own."""
-
-    server: Server
-    metrics: Metrics
-    state: State
-    loop: asyncio.AbstractEventLoop
-
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self.server.port}"
+        return f"http://127.0.0.1:{self.server.addresses[0][1]}"
 
-    def connect(self, *, receive_buffer_bytes: int | None = None) -> socket.socket:
-        """Open a raw connection."""
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        """Open a raw connection, with a small buffer, and send something."""
         raw = socket.socket()
         raw.settimeout(DEADLINE_SECONDS)
-        if receive_buffer_bytes is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-        raw.connect(("127.0.0.1", self.server.port))
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        raw.connect(self.server.addresses[0])
+        raw.sendall(sent)
         return raw
 
-    def stop(self) -> None:
-        """Stop it, from the test's thread."""
-        asyncio.run_coroutine_threadsafe(self.server.stop(), self.loop).result(DEADLINE_SECONDS)
+    def call(self, task: Coroutine[None, None, None]) -> None:
+        """Run it in the server's thread."""
+        asyncio.run_coroutine_threadsafe(task, self.loop).result(DEADLINE_SECONDS)
 
     def until_gone(self) -> None:
         """Wait until the server has let go of all connections, so that nothing can follow."""
-        until(lambda: self.server.connection_count == 0, "connections to end")
+        until(lambda: not self.server._by_age and not self.server._state.tasks, "an end")
 
 
 @contextlib.contextmanager
 def serving(
-    bounds: Bounds = PATIENT, body: bytes = BODY, telemetry_path: str = "/metrics"
+    bounds: Bounds | None = None,
+    body: bytes = BODY,
+    path: str = "/metrics",
+    tls: SSLContext | None = None,
 ) -> Iterator[Running]:
     """Serve on a free loopback port."""
-    metrics, state = Metrics(body), State()
-    metrics.may_answer.set()
-    view = PageView("1.2.3", (), telemetry_path, 1_800_000_000.0)
-    app = Application(metrics, state, lambda: view, telemetry_path=telemetry_path)
-    server = Server(app, [("127.0.0.1", 0)], bounds=bounds)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    running = Running(body)
+    running.may_answer.set()
+    app = Application(running, running, lambda: (), telemetry_path=path)
+    running.server = Server(app, [("127.0.0.1", 0)], bounds=bounds, tls=tls)
+    # What is not read soon stays in our own buffers.
+    running.server._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    thread = threading.Thread(target=running.loop.run_forever)
     thread.start()
-    running = Running(server, metrics, state, loop)
     try:
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(DEADLINE_SECONDS)
+        running.call(running.server.start())
         yield running
     finally:
-        metrics.may_answer.set()
-        running.stop()
-        loop.call_soon_threadsafe(loop.stop)
+        running.may_answer.set()
+        running.call(running.server.stop())
+        running.loop.call_soon_threadsafe(running.loop.stop)
         thread.join(DEADLINE_SECONDS)
-        loop.close()
+        running.loop.close()
 
 
 @pytest.fixture
@@ -148,18 +139,21 @@ def running() -> Iterator[Running]:
         yield server
 
 
-def read_answer(raw: socket.socket) -> bytes:
-    """Read one answer with a Content-Length to its end, and not a byte more."""
+def receive(raw: socket.socket, size: int) -> bytes:
+    """Read so much, and not a byte more."""
     received = b""
-    while b"\r\n\r\n" not in received:
-        received += (part := raw.recv(1))
-        assert part, f"ended within the headers: {received!r}"
-    length = int(received.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-    body = b""
-    while len(body) < length:
-        body += (part := raw.recv(length - len(body)))
-        assert part, "ended within the body"
-    return received + body
+    while len(received) < size:
+        received += (part := raw.recv(size - len(received)))
+        assert part, f"ended after {len(received)} of {size} bytes"
+    return received
+
+
+def read_answer(raw: socket.socket) -> bytes:
+    """Read one answer with a Content-Length."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += receive(raw, 1)
+    return head + receive(raw, int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
 
 
 def read_to_end(raw: socket.socket) -> bytes:
@@ -215,57 +209,37 @@ def test_metrics_pass_the_negotiation_on(running: Running) -> None:
     assert answer.content == BODY
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.headers["vary"] == "Accept, Accept-Encoding"
-    assert running.metrics.asked == [(f"{accept}, text/plain", "gzip")]
-    with running.connect() as raw:
-        raw.sendall(GET_METRICS)
+    with running.connect(GET_METRICS) as raw:
         assert b"content-encoding" not in read_answer(raw).lower()
-    assert running.metrics.asked[1] == ("", "")
+    assert running.asked == [(f"{accept}, text/plain", "gzip"), ("", "")]
 
 
-def test_page_can_load_and_run_nothing(running: Running) -> None:
-    """The page's policy allows its own style, and nothing else."""
-    headers = httpx.get(running.url).headers
-    assert headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
-    assert headers["referrer-policy"] == "no-referrer"
-    assert headers["cache-control"] == "no-store"
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/-/healthy", 503, "Stalled poll loops: org-1, org??2"),
+        ("GET", "/-/ready", 503, "Not ready: the first poll of each org has not ended yet."),
+        ("POST", "/-/reload", 403, "Lifecycle API is not enabled."),
+        ("GET", "/-/reload", 405, "Method not allowed, expected POST"),
+        *(
+            ("GET", path, 404, "Not found. There is /, /-/healthy, /-/ready, /metrics")
+            for path in ("/x", "/metrics/", "//", "/-/", "/%00", "/%ff", "/..;/metrics")
+        ),
+    ],
+)
+def test_refusal_says_why_in_one_line(
+    running: Running, method: str, path: str, status: int, said: str
+) -> None:
+    """What stalled, what is missing, what there is; never what was asked, and no line is broken."""
+    running.stalled, running.ready = lambda: ("org-1", "org\r\n2"), lambda: False
+    answer = httpx.request(method, running.url + path)
+    assert (answer.status_code, answer.text) == (status, f"{said}\n")
+    assert (status != 405) or answer.headers["allow"] == "POST"
 
 
-def test_health_names_what_stalled_in_one_line(running: Running) -> None:
-    """A stalled loop turns health to 503; a name cannot break the line."""
-    assert httpx.get(f"{running.url}/-/healthy").text == "Healthy.\n"
-    running.state.stalled_loops = ("org-1", "org\r\n2")
-    answer = httpx.get(f"{running.url}/-/healthy")
-    assert (answer.status_code, answer.text) == (503, "Stalled poll loops: org-1, org??2\n")
-
-
-def test_readiness_follows_the_first_polls(running: Running) -> None:
-    """Not ready is 503, and says why."""
-    assert httpx.get(f"{running.url}/-/ready").text == "Ready.\n"
-    running.state.is_ready = False
-    answer = httpx.get(f"{running.url}/-/ready")
-    assert answer.status_code == 503
-    assert answer.text.startswith("Not ready: ")
-
-
-def test_reload_is_refused_without_lifecycle(running: Running) -> None:
-    """POST says that it is not enabled; other methods are told to POST."""
-    answer = httpx.post(f"{running.url}/-/reload")
-    assert (answer.status_code, answer.text) == (403, "Lifecycle API is not enabled.\n")
-    answer = httpx.get(f"{running.url}/-/reload")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-
-
-@pytest.mark.parametrize("path", ["/x", "/metrics/", "//", "/-/", "/%00", "/%ff", "/..;/metrics"])
-def test_other_paths_are_not_found(running: Running, path: str) -> None:
-    """404 lists what there is, and never echoes what was asked."""
-    answer = httpx.get(running.url + path)
-    assert answer.status_code == 404
-    assert answer.text == "Not found. There is /, /-/healthy, /-/ready, /metrics\n"
-
-
-def test_metrics_at_the_root_take_the_place_of_the_page() -> None:
-    """With a telemetry path of `/` there is no page and no /metrics."""
-    with serving(telemetry_path="/") as running:
+def test_metrics_at_the_root_take_the_place_of_the_overview() -> None:
+    """With a telemetry path of `/` there is no overview and no /metrics."""
+    with serving(path="/") as running:
         assert httpx.get(running.url).content == BODY
         assert httpx.get(f"{running.url}/metrics").status_code == 404
 
@@ -281,188 +255,69 @@ def test_bad_telemetry_path_is_named(path: str) -> None:
 
 def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -> None:
     """Nagle's algorithm is off: it would hold the body back for 40 ms."""
-    with running.connect() as raw:
-        raw.sendall(GET_METRICS)
+    with running.connect(GET_METRICS) as raw:
         read_answer(raw)
         (connection,) = running.server._by_age
         accepted = connection.transport.get_extra_info("socket")
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
-# Delivery
+# What was handed over
 
 
-def test_whole_read_and_close_acknowledges_its_own_generation(running: Running) -> None:
-    """A client that reads all and closes, as curl does, acknowledges the generation it got."""
-    raw = running.connect()
-    raw.sendall(GET_METRICS)
-    read_answer(raw)
-    running.metrics.generation = 8
-    assert running.metrics.acknowledged == []
-    raw.close()
-    until(lambda: running.metrics.acknowledged, "acknowledgement")
-    running.until_gone()
-    assert running.metrics.acknowledged == [7]
+def test_answer_is_acknowledged_when_it_was_handed_over() -> None:
+    """When its last byte is on its way, and for what it carried, not for what is new by then."""
+    with serving(body=LARGE) as running, running.connect(GET_METRICS) as raw:
+        raw.recv(1)
+        running.generation = 8
+        assert running.acknowledged == []
+        receive(raw, len(LARGE))
+        until(lambda: running.acknowledged == [7], "acknowledgement")
 
 
-def test_next_request_acknowledges_the_answer_before(running: Running) -> None:
-    """A client that keeps its connection, as Prometheus does, acknowledges with its next scrape."""
-    with running.connect() as raw:
-        for generation in (1, 2, 3):
-            running.metrics.generation = generation
-            raw.sendall(GET_METRICS)
-            read_answer(raw)
-            assert running.metrics.acknowledged == list(range(1, generation))
-        reset(raw)
-    running.until_gone()
-    assert running.metrics.acknowledged == [1, 2]
+def test_requests_sent_ahead_are_answered_one_after_the_other() -> None:
+    """The next waits until the one before was handed over, and what waits is one piece of it."""
+    sent = GET_METRICS * 2 + GET_METRICS[:-2] + b"Connection: close\r\n\r\n"
+    with serving(body=LARGE) as running, running.connect(sent) as raw:
+        raw.recv(1, socket.MSG_PEEK)
+        (connection,) = running.server._by_age
+        until(connection.transport.get_write_buffer_size, "a piece that waits")
+        assert connection.transport.get_write_buffer_size() <= 2**20
+        assert len(running.asked) == 1
+        for _ in range(3):
+            assert read_answer(raw).endswith(LARGE)
+        until(lambda: running.acknowledged == [7, 7, 7], "acknowledgements")
+        assert read_to_end(raw) == b""
 
 
-def test_quiet_client_acknowledges_after_a_while() -> None:
-    """A client that holds its connection without a word has read it when the quiet time is over."""
-    with serving(Bounds(quiet_seconds=0.2)) as running, running.connect() as raw:
-        raw.sendall(GET_METRICS)
-        read_answer(raw)
-        until(lambda: running.metrics.acknowledged == [7], "acknowledgement")
-
-
-@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_connection_close_acknowledges(running: Running, version: bytes) -> None:
-    """Clients that close after one answer acknowledge it, whichever side closes first."""
-    request = b"GET /metrics HTTP/" + version + b"\r\nHost: x\r\nConnection: close\r\n\r\n"
-    with running.connect() as by_length:
-        by_length.sendall(request)
-        read_answer(by_length)
-    until(lambda: running.metrics.acknowledged == [7], "acknowledgement by length")
-    with running.connect() as by_end:
-        by_end.sendall(request)
-        assert read_to_end(by_end).endswith(BODY)
-    until(lambda: running.metrics.acknowledged == [7, 7], "acknowledgement by end")
-    running.until_gone()
-
-
-def test_large_answer_acknowledges_once_all_of_it_was_read() -> None:
-    """An answer larger than every buffer on the way counts when its end was read."""
-    with serving(body=LARGE) as running:
-        assert httpx.get(f"{running.url}/metrics").content == LARGE
-        until(lambda: running.metrics.acknowledged == [7], "acknowledgement")
-
-
-def test_half_closed_client_gets_its_answer(running: Running) -> None:
-    """A client that ends its side with the request is answered, and acknowledges."""
-    with running.connect() as raw:
-        raw.sendall(GET_METRICS)
-        raw.shutdown(socket.SHUT_WR)
-        assert read_to_end(raw).endswith(BODY)
-    until(lambda: running.metrics.acknowledged == [7], "acknowledgement")
-    running.until_gone()
-
-
-def leave_unread(raw: socket.socket) -> None:
-    """Close when all of the answer has come, and nothing was read."""
-    select.select([raw], [], [], DEADLINE_SECONDS)
-    until(lambda: len(raw.recv(100_000, socket.MSG_PEEK)) > len(BODY), "answer to arrive")
-    raw.close()
-
-
-def leave_half_read(raw: socket.socket) -> None:
-    """Close when half was read."""
-    raw.recv(600)
-    raw.close()
-
-
-def leave_half_read_with_shutdown(raw: socket.socket) -> None:
-    """End both sides and close, when half was read: a FIN first, a reset right behind."""
-    raw.recv(600)
-    raw.shutdown(socket.SHUT_RDWR)
-    raw.close()
-
-
-def leave_read_with_reset(raw: socket.socket) -> None:
-    """Read half, and reset."""
-    raw.recv(600)
-    reset(raw)
-
-
-def leave_at_once(raw: socket.socket) -> None:
-    """Close before the answer can have come."""
-    raw.close()
-
-
-def leave_at_once_with_reset(raw: socket.socket) -> None:
-    """Reset before the answer can have come."""
-    reset(raw)
-
-
-@pytest.mark.parametrize("connection", [b"keep-alive", b"close"])
-@pytest.mark.parametrize(
-    "leave",
-    [
-        leave_unread,
-        leave_half_read,
-        leave_half_read_with_shutdown,
-        leave_read_with_reset,
-        leave_at_once,
-        leave_at_once_with_reset,
-    ],
-)
-def test_broken_off_answer_is_not_acknowledged(
-    running: Running, leave: Callable[[socket.socket], None], connection: bytes
-) -> None:
-    """Our kernel has sent it all, and still it was not read: a reset tells."""
-    if leave in (leave_at_once, leave_at_once_with_reset):
-        running.metrics.may_answer.clear()
-    raw = running.connect()
-    raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: " + connection + b"\r\n\r\n")
-    until(lambda: running.metrics.asked, "request to arrive")
-    leave(raw)
-    running.metrics.may_answer.set()
-    running.until_gone()
-    assert running.metrics.acknowledged == []
-
-
+@pytest.mark.parametrize("read_bytes", [0, len(LARGE) // 2])
 @pytest.mark.parametrize("end", [socket.socket.close, reset])
-def test_large_answer_broken_off_is_not_acknowledged(end: Callable[[socket.socket], None]) -> None:
-    """Half of an answer that did not fit any buffer was read."""
+def test_answer_broken_off_is_not_acknowledged(
+    end: Callable[[socket.socket], None], read_bytes: int
+) -> None:
+    """The client closed before it had all of it, in order or with a reset."""
     with serving(body=LARGE) as running:
-        raw = running.connect(receive_buffer_bytes=65536)
-        raw.sendall(GET_METRICS)
-        received = 0
-        while received < len(LARGE) // 2:
-            received += len(raw.recv(65536))
+        running.may_answer.clear()
+        raw = running.connect(GET_METRICS)
+        until(lambda: running.asked, "request to arrive")
+        if read_bytes:
+            running.may_answer.set()
+            receive(raw, read_bytes)
         end(raw)
+        until(lambda: not running.server._by_age, "an end")
+        running.may_answer.set()
         running.until_gone()
-        assert running.metrics.acknowledged == []
+        assert running.acknowledged == []
 
 
-@pytest.mark.parametrize("body_bytes", [30_000, len(LARGE)])
+@pytest.mark.parametrize("body_bytes", [200_000, len(LARGE)])
 def test_client_that_never_reads_is_let_go_unacknowledged(body_bytes: int) -> None:
-    """An answer that stays in our kernel, or before it, is given up on, however quiet it is."""
-    bounds = Bounds(quiet_seconds=0.1, delivery_seconds=0.5)
-    with (
-        serving(bounds, LARGE[:body_bytes]) as running,
-        running.connect(receive_buffer_bytes=4096) as raw,
-    ):
-        raw.sendall(GET_METRICS)
-        until(lambda: running.metrics.asked, "request to arrive")
+    """An answer that stays in our buffer, its last piece too, is given up on."""
+    bounds = Bounds(answer_seconds=0.3)
+    with serving(bounds, LARGE[:body_bytes]) as running, running.connect(GET_METRICS):
+        until(lambda: running.asked, "request to arrive")
         running.until_gone()
-        assert running.metrics.acknowledged == []
-
-
-def test_request_sent_ahead_proves_nothing(running: Running) -> None:
-    """A client that pipelines its requests did not read the first answer to send the second."""
-    running.metrics.may_answer.clear()
-    raw = running.connect()
-    raw.sendall(GET_METRICS)
-    until(lambda: running.metrics.asked, "request to arrive")
-    raw.sendall(GET_METRICS * 2)
-    running.metrics.may_answer.set()
-    until(lambda: len(running.metrics.asked) == 3, "requests to be answered")
-    raw.sendall(GET_METRICS)
-    until(lambda: len(running.metrics.asked) == 4, "the last request to be answered")
-    reset(raw)
-    running.until_gone()
-    assert running.metrics.acknowledged == []
+        assert running.acknowledged == []
 
 
 def test_head_and_other_routes_acknowledge_nothing(running: Running) -> None:
@@ -472,57 +327,72 @@ def test_head_and_other_routes_acknowledge_nothing(running: Running) -> None:
         for path in ("/", "/-/healthy", "/-/ready", "/nothing"):
             client.get(path)
     running.until_gone()
-    assert running.metrics.acknowledged == []
+    assert running.acknowledged == []
+
+
+def test_tls_changes_nothing(tmp_path: Path) -> None:
+    """Over TLS too an answer counts when it was handed over, and not when it was broken off."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = f"{require('openssl')} req -x509 -nodes -newkey rsa:2048 -subj /CN=x -days 1"
+    subprocess.run(
+        [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    tls = create_default_context(Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    trusting = create_default_context(cafile=certificate)
+    trusting.check_hostname = False
+    with serving(body=LARGE, tls=tls) as running:
+        with trusting.wrap_socket(running.connect()) as raw:
+            raw.sendall(GET_METRICS)
+            assert read_answer(raw).endswith(LARGE)
+            until(lambda: running.acknowledged == [7], "acknowledgement")
+        with trusting.wrap_socket(running.connect()) as raw:
+            raw.sendall(GET_METRICS)
+            raw.recv(1)
+        running.until_gone()
+        assert running.acknowledged == [7]
 
 
 # Bounds
 
 
-@pytest.mark.parametrize(
-    "bomb",
-    [
-        b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 300_000,
-        b"GET /" + b"a" * 300_000,
-        b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 50_000,
-    ],
-)
-def test_large_header_is_refused(running: Running, bomb: bytes) -> None:
-    """A header above the bound is answered 400, or the connection ended, and memory stays."""
+@pytest.mark.parametrize("before", [b"", GET_READY], ids=["first", "second"])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("over", "status"), [(0, b"200"), (1, b"400"), (300_000, b"400")])
+def test_large_header_is_refused(
+    running: Running, before: bytes, parts: int, over: int, status: bytes
+) -> None:
+    """Above the bound, to the byte: in one piece or more, and behind another request."""
+    size = Bounds.header_bytes + over
+    header = GET_METRICS[:-2] + b"Connection: close\r\nX: "
+    sent = before + header + b"a" * (size - len(header) - 4) + b"\r\n\r\n"
     with running.connect() as raw, contextlib.suppress(ConnectionError):
-        raw.sendall(bomb)
-        raw.shutdown(socket.SHUT_WR)
-        assert read_to_end(raw).startswith((b"HTTP/1.1 400", b""))
+        for part in (sent[: len(sent) // parts], sent[len(sent) // parts :]):
+            raw.sendall(part)
+        if before:
+            assert read_answer(raw).endswith(b"Ready.\n")
+        assert read_to_end(raw).startswith(b"HTTP/1.1 " + status)
     running.until_gone()
-    assert httpx.get(f"{running.url}/-/healthy").status_code == 200
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HT", GET_METRICS + b"GET /metr"])
-def test_slow_header_is_ended(sent: bytes) -> None:
-    """A header that does not come to its end in time ends the connection."""
-    with serving(Bounds(header_seconds=0.3)) as running, running.connect() as raw:
-        raw.sendall(sent)
-        read_to_end(raw)
-        running.until_gone()
+@pytest.mark.parametrize("trickle", [b"", b"G"])
+def test_slow_header_is_ended(sent: bytes, trickle: bytes) -> None:
+    """A header that does not come to its end in time; bytes one by one don't buy time."""
+    with serving(Bounds(header_seconds=0.2)) as running, running.connect(sent) as raw:
 
+        def has_ended() -> bool:
+            with contextlib.suppress(ConnectionError):
+                raw.sendall(trickle)
+            return not running.server._by_age
 
-def test_trickling_header_is_ended() -> None:
-    """Bytes that come one by one don't buy time."""
-    with serving(Bounds(header_seconds=0.5)) as running, running.connect() as raw:
-        raw.settimeout(0.02)
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        with contextlib.suppress(ConnectionError):
-            while time.monotonic() < deadline:
-                raw.send(b"G")
-                with contextlib.suppress(TimeoutError):
-                    if raw.recv(1) == b"":
-                        break
-        running.until_gone()
+        until(lambda: running.server._by_age, "the connection")
+        until(has_ended, "its end")
 
 
 def test_idle_connection_is_ended() -> None:
     """A connection without a request for the idle time is ended in order, with a FIN."""
-    with serving(Bounds(idle_seconds=1)) as running, running.connect() as raw:
-        raw.sendall(b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+    with serving(Bounds(idle_seconds=0)) as running, running.connect(GET_READY) as raw:
         assert read_to_end(raw).endswith(b"Ready.\n")
 
 
@@ -530,237 +400,188 @@ def test_full_house_makes_room_for_the_newest() -> None:
     """Clients that only hold connections open cannot keep a scraper out."""
     with serving(Bounds(connections=5)) as running, contextlib.ExitStack() as stack:
         held = [stack.enter_context(running.connect()) for _ in range(5)]
-        until(lambda: running.server.connection_count == 5, "connections to be made")
-        held[0].sendall(b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(lambda: len(running.server._by_age) == 5, "connections to be made")
+        held[0].sendall(GET_READY)
         read_answer(held[0])
         assert httpx.get(f"{running.url}/metrics").status_code == 200
         assert read_to_end(held[1]) == b""
-        held[0].sendall(b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        held[0].sendall(GET_READY)
         assert read_answer(held[0]).endswith(b"Ready.\n")
+
+
+def test_client_that_does_not_read_makes_room_too() -> None:
+    """We don't work on its answer, we wait for it."""
+    with serving(Bounds(connections=1), LARGE) as running, running.connect(GET_METRICS) as raw:
+        raw.recv(1)
+        assert httpx.get(f"{running.url}/-/ready").status_code == 200
+        assert len(read_to_end(raw)) < len(LARGE)
 
 
 def test_running_answers_are_not_given_up_for_new_connections() -> None:
     """When all connections wait for an answer, a new one is ended."""
     with serving(Bounds(connections=2)) as running, contextlib.ExitStack() as stack:
-        running.metrics.may_answer.clear()
-        held = [stack.enter_context(running.connect()) for _ in range(2)]
-        for raw in held:
-            raw.sendall(GET_METRICS)
-        until(lambda: len(running.metrics.asked) == 2, "requests to arrive")
+        running.may_answer.clear()
+        held = [stack.enter_context(running.connect(GET_METRICS)) for _ in range(2)]
+        until(lambda: len(running.asked) == 2, "requests to arrive")
         with running.connect() as late:
             assert read_to_end(late) == b""
-        running.metrics.may_answer.set()
+        running.may_answer.set()
         for raw in held:
             assert read_answer(raw).endswith(BODY)
 
 
+@pytest.mark.parametrize("body", [b"", b"5\r\nhello\r\n" * 1000])
 @pytest.mark.parametrize(
-    ("head", "status"),
+    ("header", "status"),
     [
-        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n", b"413"),
-        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n", b"413"),
-        (b"GET /-/ready HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n", b"200"),
-        (b"GET /-/ready HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n", b"200"),
-        (b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n", b"403"),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n", b"405"),
+        (b"Content-Length: 99999999", b"413"),
+        (b"Content-Length: 5", b"403"),
+        (b"Content-Length: 5\r\nExpect: 100-continue", b"403"),
+        (b"Transfer-Encoding: chunked", b"403"),
     ],
 )
 def test_request_with_a_body_is_answered_and_ends(
-    running: Running, head: bytes, status: bytes
+    running: Running, header: bytes, status: bytes, body: bytes
 ) -> None:
-    """No body is waited for; the connection ends after the answer, which can still be read."""
-    with running.connect() as raw:
-        raw.sendall(head + b"\r\n")
-        with contextlib.suppress(ConnectionError):
-            raw.sendall(b"5\r\nhello\r\n" * 10_000)
+    """No body is waited for; the connection ends after the answer."""
+    with running.connect(POST + header + b"\r\n\r\n" + body) as raw:
         answer = read_to_end(raw)
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert b"\r\nconnection: close\r\n" in answer.lower()
-    running.until_gone()
+
+
+def test_body_that_is_none_ends_the_connection(running: Running) -> None:
+    """The answer is under way by then, so there is no second one."""
+    with running.connect(POST + b"Transfer-Encoding: chunked\r\n\r\nno chunk\r\n") as raw:
+        assert read_to_end(raw) == b""
 
 
 def test_endless_body_is_broken_off(running: Running) -> None:
     """A client that sends on after its answer is cut off, not read forever."""
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    with running.connect() as raw, contextlib.suppress(ConnectionError):
-        raw.sendall(b"POST /-/reload HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-        for _ in range(10_000):
-            raw.sendall(chunk)
-        pytest.fail("took 655 MB")
+    with (
+        running.connect(POST + b"Transfer-Encoding: chunked\r\n\r\n") as raw,
+        pytest.raises(ConnectionError),
+    ):
+        raw.sendall(chunk * 1000)
     running.until_gone()
 
 
 # Start and stop
 
 
-@pytest.mark.parametrize(
-    ("address", "parts"),
-    [
-        (":10480", ("", 10480)),
-        ("127.0.0.1:0", ("127.0.0.1", 0)),
-        ("[::1]:10480", ("::1", 10480)),
-        ("[::]:1", ("::", 1)),
-        ("localhost:80", ("localhost", 80)),
-    ],
-)
-def test_listen_address_is_split(address: str, parts: tuple[str, int]) -> None:
+@pytest.mark.parametrize("host", ["", "127.0.0.1", "[::1]", "localhost"])
+def test_listen_address_is_split(host: str) -> None:
     """Host and port, with an IPv6 address in brackets; it is written in the same way."""
-    assert parse_listen_address(address) == parts
-    assert join_address(*parts) == address
+    assert parse_listen_address(f"{host}:10480") == (host.strip("[]"), 10480)
+    assert join_address(host.strip("[]"), 10480) == f"{host}:10480"
 
 
 @pytest.mark.parametrize(
-    "address",
-    [
-        "",
-        "10480",
-        "localhost",
-        "x:",
-        ":x",
-        ":65536",
-        ":-1",
-        "::1:80",
-        "[::1]",
-        "[x]:1",
-        "[]:1",
-        ":²",
-    ],
+    "address", ["", "10480", "x", "x:", ":65536", ":-1", "::1:80", "[::1]", "[x]:1", "[]:1", ":²"]
 )
 def test_bad_listen_address_is_explained(address: str) -> None:
     """The error quotes it and shows what is right, in one line."""
-    with pytest.raises(ValueError, match=r"expected HOST:PORT") as caught:
+    with pytest.raises(ValueError, match=rf"^{re.escape(repr(address))} .* expected HOST:PORT.*$"):
         parse_listen_address(address)
-    assert repr(address) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", ""])
 def test_busy_port_is_one_line_that_names_the_flag(running: Running, host: str) -> None:
-    """The error says which address, why, and what to do."""
-    port = running.server.port
+    """The error says which address, why, and what to do; what was bound before it is free again."""
+    port = running.server.addresses[0][1]
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        free = found.getsockname()
     with pytest.raises(ListenError) as caught:
-        bind(host, port)
+        Server(running.server._app, [free, (host, port)])
     assert str(caught.value) == (
         f"--web.listen-address: cannot listen on {host}:{port}: Address already in use; "
         "another program or an address before has this port, choose a free one"
     )
+    socket.create_server(free).close()
 
 
 @pytest.mark.parametrize("host", ["host.invalid", "192.0.2.1", "a" * 80])
 def test_unusable_host_is_one_line_that_names_the_flag(host: str) -> None:
     """A host that is not ours, or no host, is named with what was expected."""
-    with pytest.raises(ListenError) as caught:
+    expected = rf"^--web\.listen-address: cannot listen on {host}:0: .*; .*$"
+    with pytest.raises(ListenError, match=expected):
         bind(host, 0)
-    assert str(caught.value).startswith(f"--web.listen-address: cannot listen on {host}:0: ")
-    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("host", ["", "::", "0::0"])
+@pytest.mark.parametrize("host", ["", "::", "0::0", "::1"])
 def test_no_host_and_the_any_address_listen_on_ipv4_and_ipv6(host: str) -> None:
-    """All interfaces, of both kinds where the machine has both."""
-    if host and not socket.has_dualstack_ipv6():
+    """All interfaces, of both kinds where the machine has both; who names one means that one."""
+    if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6 that takes IPv4 as well")
     (listening,) = bind(host, 0)
-    port = listening.getsockname()[1]
-    with listening:
-        socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS).close()
-        if socket.has_dualstack_ipv6() and listening.family == socket.AF_INET6:
-            with socket.socket(socket.AF_INET6) as client:
-                client.connect(("::1", port))
+    with listening, socket.socket() as version4, socket.socket(socket.AF_INET6) as version6:
+        port = listening.getsockname()[1]
+        version6.connect(("::1", port))
+        assert (version4.connect_ex(("127.0.0.1", port)) == 0) == (host != "::1")
 
 
-def test_another_ipv6_address_does_not_take_ipv4() -> None:
-    """Who names one address means that one."""
-    if not socket.has_dualstack_ipv6():
-        pytest.skip("this machine has no IPv6")
-    (listening,) = bind("::1", 0)
-    with listening, pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", listening.getsockname()[1]), DEADLINE_SECONDS)
-
-
-def test_an_address_that_is_busy_lets_go_of_those_before_it(running: Running) -> None:
-    """All of them or none: what was bound already is free again."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        free = found.getsockname()[1]
-    with pytest.raises(ListenError, match=f":{running.server.port}: Address already in use"):
-        Server(running.server._app, [("127.0.0.1", free), ("127.0.0.1", running.server.port)])
-    socket.create_server(("127.0.0.1", free)).close()
-
-
-def test_stop_ends_idle_connections_at_once_and_running_answers_soon() -> None:
-    """An idle keep-alive connection, a half header and an answer that never comes all end."""
-    with serving() as running, contextlib.ExitStack() as stack:
-        idle, half, stuck = (stack.enter_context(running.connect()) for _ in range(3))
-        idle.sendall(GET_METRICS)
+def test_stop_ends_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle, within a header, with an answer that nobody reads, and with one that never comes."""
+    monkeypatch.setattr("invent_exporter.web.server.STOP_SECONDS", 0.1)
+    with serving(body=LARGE) as running, contextlib.ExitStack() as stack:
+        idle = stack.enter_context(running.connect(GET_READY))
         read_answer(idle)
-        half.sendall(b"GET /me")
-        running.metrics.may_answer.clear()
-        stuck.sendall(GET_METRICS)
-        until(lambda: len(running.metrics.asked) == 2, "requests to arrive")
-        began = time.monotonic()
-        running.stop()
-        assert time.monotonic() - began < DEADLINE_SECONDS / 2
-        assert running.server.connection_count == 0
+        half = stack.enter_context(running.connect(b"GET /me"))
+        stack.enter_context(running.connect(GET_METRICS)).recv(1)
+        running.may_answer.clear()
+        stuck = stack.enter_context(running.connect(GET_METRICS))
+        until(lambda: len(running.asked) == 2, "requests to arrive")
+        running.call(running.server.stop())
+        assert not running.server._by_age
         assert [read_to_end(each) for each in (idle, half, stuck)] == [b"", b"", b""]
-        assert running.metrics.acknowledged == []
+        assert running.acknowledged == []
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", running.server.port), DEADLINE_SECONDS)
+            socket.create_connection(running.server.addresses[0], DEADLINE_SECONDS)
 
 
-def test_stop_lets_a_running_answer_finish() -> None:
-    """An answer that comes within the stop's time is delivered whole."""
-    with serving() as running, running.connect() as raw:
-        running.metrics.may_answer.clear()
+def test_stop_lets_a_running_answer_finish(running: Running) -> None:
+    """One that comes within the stop's time is handed over whole; who is idle goes at once."""
+    with running.connect(GET_READY) as idle, running.connect() as raw:
+        read_answer(idle)
+        running.may_answer.clear()
         raw.sendall(GET_METRICS)
-        until(lambda: running.metrics.asked, "request to arrive")
+        until(lambda: running.asked, "request to arrive")
         stopping = asyncio.run_coroutine_threadsafe(running.server.stop(), running.loop)
-        running.metrics.may_answer.set()
+        assert read_to_end(idle) == b""
+        running.may_answer.set()
         assert read_to_end(raw).endswith(BODY)
         stopping.result(DEADLINE_SECONDS)
+        assert running.acknowledged == [7]
 
 
 # Anything at all
 
-token = st.text("abcXYZ-_/.%?#&=;:@!$'()*+,0123456789~", max_size=40)
-line = st.binary(max_size=60)
+TOKEN = st.text("abcXYZ-_/.%?#&=;:@!$'()*+,0123456789~", max_size=40).map(str.encode)
+METHOD = st.sampled_from([b"GET", b"HEAD", b"POST", b"CONNECT", b"TRACE"]) | TOKEN
+PATH = st.sampled_from([b"*", b"http://x/metrics"]) | TOKEN.map(lambda token: b"/" + token)
+HEADERS = st.lists(st.binary(max_size=60).map(lambda line: line + b"\r\n"), max_size=5)
+REQUEST = st.builds(
+    b"%b %b HTTP/1.1\r\nHost: x\r\n%b\r\n".__mod__, st.tuples(METHOD, PATH, HEADERS.map(b"".join))
+)
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Running]:
     """One server for many requests."""
-    with serving(Bounds(header_seconds=5)) as server:
+    with serving() as server:
         yield server
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    method=st.sampled_from(["GET", "HEAD", "POST", "OPTIONS", "CONNECT", "TRACE"]) | token,
-    path=st.sampled_from(["/metrics", "/", "*", "http://x/metrics"]) | token.map("/{}".format),
-    headers=st.lists(line, max_size=5),
-)
-def test_no_request_is_an_error_of_ours(
-    shared: Running, method: str, path: str, headers: list[bytes]
-) -> None:
-    """Whatever comes: an answer that is not a 500, or an end, and the server serves on."""
-    with shared.connect() as raw, contextlib.suppress(ConnectionError):
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n".encode()
-        raw.sendall(head + b"".join(each + b"\r\n" for each in headers) + b"\r\n")
-        raw.shutdown(socket.SHUT_WR)
-        answer = read_to_end(raw)
-        assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
-        assert not answer.startswith(b"HTTP/1.1 5")
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@given(parts=st.lists(REQUEST | st.binary(min_size=1, max_size=200), min_size=1, max_size=4))
+def test_whatever_comes_is_no_error_of_ours(shared: Running, parts: list[bytes]) -> None:
+    """An answer that is not a 500, or an end, and the server serves on."""
     with shared.connect() as raw:
-        raw.sendall(b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        with contextlib.suppress(OSError):
+            for each in parts:
+                raw.sendall(each)
+            raw.shutdown(socket.SHUT_WR)
+        assert read_to_end(raw)[:10] in (b"", b"HTTP/1.1 2", b"HTTP/1.1 4")
+    with shared.connect(GET_READY) as raw:
         assert read_answer(raw).endswith(b"Ready.\n")
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(garbage=st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=4))
-def test_garbage_never_hangs_a_connection(shared: Running, garbage: list[bytes]) -> None:
-    """Bytes that are no HTTP end the connection, with a 400 or without."""
-    with shared.connect() as raw, contextlib.suppress(ConnectionError):
-        for each in garbage:
-            raw.sendall(each)
-        raw.shutdown(socket.SHUT_WR)
-        answer = read_to_end(raw)
-        assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 2"))
