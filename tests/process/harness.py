@@ -35,7 +35,7 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = DEADLI
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 class Samples(dict[tuple[str, Labels], float]):

@@ -118,6 +118,7 @@ def _tmpfs(folder: Path) -> Iterator[Path]:
         subprocess.run([require("umount"), "-l", folder], check=True)
 
 
+@pytest.mark.system
 def test_disk_full(tmp_path: Path) -> None:
     """Nothing is lost while nothing can be written, and all is there when there is room again."""
     with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
@@ -141,6 +142,7 @@ def test_disk_full(tmp_path: Path) -> None:
         case.wait_until_exact()
 
 
+@pytest.mark.system
 def test_disk_full_recovers_without_a_restart(tmp_path: Path) -> None:
     """The same process goes on when there is room again."""
     with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
@@ -245,6 +247,7 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
 """
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("what", ["fsync", "write"])
 def test_disk_fails(tmp_path: Path, what: str) -> None:
     """A disk that can't promise to keep what it took, and one that turned read-only after errors.
