@@ -128,9 +128,8 @@ class _Lane:
             file.unlink()
         for file in self._base.glob("state.db*"):
             shutil.copy(file, self._folder)
-        watcher = Watcher(str)
-        watcher.take((self._base / "served").read_text())
-        watcher.wrong.clear()  # those were not born here
+        watcher = Watcher()
+        watcher.take((self._base / "served").read_text(), is_known=True)
         if kill_at:
             self._order(kill_at)
             status = self._answer()["status"]

@@ -31,8 +31,7 @@ def test_counts_stay_exact_when_killed(
 ) -> None:
     """Killed at random moments, each order of the listing, every fault: exact in the end.
 
-    A scraper that looks five times a second never sees a number go back, or one that is born above
-    0. The orders run side by side.
+    No scrape ever sees a number go back, or one that is born above 0. The orders run side by side.
     """
     orders = effort.choose(ORDERS[2:] if count else ORDERS[:2], ORDERS)
     kills = effort.choose(2, 10 if count else 5)
@@ -57,13 +56,14 @@ def _live_and_die(tmp_path: Path, order: Order, *, count: bool, kills: int) -> N
             simulator.url,
             folder,
             api={"timeout": "2s"},
-            metrics={"newborn_hold": "1s"},
-            reconcile_interval="2s",
+            metrics={"newborn_hold": "300ms"},
+            reconcile_interval="1s",
         )
         trouble = Trouble(simulator, sum(seed.encode()))
         is_unlearned = order == "mixed" and not count
         trouble.polls_to_know = 3 if is_unlearned else 2
-        with Exporter(folder, config) as exporter, Watcher(lambda: exporter.url) as watcher:
+        watcher = Watcher()
+        with Exporter(folder, config, watcher=watcher) as exporter:
             exporter.wait_until_up()
             # First contact is complete: what comes now must be counted.
             since = time.time() - 0.002  # the world rounds to milliseconds
