@@ -27,6 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="proofs in their long form, as `system`")
 
 
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run `async def` tests as the program runs."""
+    return "asyncio"
+
+
 @pytest.fixture
 def effort(request: pytest.FixtureRequest) -> Effort:
     """Return the size that this proof should have."""
