@@ -3,10 +3,7 @@
 The whole exporter runs, on a simulated API. A number that grows here is a cost that grew; `bench/`
 says what it means in seconds.
 
-Promises 5 and 6. Each of these deliberate bugs turned a test red: encoding all chunks anew at a
-publish, or reading on at an idle poll (here); joining for each scrape, or encoding in the event
-loop's thread (test_exposition); a pace above the limit, a `Retry-After` that is not kept, a backoff
-without jitter (test_transport).
+Promises 5 and 6. tests/deliberate_bugs.yaml lists bugs that turn these tests red.
 """
 
 from __future__ import annotations

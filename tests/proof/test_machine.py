@@ -1,16 +1,6 @@
 """Any interleaving of what may happen ends in the truth (promises 1 to 4).
 
-Each of these deliberate bugs turned this test red:
-
-1. Counts: counting a run again when it is read again; counting history; publishing a draft before
-   its commit; dropping a revision of usage; pruning open runs.
-2. Misses: settling the rows of a walk that broke off; stopping at the first page; not looking at
-   the lists of open runs, or not searching ALL for those that left them; taking an idle answer for
-   the whole while runs are open; not seeing that rows slipped by between two pages; a
-   reconciliation that ends after a page.
-3. First events: releasing a newborn series before it was scraped at 0, or before its hold was over;
-   taking an acknowledgement for the newest generation's; a release that is not stored; a late
-   series that is shown at once.
+tests/deliberate_bugs.yaml lists bugs that turn this test red.
 """
 
 from __future__ import annotations
