@@ -22,8 +22,7 @@ import msgspec
 ROOT: Final = Path(__file__).parents[1]
 LIST: Final = Path(__file__).with_suffix(".yaml")
 TAKEN: Final = ("exporter.py", "pyproject.toml", "invent_exporter", "tests")
-SECONDS: Final = 900
-"""A bug that makes a test hang is found as well."""
+SECONDS: Final = 1800
 PASSED, FAILED = 0, 1  # pytest's exit statuses
 
 
@@ -54,7 +53,7 @@ def copy(folder: Path) -> None:
 
 
 def run(folder: Path, *arguments: str) -> tuple[int | None, str]:
-    """Run pytest in a copy; return its exit status (None: it took too long) and its last line."""
+    """Run pytest in a copy; return its exit status (None: it took too long) and last words."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
     try:
         done = subprocess.run(
@@ -84,7 +83,7 @@ def find(bug: Bug) -> tuple[bool, str]:
             return False, f"{bug.file} has its text {text.count(bug.old)} times, not once"
         path.write_text(text.replace(bug.old, bug.new))
         status, said = run(folder, "--long", bug.test)
-        return status in (FAILED, None), said
+        return status == FAILED, said
 
 
 def main() -> int:
