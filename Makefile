@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak soak-prometheus drill bench check format clean
+.PHONY: help demo test test-system bugs soak soak-prometheus drill bench check format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,9 +14,18 @@ help: ## show the targets
 demo: $(VENV)/.runtime ## a simulated Invent API and the exporter on it, no account needed
 	$(BIN)/python exporter.py demo
 
-test: $(VENV)/.dev ## all tests, or some: make test ARGS="-k ledger"
-	@# Two files at a time: most tests wait for a program that they started.
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+# Two at a time, because most tests wait for a program that they started; the order, longest first,
+# is that of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+test: $(VENV)/.dev ## the tests that need Python alone, 3 minutes; some: make test ARGS="-k ledger"
+	$(PYTEST) -m "not system" $(ARGS)
+
+test-system: $(VENV)/.dev ## images, charts, wheels, other servers, and proofs in their long form
+	$(PYTEST) -m system --long $(ARGS)
+
+bugs: $(VENV)/.dev ## each deliberate bug in a copy of the code: its test must fail
+	$(BIN)/python -m tests.deliberate_bugs $(ARGS)
 
 soak: $(VENV)/.dev ## sequences of the state machine until one fails: make soak ARGS="--seconds 3600"
 	$(BIN)/python -m tests.soak $(ARGS)

@@ -1,13 +1,58 @@
-"""Give every test the same surroundings."""
+"""Give every test the same surroundings, and tell quick tests from long ones.
+
+A test is `system` when it needs a program beside Python, or minutes: `make test` leaves those out,
+`make test-system` runs them alone. A proof that takes the fixture `effort` is in both, in two
+sizes: with `--long` it is `system` as well.
+"""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.effort import Effort
+
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
+
+_FOLDER = Path(__file__).parent
+_LONGEST_FIRST = ("deploy/test_image.py", "process", "deploy", "grafana", "proof")
+"""Where tests wait or work for seconds. A long one that begins last is waited for alone."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let proofs be asked for in their long form."""
+    parser.addoption("--long", action="store_true", help="proofs in their long form, as `system`")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run `async def` tests as the program runs."""
+    return "asyncio"
+
+
+@pytest.fixture
+def effort(request: pytest.FixtureRequest) -> Effort:
+    """Return the size that this proof should have."""
+    return Effort.LONG if request.config.getoption("--long") else Effort.QUICK
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark long proofs, and put the longest tests first."""
+
+    def rank(item: pytest.Item) -> int:
+        place = item.path.relative_to(_FOLDER)
+        parents = {str(place), *map(str, place.parents)}
+        ranks = (number for number, name in enumerate(_LONGEST_FIRST) if name in parents)
+        return next(ranks, len(_LONGEST_FIRST))
+
+    for item in items:
+        if config.getoption("--long") and "effort" in getattr(item, "fixturenames", ()):
+            item.add_marker("system")
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

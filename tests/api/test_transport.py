@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import time
 import zlib
-from collections.abc import Awaitable, Callable
-from email.utils import formatdate
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from invent_exporter.api.ratelimit import RateLimiter, parse_retry_after
+from invent_exporter.api.ratelimit import RateLimiter
 from invent_exporter.api.transport import Answer, Transport
-from invent_exporter.errors import ApiError, PausedError, TooLargeError
+from invent_exporter.errors import ApiError, TooLargeError
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 from tests.raw_server import Handler, HangUpError, RawServer, Request, Say, always, answer
 
@@ -87,41 +84,28 @@ class Setup:
         return self.registry.get_sample_value(name) or 0.0
 
 
-def run(
-    handler: Handler,
-    body: Callable[[Setup, RawServer], Awaitable[None]],
-    *,
-    timeout_seconds: float = 20,
-    key: str = KEY,
-) -> None:
-    """Run a test body against a server."""
-
-    async def main() -> None:
-        async with RawServer(handler) as server:
-            setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key)
-            try:
-                await body(setup, server)
-            finally:
-                await setup.transport.aclose()
-
-    asyncio.run(main())
+@asynccontextmanager
+async def asking(
+    *answers: bytes, handler: Handler | None = None, timeout_seconds: float = 20, key: str = KEY
+) -> AsyncIterator[tuple[Setup, RawServer]]:
+    """Run a server that gives these answers, or does worse, and a transport that asks it."""
+    async with RawServer(handler or always(*answers)) as server:
+        setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key)
+        try:
+            yield setup, server
+        finally:
+            await setup.transport.aclose()
 
 
-def failure(handler: Handler, *, timeout_seconds: float = 20, key: str = KEY) -> ApiError:
+async def failure(handler: Handler, key: str = KEY) -> ApiError:
     """Tell how a request to such a server fails."""
-    errors: list[ApiError] = []
-
-    async def body(setup: Setup, _server: RawServer) -> None:
-        errors.append(await setup.error())
-
-    run(handler, body, timeout_seconds=timeout_seconds, key=key)
-    return errors[0]
+    async with asking(handler=handler, key=key) as (setup, _):
+        return await setup.error()
 
 
-def test_a_request_says_who_asks_and_keeps_its_connection() -> None:
+async def test_a_request_says_who_asks_and_keeps_its_connection() -> None:
     """Two requests go over one connection, with the headers the API needs."""
-
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(OK) as (setup, server):
         first = await setup.get("/orgs/c/workflows/runs")
         await setup.get()
         assert (first.status, bytes(first.body)) == (200, b"[]")
@@ -134,8 +118,6 @@ def test_a_request_says_who_asks_and_keeps_its_connection() -> None:
         assert request.headers["accept-encoding"] == "gzip"
         assert setup.requests("200") == 2
         assert setup.registry.get_sample_value("invent_api_request_duration_seconds_count") == 2
-
-    run(always(OK), body)
 
 
 @pytest.mark.parametrize(
@@ -155,21 +137,19 @@ def test_a_request_says_who_asks_and_keeps_its_connection() -> None:
         ("206 Partial Content", "invalid_response", 1),
     ],
 )
-def test_each_status_has_its_reason_and_only_some_are_tried_again(
+async def test_each_status_has_its_reason_and_only_some_are_tried_again(
     status: str, reason: str, tries: int
 ) -> None:
     """What the caller did wrong stays wrong; what the service did may pass."""
     code = status[:3]
 
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(answer(b"", status=status)) as (setup, server):
         error = await setup.error()
         assert (error.reason, error.status) == (reason, int(code))
         assert len(server.requests) == tries == setup.requests(code)
 
-    run(always(answer(b"", status=status)), body)
 
-
-def test_a_failure_that_passes_is_not_seen() -> None:
+async def test_a_failure_that_passes_is_not_seen() -> None:
     """A 500, a 429 and a reset, then the answer; the waits grow and are shown."""
     steps = [answer(b"", status="500 No"), answer(b"", status="429 No"), None, OK]
 
@@ -179,7 +159,7 @@ def test_a_failure_that_passes_is_not_seen() -> None:
             raise HangUpError(reset=True)
         await say(step)
 
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(handler=handler) as (setup, server):
         got = await setup.get()
         assert bytes(got.body) == b"[]"
         assert len(server.requests) == 4
@@ -188,13 +168,10 @@ def test_a_failure_that_passes_is_not_seen() -> None:
         assert [setup.requests(code) for code in ("500", "429", "error", "200")] == [1, 1, 1, 1]
         assert setup.throttled == 1.0  # the 429's, no backoff of another kind
 
-    run(handler, body)
 
-
-def test_nobody_listening_is_a_network_error() -> None:
+async def test_nobody_listening_is_a_network_error() -> None:
     """Tried four times, counted as `error`."""
-
-    async def body(setup: Setup, _server: RawServer) -> None:
+    async with asking(OK) as (setup, _):
         closed = Setup("http://127.0.0.1:1")
         error = await closed.error()
         assert (error.reason, error.status) == ("network", None)
@@ -202,79 +179,44 @@ def test_nobody_listening_is_a_network_error() -> None:
         await closed.transport.aclose()
         assert setup.waits == []
 
-    run(always(OK), body)
+
+def says(*pieces: bytes, reset: bool = False) -> Handler:
+    """Make a server that says this, however wrong it is, and hangs up."""
+
+    async def handler(_request: Request, say: Say) -> None:
+        for piece in pieces:
+            await say(piece)
+        raise HangUpError(reset=reset)
+
+    return handler
 
 
-async def cut_off(_request: Request, say: Say) -> None:
-    """Promise more than comes."""
-    await say(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[{"id":')
-    raise HangUpError
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+BROKEN = {
+    "cut off": says(HEAD + b'Content-Length: 100\r\n\r\n[{"id":'),
+    "reset in the body": says(HEAD + b"Content-Length: 100\r\n\r\n[", reset=True),
+    "bad chunk size": says(CHUNKED + b"ZZ\r\n[]\r\n0\r\n\r\n"),
+    "no last chunk": says(CHUNKED + b"2\r\n[]\r\n"),
+    "not HTTP": says(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+    "bad length": says(HEAD + b"Content-Length: many\r\n\r\n[]"),
+    "endless header": says(HEAD + b"X: " + b"a" * 300_000),
+    "nothing": says(),
+}
 
 
-async def reset_in_body(_request: Request, say: Say) -> None:
-    """Reset the connection in the middle."""
-    await say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[")
-    raise HangUpError(reset=True)
-
-
-async def bad_chunking(_request: Request, say: Say) -> None:
-    """Give a chunk size that is none."""
-    await say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n[]\r\n0\r\n\r\n")
-
-
-async def chunks_cut_off(_request: Request, say: Say) -> None:
-    """Never send the last chunk."""
-    await say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n")
-    raise HangUpError
-
-
-async def not_http(_request: Request, say: Say) -> None:
-    """Speak something else."""
-    await say(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
-    raise HangUpError
-
-
-async def bad_length(_request: Request, say: Say) -> None:
-    """Give a length that is no number."""
-    await say(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n[]")
-    raise HangUpError
-
-
-async def huge_header(_request: Request, say: Say) -> None:
-    """Give a header without end."""
-    await say(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 300_000)
-    raise HangUpError
-
-
-async def nothing(_request: Request, _say: Say) -> None:
-    """Hang up without a word."""
-    raise HangUpError
-
-
-@pytest.mark.parametrize(
-    "handler",
-    [
-        cut_off,
-        reset_in_body,
-        bad_chunking,
-        chunks_cut_off,
-        not_http,
-        bad_length,
-        huge_header,
-        nothing,
-    ],
-)
-def test_a_broken_connection_or_protocol_is_a_network_error(handler: Handler) -> None:
+@pytest.mark.parametrize("how", BROKEN)
+async def test_a_broken_connection_or_protocol_is_a_network_error(how: str) -> None:
     """Part of an answer is never taken for the whole."""
-    assert failure(handler).reason == "network"
+    assert (await failure(BROKEN[how])).reason == "network"
 
 
-@pytest.mark.parametrize(("handler", "status"), [(cut_off, 200), (nothing, None)])
-def test_a_network_error_tells_whether_an_answer_had_begun(
-    handler: Handler, status: int | None
+@pytest.mark.parametrize(("how", "status"), [("cut off", 200), ("nothing", None)])
+async def test_a_network_error_tells_whether_an_answer_had_begun(
+    how: str, status: int | None
 ) -> None:
     """One that broke off may come whole when it is smaller."""
-    assert failure(handler).status == status
+    assert (await failure(BROKEN[how])).status == status
 
 
 def test_speaking_tls_to_a_plain_server_is_a_network_error() -> None:
@@ -295,13 +237,11 @@ def test_speaking_tls_to_a_plain_server_is_a_network_error() -> None:
     asyncio.run(main())
 
 
-def test_bytes_in_headers_that_are_no_utf8_do_no_harm() -> None:
+async def test_bytes_in_headers_that_are_no_utf8_do_no_harm() -> None:
     """An odd header is not worth a failed poll."""
-
-    async def body(setup: Setup, _server: RawServer) -> None:
+    odd = HEAD + b"X-Odd: \xff\xfe\r\nContent-Length: 2\r\n\r\n[]"
+    async with asking(odd) as (setup, _):
         assert (await setup.get()).headers["x-odd"]
-
-    run(always(b"HTTP/1.1 200 OK\r\nX-Odd: \xff\xfe\r\nContent-Length: 2\r\n\r\n[]"), body)
 
 
 async def silent(_request: Request, _say: Say) -> None:
@@ -318,17 +258,14 @@ async def drip(_request: Request, say: Say) -> None:
 
 
 @pytest.mark.parametrize(("handler", "code"), [(silent, "error"), (drip, "200")])
-def test_a_slow_answer_is_one_timeout_that_the_caller_may_answer(
+async def test_a_slow_answer_is_one_timeout_that_the_caller_may_answer(
     handler: Handler, code: str
 ) -> None:
     """Not tried again here: a smaller page is the better try."""
-
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(handler=handler, timeout_seconds=0.5) as (setup, server):
         assert (await setup.error()).reason == "timeout"
         assert len(server.requests) == 1 == setup.requests(code)
         assert setup.heartbeats == [0.5]
-
-    run(handler, body, timeout_seconds=0.5)
 
 
 async def endless(_request: Request, say: Say) -> None:
@@ -338,27 +275,21 @@ async def endless(_request: Request, say: Say) -> None:
         await say(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
 
 
-def test_an_endless_answer_is_broken_off_at_the_limit() -> None:
+async def test_an_endless_answer_is_broken_off_at_the_limit() -> None:
     """It is not tried again: it would be as large."""
-
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(handler=endless) as (setup, server):
         error = await setup.error()
         assert isinstance(error, TooLargeError)
         assert error.reason == "invalid_response"
         assert error.prefix == b"x" * 64 * 1024
         assert len(server.requests) == 1
 
-    run(endless, body)
 
-
-def test_a_body_of_exactly_the_limit_is_read() -> None:
+async def test_a_body_of_exactly_the_limit_is_read() -> None:
     """The limit is what is allowed."""
-
-    async def body(setup: Setup, _server: RawServer) -> None:
+    async with asking(answer(b" " * LIMIT)) as (setup, _):
         assert len((await setup.get()).body) == LIMIT
-
-    run(always(answer(b" " * LIMIT)), body)
-    assert isinstance(failure(always(answer(b" " * (LIMIT + 1)))), TooLargeError)
+    assert isinstance(await failure(always(answer(b" " * (LIMIT + 1)))), TooLargeError)
 
 
 def gzipped(body: bytes) -> bytes:
@@ -366,20 +297,18 @@ def gzipped(body: bytes) -> bytes:
     return answer(body, "Content-Encoding: gzip")
 
 
-def test_gzip_is_read_in_one_member_or_several() -> None:
+async def test_gzip_is_read_in_one_member_or_several() -> None:
     """Small pieces of a large body come out whole."""
     text = b"[" + b" " * 200_000 + b"]"
-
-    async def body(setup: Setup, _server: RawServer) -> None:
+    halves = gzip.compress(text[:1000]) + gzip.compress(text[1000:])
+    bodies = (gzip.compress(text), halves, gzip.compress(b""))
+    async with asking(*map(gzipped, bodies)) as (setup, _):
         assert bytes((await setup.get()).body) == text
         assert bytes((await setup.get()).body) == text
         assert bytes((await setup.get()).body) == b""
 
-    halves = gzip.compress(text[:1000]) + gzip.compress(text[1000:])
-    run(always(gzipped(gzip.compress(text)), gzipped(halves), gzipped(gzip.compress(b""))), body)
 
-
-def test_a_gzip_bomb_is_broken_off_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gzip_bomb_is_broken_off_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """No piece that is decompressed is larger than a chunk, however small its source."""
     largest = 0
     original = zlib.decompressobj
@@ -401,7 +330,7 @@ def test_a_gzip_bomb_is_broken_off_at_the_limit(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(zlib, "decompressobj", Watched)
     bomb = gzip.compress(b" " * 20_000_000, compresslevel=9)
-    assert isinstance(failure(always(gzipped(bomb))), TooLargeError)
+    assert isinstance(await failure(always(gzipped(bomb))), TooLargeError)
     assert 0 < largest <= 64 * 1024
 
 
@@ -415,74 +344,68 @@ def test_a_gzip_bomb_is_broken_off_at_the_limit(monkeypatch: pytest.MonkeyPatch)
         answer(b"[]", "Content-Encoding: br"),
     ],
 )
-def test_a_body_that_is_not_encoded_as_it_says_is_an_invalid_response(bad: bytes) -> None:
+async def test_a_body_that_is_not_encoded_as_it_says_is_an_invalid_response(bad: bytes) -> None:
     """Nothing half decompressed is decoded."""
-    error = failure(always(bad))
+    error = await failure(always(bad))
     assert (error.reason, error.status) == ("invalid_response", 200)
 
 
-def test_a_redirect_is_named_and_not_followed() -> None:
+async def test_a_redirect_is_named_and_not_followed() -> None:
     """The key goes to the one host that is configured."""
-
-    async def body(setup: Setup, server: RawServer) -> None:
-        async with RawServer(always(OK)) as other:
-            server.handler = always(
-                answer(b"", f"Location: {other.url}/login?token=abc", status="302 Found")
-            )
-            error = await setup.error()
-            assert error.reason == "invalid_response"
-            assert f"redirect to {other.url}/login not followed" in error.message
-            assert other.requests == []
-            assert len(server.requests) == 1
-
-    run(always(OK), body)
+    async with asking(OK) as (setup, server), RawServer(always(OK)) as other:
+        server.handler = always(
+            answer(b"", f"Location: {other.url}/login?token=abc", status="302 Found")
+        )
+        error = await setup.error()
+        assert error.reason == "invalid_response"
+        assert f"redirect to {other.url}/login not followed" in error.message
+        assert other.requests == []
+        assert len(server.requests) == 1
 
 
-def test_an_error_page_is_shown_as_one_short_line() -> None:
+async def test_an_error_page_is_shown_as_one_short_line() -> None:
     """Tags, scripts and control characters go; the words stay."""
     page = (
         b"<html><head><style>p {}</style><script>var a = 1 < 2;</script></head>"
         b"<body><h1>Service\r\nUnavailable</h1>\x1b[31m &amp; more " + b"x" * 1000 + b"</body>"
     )
-    message = failure(always(answer(page, status="503 No"))).message
+    message = (await failure(always(answer(page, status="503 No")))).message
     assert message.startswith("HTTP 503: Service Unavailable �[31m & more xxx")
     assert len(message) <= 220
     assert message.isprintable()
 
 
-def test_a_key_that_comes_back_in_an_error_is_not_shown() -> None:
+async def test_a_key_that_comes_back_in_an_error_is_not_shown() -> None:
     """Some services repeat what they refuse."""
     body = f'{{"message": "the key <b>{KEY}</b> is not valid", "k": "{KEY}"}}'.encode()
-    message = failure(always(answer(body, status="401 No"))).message
+    message = (await failure(always(answer(body, status="401 No")))).message
     assert "the key *** is not valid" in message
     assert KEY not in message
     redirect = answer(b"", f"Location: https://other.example/{KEY}", status="307 No")
-    assert KEY not in failure(always(redirect)).message
-    encoding = failure(always(answer(b"", f"Content-Encoding: {MIXED_KEY}")), key=MIXED_KEY)
+    assert KEY not in (await failure(always(redirect))).message
+    encoding = await failure(always(answer(b"", f"Content-Encoding: {MIXED_KEY}")), key=MIXED_KEY)
     assert MIXED_KEY.lower() not in encoding.message.lower()
 
 
 @pytest.mark.parametrize("key", ["", "a\nb", " a", "schlüssel", "a\x00b"])
-def test_a_key_that_no_header_carries_is_refused_without_being_shown(key: str) -> None:
+async def test_a_key_that_no_header_carries_is_refused_without_being_shown(key: str) -> None:
     """The HTTP library would show it in its error."""
-    error = failure(always(OK), key=key)
+    error = await failure(always(OK), key=key)
     assert error.reason == "unauthorized"
     assert not key.strip() or key not in error.message
 
 
-def test_a_key_that_can_not_be_read_is_that_orgs_failure() -> None:
+async def test_a_key_that_can_not_be_read_is_that_orgs_failure() -> None:
     """Whatever the reader raises."""
 
     def unreadable() -> str:
         raise OSError("no such file: key")
 
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(OK) as (setup, server):
         with pytest.raises(ApiError, match="no such file: key") as caught:
             await setup.transport.get("/runs", {}, unreadable, "org-1")
         assert caught.value.reason == "unauthorized"
         assert server.requests == []
-
-    run(always(OK), body)
 
 
 async def endless_error(_request: Request, say: Say) -> None:
@@ -504,40 +427,39 @@ async def odd_error(_request: Request, say: Say) -> None:
 
 
 @pytest.mark.parametrize("handler", [endless_error, cut_error, odd_error])
-def test_the_status_of_an_error_matters_more_than_its_body(handler: Handler) -> None:
+async def test_the_status_of_an_error_matters_more_than_its_body(handler: Handler) -> None:
     """A body that can't be read does not hide what the status said."""
-    assert failure(handler).reason == "not_found"
+    assert (await failure(handler)).reason == "not_found"
 
 
-def test_a_short_retry_after_is_waited_for_by_everybody() -> None:
+async def test_a_short_retry_after_is_waited_for_by_everybody() -> None:
     """A 429's limit is by address: no request goes out before, for no org."""
-
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(answer(b"", "Retry-After: 7", status="429 No"), OK) as (
+        setup,
+        server,
+    ):
         await setup.get()
         assert setup.waits == [7.0]
         assert setup.throttled == 7.0
         assert setup.requests("429") == setup.requests("200") == 1
         assert len(server.requests) == 2
 
-    run(always(answer(b"", "Retry-After: 7", status="429 No"), OK), body)
 
-
-def test_a_retry_after_of_a_5xx_holds_that_request_alone() -> None:
+async def test_a_retry_after_of_a_5xx_holds_that_request_alone() -> None:
     """The others of the process go on."""
-
-    async def body(setup: Setup, _server: RawServer) -> None:
+    async with asking(answer(b"", "Retry-After: 7", status="503 No"), OK) as (setup, _):
         await setup.get()
         assert setup.waits == [7.0]
         assert setup.throttled == 7.0
         assert setup.limiter.pause_seconds == 0
 
-    run(always(answer(b"", "Retry-After: 7", status="503 No"), OK), body)
 
-
-def test_a_long_retry_after_fails_at_once_and_holds_all_requests() -> None:
+async def test_a_long_retry_after_fails_at_once_and_holds_all_requests() -> None:
     """The caller is told how long; asking earlier sends nothing."""
-
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(answer(b"", "Retry-After: 120", status="429 No"), OK) as (
+        setup,
+        server,
+    ):
         error = await setup.error()
         assert (error.reason, error.retry_after_seconds) == ("rate_limited", 120)
         again = await setup.error()
@@ -552,159 +474,22 @@ def test_a_long_retry_after_fails_at_once_and_holds_all_requests() -> None:
         await setup.get()  # 20 s are left: those are waited for
         assert setup.waits == [20.0]
 
-    run(always(answer(b"", "Retry-After: 120", status="429 No"), OK), body)
 
-
-def test_all_waits_of_a_request_are_bounded_together() -> None:
+async def test_all_waits_of_a_request_are_bounded_together() -> None:
     """Three short ones can be too long as well."""
-
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(answer(b"", "Retry-After: 14", status="503 No")) as (setup, server):
         error = await setup.error()
         assert (error.reason, error.retry_after_seconds) == ("server_error", 14)
         assert setup.waits == [14.0, 14.0]
         assert len(server.requests) == 3
 
-    run(always(answer(b"", "Retry-After: 14", status="503 No")), body)
 
-
-def test_a_request_that_is_dropped_passes_the_cancellation_on() -> None:
+async def test_a_request_that_is_dropped_passes_the_cancellation_on() -> None:
     """A stop must not wait for the API."""
-
-    async def body(setup: Setup, server: RawServer) -> None:
+    async with asking(handler=silent) as (setup, server):
         task = asyncio.create_task(setup.get())
         while not server.requests:  # noqa: ASYNC110 - the server has no event to wait for
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-
-    run(silent, body)
-
-
-@pytest.mark.parametrize(
-    ("value", "date", "expected"),
-    [
-        ("7", None, 7),
-        (" 7 ", None, 7),
-        ("1.5", None, 1.5),
-        ("99999999", None, 3600),
-        ("9" * 300, None, 3600),
-        (formatdate(1_000_060, usegmt=True), None, 60),
-        (formatdate(1_000_060, usegmt=True), formatdate(1_000_050, usegmt=True), 10),
-        (formatdate(1_000_060, usegmt=True), "nonsense", 60),
-        (formatdate(9_000_000, usegmt=True), None, 3600),
-        (formatdate(999_000, usegmt=True), None, None),
-        ("0", None, None),
-        ("-5", None, None),
-        ("soon", None, None),
-        ("", None, None),
-        ("٣", None, None),
-        ("1e3", None, None),
-        ("inf", None, None),
-        ("Mon, 99 Nov 2026 99:99:99 GMT", None, None),
-        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None, None),
-        (None, None, None),
-    ],
-)
-def test_retry_after_is_read_in_both_forms_and_nonsense_is_ignored(
-    value: str | None, date: str | None, expected: float | None
-) -> None:
-    """RFC 9110, 10.2.3; a date counts from the answer's own clock."""
-    assert parse_retry_after(value, date, 1_000_000.0) == expected
-
-
-class FakeTime:
-    """A clock that moves when somebody sleeps on it."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def clock(self) -> float:
-        """Tell the time."""
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += seconds
-        await asyncio.sleep(0)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    per_minute=st.integers(1, 600),
-    gaps=st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.1, 3.0, 59.0, 200.0]), max_size=400),
-)
-def test_no_minute_ever_has_more_requests_than_the_limit(
-    per_minute: int, gaps: list[float]
-) -> None:
-    """Whatever the pauses before: a full bucket and its refill are together within the limit."""
-
-    async def main() -> list[float]:
-        time_ = FakeTime()
-        limiter = RateLimiter(per_minute, time_.clock, time_.sleep)
-        sent = []
-        for gap in gaps + [0.0] * (2 * per_minute):
-            time_.now += gap
-            await limiter.acquire(lambda _seconds: None)
-            sent.append(time_.now)
-        return sent
-
-    sent = asyncio.run(main())
-    for first, later in zip(sent, sent[per_minute:], strict=False):
-        assert later - first >= 60 - 1e-6
-
-
-def test_turns_are_given_in_order_and_the_limit_is_used() -> None:
-    """Who asked first goes first; 300 a minute really are about 300."""
-
-    async def main() -> None:
-        time_ = FakeTime()
-        limiter = RateLimiter(300, time_.clock, time_.sleep)
-        order: list[int] = []
-        heartbeats: list[float] = []
-
-        async def one(number: int) -> None:
-            await limiter.acquire(heartbeats.append)
-            order.append(number)
-
-        await asyncio.gather(*(one(number) for number in range(300)))
-        assert order == list(range(300))
-        assert 55 < time_.now <= 60.001
-        assert len(heartbeats) >= 270  # everybody who waits says so
-
-    asyncio.run(main())
-
-
-def test_a_turn_that_is_given_up_is_not_lost() -> None:
-    """A cancelled waiter lets the next one through."""
-
-    async def main() -> None:
-        limiter = RateLimiter(10, time.monotonic, asyncio.sleep)
-        await limiter.acquire(lambda _seconds: None)
-        waiting = asyncio.create_task(limiter.acquire(lambda _seconds: None))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        limiter._tokens = 1.0
-        await limiter.acquire(lambda _seconds: None)
-
-    asyncio.run(main())
-
-
-def test_a_long_pause_refuses_everybody_at_once() -> None:
-    """Those who waited already, too."""
-
-    async def main() -> None:
-        time_ = FakeTime()
-        limiter = RateLimiter(60, time_.clock, time_.sleep)
-        limiter.pause(10)
-        limiter.pause(5)  # the longer one holds
-        await limiter.acquire(lambda _seconds: None)
-        assert time_.now == 10
-        waiters = [asyncio.create_task(limiter.acquire(lambda _s: None)) for _ in range(20)]
-        limiter.pause(600)
-        results = await asyncio.gather(*waiters, return_exceptions=True)
-        assert all(isinstance(result, PausedError) for result in results)
-
-    asyncio.run(main())

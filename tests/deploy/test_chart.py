@@ -33,6 +33,8 @@ from tests.deploy.go_modules import module_folder
 from tests.deploy.restricted import violations
 from tests.programs import require
 
+pytestmark = pytest.mark.system
+
 OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 """Where the schemas of ServiceMonitor and PrometheusRule come from."""
 

@@ -34,6 +34,8 @@ from tests.deploy.chart import (
     render_with,
 )
 
+pytestmark = pytest.mark.system
+
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 SHA256 = "sha256:" + "0" * 64
 PEER = [{"podSelector": {"matchLabels": {"a": "b"}}}]

@@ -16,6 +16,8 @@ from tests.deploy.chart import CHART, ROOT, helm_test_command, only, render
 from tests.deploy.processes import Server, exporter, prometheus, wait_for
 from tests.programs import require
 
+pytestmark = pytest.mark.system
+
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 LEDGER_SERIES = re.compile(r"invent_(runs?|credits?|step_credits|workflows?|org)_.+")
 PROCESS_SERIES = re.compile(

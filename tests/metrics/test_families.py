@@ -103,6 +103,7 @@ def test_infos_are_of_type_info_in_openmetrics_and_gauges_in_text() -> None:
     assert "# EOF" not in txt.splitlines()
 
 
+@pytest.mark.system
 def test_promtool_finds_nothing_to_say() -> None:
     """Neither of the API's numbers nor of the exporter's own."""
     promtool = require("promtool")

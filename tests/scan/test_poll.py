@@ -321,18 +321,8 @@ def test_oldest_first_a_poll_reads_the_last_page(count: int) -> None:
     polled(listing, state)
     assert min(offset for _, offset in listing.asked) >= count - 20
     grown = Rows([*rows, row(50), row(51)], sends_count=False)
-    poll = Poll(state, open_known=False, contact_floor=None)
-    seen: set[str] = set()
-    steps = poll.steps()
-    request = next(steps)
-    try:
-        while True:
-            assert isinstance(request, Read)
-            page = grown.answer(request)
-            seen.update(each.run_id for each in page.rows)
-            request = steps.send(page)
-    except StopIteration:
-        assert {"run-50", "run-51"} <= seen
+    polled(grown, state)
+    assert {"run-50", "run-51"} <= grown.met
 
 
 @pytest.mark.parametrize("rows", [11, 12])
@@ -480,7 +470,15 @@ def test_a_run_that_a_complete_search_does_not_find_is_absent(rows: tuple[RowFac
     assert poll.absent == {"gone"}
 
 
-# -- first contact and reconciliation
+@pytest.mark.parametrize("is_falling", [True, False])
+def test_a_buried_run_is_found_by_halving(*, is_falling: bool) -> None:
+    """A walk through 5,000 runs would take 500 requests."""
+    rows = [row(number, settled=True) for number in range(5000)]
+    rows = rows[::-1] if is_falling else rows
+    listing = Rows(rows, open_known={"run-170": 170.0})
+    poll = polled(listing, learn(rows), open_known=True)
+    assert "run-170" in listing.met
+    assert (poll.absent, len(listing.asked) < 30) == (set(), True)
 
 
 @pytest.mark.parametrize("rows", [FALLING, RISING])
@@ -506,6 +504,9 @@ def test_a_buried_run_is_found_though_its_search_has_just_learned_the_order() ->
     assert poll.absent == set()
 
 
+# -- first contact and reconciliation
+
+
 def test_first_contact_reads_the_open_lists_before_all() -> None:
     """What ends in between was seen open, and counts."""
     listing = Rows(list(FALLING))
@@ -528,24 +529,15 @@ def test_first_contact_stops_behind_its_floor_where_the_order_allows_it() -> Non
 def test_a_reconciliation_goes_on_where_its_slice_ended(rows: tuple[RowFact, ...]) -> None:
     """A few pages at a time, and all of them in the end."""
     state = learn(list(rows), take=4)
-    seen: set[str] = set()
+    listing = Rows(list(rows), take=4)
     for slices in range(1, 40):
         reconciliation = Reconciliation(state, now=100.0 + slices, window_from=0.0)
-        steps = reconciliation.steps(20)
-        listing = Rows(list(rows), take=4)
-        request = next(steps)
-        try:
-            while True:
-                assert isinstance(request, Read)
-                page = listing.answer(request)
-                seen.update(each.run_id for each in page.rows)
-                request = steps.send(page)
-        except StopIteration:
-            state = reconciliation.state
+        listing.drive(reconciliation.steps(20))
+        state = reconciliation.state
         if reconciliation.is_done:
             break
-    assert state.reconciled == 101.0
-    assert len(seen) == 40
+    assert (state.reconciled, state.reconcile_offset) == (101.0, None)
+    assert len(listing.met) == 40
 
 
 @pytest.mark.parametrize("rows", [FALLING, RISING])
@@ -586,18 +578,15 @@ def test_a_walk_steps_back_over_rows_that_were_removed(removed: int) -> None:
         def answer(self, read: Read) -> PageFacts:
             if len(self.asked) == 3:
                 del self.rows[:removed]
-            page = super().answer(read)
-            seen.update(each.run_id for each in page.rows)
-            return page
+            return super().answer(read)
 
-    seen: set[str] = set()
     mixed = [row(number * 37 % 101) for number in range(80)]
     listing = Shrinking(list(mixed), sends_count=False)
     poll = polled(listing, ScanState())
     left = {each.run_id for each in mixed[removed:]}
-    assert left <= seen or not poll.is_whole
+    assert left <= listing.met or not poll.is_whole
     if removed <= 12:
-        assert left <= seen
+        assert left <= listing.met
 
 
 def test_a_server_that_ignores_the_page_number_ends_the_walk() -> None:
