@@ -18,7 +18,7 @@ class Polled:
     """A collector and the publisher, as far as a status reads them."""
 
     label: str = "org/1"
-    settings: Any = field(default_factory=lambda: SimpleNamespace(org_name="Acme"))
+    target: Any = field(default_factory=lambda: SimpleNamespace(name="Acme"))
     up: bool | None = None
     last_poll_seconds: float | None = None
     last_success_seconds: float | None = None

@@ -252,7 +252,7 @@ def test_c_and_its_real_id_take_over_from_each_other(
             await desk.wait_until_up(["org-main"])
             desk.finish("org-main")
             await desk.wait_for(lambda now: counted(now) == desk.expected)
-            assert len(desk.exporter.supervisor.collectors) == 1
+            await desk.wait_for(lambda _: len(desk.exporter.supervisor.collectors) == 1)
         await desk.wait_until_exact()
 
     on_a_desk(tmp_path, story, "org-a")
