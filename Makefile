@@ -16,7 +16,7 @@ demo: $(VENV)/.runtime ## a simulated Invent API and the exporter on it, no acco
 
 # Two at a time, because most tests wait for a program that they started; the order, longest first,
 # is that of tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test: $(VENV)/.dev ## the tests that need Python alone, 3 minutes; some: make test ARGS="-k ledger"
 	$(PYTEST) -m "not system" $(ARGS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.effort import Effort
 
@@ -20,6 +21,26 @@ settings.load_profile("untimed")
 _FOLDER = Path(__file__).parent
 _LONGEST_FIRST = ("deploy/test_image.py", "process", "deploy", "grafana", "proof")
 """Where tests wait or work for seconds. A long one that begins last is waited for alone."""
+
+
+_EACH_BY_ITSELF = ("tests/process/", "tests/proof/")
+"""Tests there share nothing; those of another file may share servers, builds and data."""
+
+
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each worker a file, or one long test.
+
+    xdist's own groups (3.8) are lost with pytest 9.2: they are written into node ids.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith(_EACH_BY_ITSELF) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Let files and long tests be what workers take."""
+    return _Scheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

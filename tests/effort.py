@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
-from typing import Any, TypeVar
-
-import pytest
+from typing import TypeVar
 
 _T = TypeVar("_T")
-Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 class Effort(Enum):
@@ -21,14 +17,3 @@ class Effort(Enum):
     def choose(self, quick: _T, long: _T) -> _T:
         """Return what belongs to this size."""
         return long if self is Effort.LONG else quick
-
-
-def system_sharing(what: str) -> Callable[[Test], Test]:
-    """Mark a system test that shares a costly fixture: all who do run on one worker."""
-
-    def mark(test: Test) -> Test:
-        for each in (pytest.mark.system, pytest.mark.xdist_group(what)):
-            each(test)  # it marks the function itself
-        return test
-
-    return mark

@@ -18,7 +18,7 @@ from invent_exporter.api.ratelimit import RateLimiter
 from invent_exporter.api.transport import Answer, Transport
 from invent_exporter.errors import ApiError, TooLargeError
 from invent_exporter.telemetry import Telemetry
-from tests.raw_server import RawServer, Request, Say, answer
+from tests.raw_server import RawServer, always, answer
 
 GOOD, SPOILED, UNREADABLE = "good", "spoiled", "unreadable"
 
@@ -62,11 +62,32 @@ class FakeApi:
         return Answer(200, headers, b"[" + b",".join(rows) + b"]")
 
 
-async def walk(listing: Listing, offset: int = 0) -> list[Chunk]:
+@dataclass
+class Always:
+    """An endpoint that gives the same answer, or fails in the same way, whatever it is asked."""
+
+    what: bytes | ApiError
+    headers: dict[str, str] = field(default_factory=dict)
+    takes: list[int] = field(default_factory=list)
+
+    async def fetch(self, _page: int, take: int) -> Answer:
+        """Answer for one page."""
+        self.takes.append(take)
+        if isinstance(self.what, ApiError):
+            raise self.what
+        return Answer(200, self.headers, self.what)
+
+
+def read(listing: Listing, offset: int = 0, *, forward: bool = True) -> Chunk:
+    """Read the page with the row at an offset."""
+    return asyncio.run(listing.read(offset, forward=forward))
+
+
+def walk(listing: Listing, offset: int = 0) -> list[Chunk]:
     """Read from an offset to the end."""
     chunks = []
     while True:
-        chunk = await listing.read(offset)
+        chunk = read(listing, offset)
         chunks.append(chunk)
         if chunk.at_end:
             return chunks
@@ -121,7 +142,7 @@ def test_a_walk_yields_every_row_once_in_its_place(
         too_large_rows=too_large_rows,
         timeouts=timeouts,
     )
-    chunks = asyncio.run(walk(Listing(api.fetch, PageSize(maximum))))
+    chunks = walk(Listing(api.fetch, PageSize(maximum)))
     assert_exact(chunks, kinds)
     assert all(chunk.count == (len(kinds) if says_count else None) for chunk in chunks)
 
@@ -133,7 +154,7 @@ def test_a_server_that_gives_fewer_rows_without_saying_so_is_seen_by_the_count(
 ) -> None:
     """A short page with more rows to come means that pages lie elsewhere."""
     api = FakeApi(kinds, server_maximum, says_take=False)
-    assert_exact(asyncio.run(walk(Listing(api.fetch, PageSize(100)))), kinds)
+    assert_exact(walk(Listing(api.fetch, PageSize(100))), kinds)
 
 
 def test_a_last_page_is_doubted_only_once_where_no_header_speaks() -> None:
@@ -143,7 +164,7 @@ def test_a_last_page_is_doubted_only_once_where_no_header_speaks() -> None:
     costs = []
     for _ in range(3):
         before = len(api.asked)
-        chunk = asyncio.run(Listing(api.fetch, size).read(1279))
+        chunk = read(Listing(api.fetch, size), 1279)
         assert chunk.at_end
         costs.append(len(api.asked) - before)
     assert costs == [2, 1, 1]
@@ -154,7 +175,7 @@ def test_a_page_that_is_cut_in_silence_is_doubted_each_time() -> None:
     api = FakeApi([GOOD] * 1280, server_maximum=7, says_take=False, says_count=False)
     size = PageSize(100)
     for _ in range(3):
-        chunk = asyncio.run(Listing(api.fetch, size).read(1000))
+        chunk = read(Listing(api.fetch, size), 1000)
         assert [int(run.id) for run in chunk.runs] == list(range(chunk.start, chunk.end))
         assert chunk.start <= 1000 < chunk.end
 
@@ -168,33 +189,30 @@ def test_any_offset_can_be_read_in_any_order(
     listing = Listing(FakeApi(kinds).fetch, PageSize(maximum))
     offsets = data.draw(st.lists(st.integers(0, len(kinds) - 1), min_size=1, max_size=6))
 
-    async def read_all() -> None:
-        for offset in offsets:
-            chunk = await listing.read(offset)
-            assert chunk.start <= offset < chunk.end
-            numbers = {int(run.id) for run in chunk.runs}
-            bad = {int(bad.run_id) for bad in chunk.invalid if bad.run_id is not None}
-            assert numbers == {
-                n for n in range(chunk.start, chunk.end) if n < len(kinds) and kinds[n] == GOOD
-            }
-            assert (offset in numbers) == (kinds[offset] == GOOD)
-            assert (offset in bad) == (kinds[offset] != GOOD)
-
-    asyncio.run(read_all())
+    for offset in offsets:
+        chunk = read(listing, offset)
+        assert chunk.start <= offset < chunk.end
+        numbers = {int(run.id) for run in chunk.runs}
+        bad = {int(bad.run_id) for bad in chunk.invalid if bad.run_id is not None}
+        assert numbers == {
+            n for n in range(chunk.start, chunk.end) if n < len(kinds) and kinds[n] == GOOD
+        }
+        assert (offset in numbers) == (kinds[offset] == GOOD)
+        assert (offset in bad) == (kinds[offset] != GOOD)
 
 
 def test_a_walk_from_the_middle_misses_nothing_behind_it() -> None:
     """The first page may begin before the offset."""
     kinds = [GOOD] * 250
     kinds[177] = SPOILED
-    chunks = asyncio.run(walk(Listing(FakeApi(kinds).fetch, PageSize(100)), 130))
+    chunks = walk(Listing(FakeApi(kinds).fetch, PageSize(100)), 130)
     assert_exact(chunks, kinds, first=130)
 
 
 def test_an_idle_listing_is_one_request() -> None:
     """A short page that the count confirms is the end."""
     api = FakeApi([GOOD] * 30)
-    chunks = asyncio.run(walk(Listing(api.fetch, PageSize(100))))
+    chunks = walk(Listing(api.fetch, PageSize(100)))
     assert api.asked == [(1, 100)]
     assert [(chunk.start, chunk.end, chunk.count) for chunk in chunks] == [(0, 30, 30)]
 
@@ -206,8 +224,8 @@ def test_a_full_page_is_not_the_end_until_another_read_says_so(
     """The count may be old by the time the page comes."""
     api = FakeApi([GOOD] * 20, says_count=says_count)
     listing = Listing(api.fetch, PageSize(20))
-    assert not asyncio.run(listing.read(0)).at_end
-    assert asyncio.run(listing.read(20)).at_end
+    assert not read(listing, 0).at_end
+    assert read(listing, 20).at_end
 
 
 @settings(max_examples=60, deadline=None)
@@ -218,9 +236,9 @@ def test_a_page_holds_the_neighbour_of_the_row_that_was_asked_for(
     """The neighbour says whether rows moved since the page before was read."""
     offset = data.draw(st.integers(1, rows - 2))
     listing = Listing(FakeApi([GOOD] * rows).fetch, PageSize(maximum))
-    chunk = asyncio.run(listing.read(offset))
+    chunk = read(listing, offset)
     assert chunk.start < offset < chunk.end
-    chunk = asyncio.run(listing.read(offset, forward=False))
+    chunk = read(listing, offset, forward=False)
     assert chunk.start <= offset < chunk.end - 1
 
 
@@ -229,7 +247,7 @@ def test_one_spoiled_row_costs_few_requests() -> None:
     kinds = [GOOD] * 300
     kinds[99] = SPOILED
     api = FakeApi(kinds)
-    assert_exact(asyncio.run(walk(Listing(api.fetch, PageSize(100)))), kinds)
+    assert_exact(walk(Listing(api.fetch, PageSize(100))), kinds)
     assert len(api.asked) <= 22
     assert max(take for _, take in api.asked[-3:]) > 64
 
@@ -238,54 +256,44 @@ def test_rows_that_are_all_spoiled_cost_one_request_each() -> None:
     """One workflow may spoil each of its runs: searching anew each time would cost hundreds."""
     kinds = [SPOILED] * 100
     api = FakeApi(kinds)
-    assert_exact(asyncio.run(walk(Listing(api.fetch, PageSize(100)))), kinds)
+    assert_exact(walk(Listing(api.fetch, PageSize(100))), kinds)
     assert len(api.asked) <= 110
 
 
 def test_a_row_that_spoils_its_page_is_left_out_under_its_id() -> None:
     """Its content may change with each poll, and it is still the same run."""
     listing = Listing(FakeApi([GOOD, SPOILED, GOOD]).fetch, PageSize(100))
-    invalid = [bad for chunk in asyncio.run(walk(listing)) for bad in chunk.invalid]
+    invalid = [bad for chunk in walk(listing) for bad in chunk.invalid]
     assert [(bad.run_id, bad.reason) for bad in invalid] == [("1", "undecodable")]
 
 
 def test_a_row_too_large_alone_is_left_out() -> None:
     """It counts as too large, and the walk goes on behind it."""
     api = FakeApi([GOOD] * 3, too_large_rows=0)
-    api_chunk = asyncio.run(Listing(api.fetch, PageSize(4)).read(1))
+    api_chunk = read(Listing(api.fetch, PageSize(4)), 1)
     assert [(bad.run_id, bad.reason) for bad in api_chunk.invalid] == [(None, "too_large")]
     assert (api_chunk.start, api_chunk.end, api_chunk.at_end) == (1, 2, False)
 
 
 def test_the_same_spoiled_answer_for_every_page_is_an_error() -> None:
     """Else a server that answers with one broken body would be walked for ever."""
-
-    async def broken(_page: int, _take: int) -> Answer:
-        return Answer(200, {}, b"[{broken]")
-
     with pytest.raises(ApiError, match="same undecodable body") as caught:
-        asyncio.run(walk(Listing(broken, PageSize(100))))
+        walk(Listing(Always(b"[{broken]").fetch, PageSize(100)))
     assert caught.value.reason == "invalid_response"
 
 
 def test_a_server_that_ignores_take_is_an_error() -> None:
     """Where its pages lie can't be known."""
-
-    async def generous(_page: int, _take: int) -> Answer:
-        return Answer(200, {}, b"[" + b",".join(row_of(n) for n in range(100)) + b"]")
-
+    generous = Always(b"[" + b",".join(row_of(n) for n in range(100)) + b"]").fetch
     with pytest.raises(ApiError, match="asked for 50 rows, got 100"):
-        asyncio.run(Listing(generous, PageSize(50)).read(0))
+        read(Listing(generous, PageSize(50)), 0)
 
 
 @pytest.mark.parametrize("value", ["-1", "many", "", "1.5", "٣", "9" * 400, "0x10"])
 def test_headers_that_can_not_be_read_are_as_if_absent(value: str) -> None:
     """They are optional; an odd one must not fail a page."""
-
-    async def odd(_page: int, _take: int) -> Answer:
-        return Answer(200, {"pagination-count": value, "pagination-take": value}, b"[]")
-
-    chunk = asyncio.run(Listing(odd, PageSize(10)).read(0))
+    odd = Always(b"[]", {"pagination-count": value, "pagination-take": value}).fetch
+    chunk = read(Listing(odd, PageSize(10)), 0)
     assert (chunk.count, chunk.at_end) == (None, True)
 
 
@@ -294,13 +302,13 @@ def test_three_timeouts_give_up_and_the_next_walk_starts_smaller() -> None:
     api = FakeApi([GOOD] * 2000, timeouts=3)
     size = PageSize(100)
     with pytest.raises(ApiError) as caught:
-        asyncio.run(Listing(api.fetch, size).read(0))
+        read(Listing(api.fetch, size), 0)
     assert caught.value.reason == "timeout"
     assert [take for _, take in api.asked] == [100, 50, 25]
     sizes = [size.current]
     listing = Listing(api.fetch, size)
     for page in range(12):
-        asyncio.run(listing.read(page * 100))
+        read(listing, page * 100)
         sizes.append(size.current)
     assert sizes == [12] * 3 + [24] * 3 + [48] * 3 + [96] * 3 + [100]
 
@@ -321,24 +329,19 @@ def test_an_answer_that_is_no_page_is_asked_for_with_fewer_rows(
         return Answer(200, answered.headers, body if len(body) < 2500 else cut(body))
 
     size = PageSize(100)
-    assert_exact(asyncio.run(walk(Listing(fetch, size))), api.kinds)
+    assert_exact(walk(Listing(fetch, size)), api.kinds)
     assert size.current < 100
 
 
 def test_what_is_no_page_at_any_size_is_an_error_after_one_row() -> None:
     """And from then on, one request tells that it still is."""
-    tries = []
-
-    async def html(_page: int, take: int) -> Answer:
-        tries.append(take)
-        return Answer(200, {}, HTML)
-
+    html = Always(HTML)
     size = PageSize(100)
     for expected in ([100, 50, 25, 12, 6, 3, 1], [1]):
-        tries.clear()
+        html.takes.clear()
         with pytest.raises(ApiError, match="HTML") as caught:
-            asyncio.run(Listing(html, size).read(0))
-        assert (caught.value.reason, tries) == ("invalid_response", expected)
+            read(Listing(html.fetch, size), 0)
+        assert (caught.value.reason, html.takes) == ("invalid_response", expected)
 
 
 def test_a_walk_goes_on_where_answers_above_a_size_break_off() -> None:
@@ -351,7 +354,7 @@ def test_a_walk_goes_on_where_answers_above_a_size_break_off() -> None:
             raise ApiError("network", "RemoteProtocolError: incomplete body", status=200)
         return answered
 
-    assert_exact(asyncio.run(walk(Listing(fetch, PageSize(100)))), api.kinds)
+    assert_exact(walk(Listing(fetch, PageSize(100))), api.kinds)
 
 
 @pytest.mark.parametrize(("status", "tries"), [(200, [100, 50, 25]), (None, [100])])
@@ -359,16 +362,11 @@ def test_a_connection_that_never_was_says_nothing_about_the_size(
     status: int | None, tries: list[int]
 ) -> None:
     """And answers that break off at any size are the next poll's, which begins smaller."""
-    asked = []
-
-    async def broken(_page: int, take: int) -> Answer:
-        asked.append(take)
-        raise ApiError("network", "RemoteProtocolError: incomplete body", status=status)
-
+    broken = Always(ApiError("network", "RemoteProtocolError: incomplete body", status=status))
     size = PageSize(100)
     with pytest.raises(ApiError):
-        asyncio.run(Listing(broken, size).read(0))
-    assert asked == tries
+        read(Listing(broken.fetch, size), 0)
+    assert broken.takes == tries
     assert size.current == (100 if status is None else 12)
 
 
@@ -408,47 +406,28 @@ def test_pages_halve_down_to_one() -> None:
 
 def test_another_failure_passes_through() -> None:
     """Only what may be better with fewer rows is answered with smaller pages."""
-    tries = []
-
-    async def forbidden(_page: int, take: int) -> Answer:
-        tries.append(take)
-        raise ApiError("forbidden", "no")
-
+    forbidden = Always(ApiError("forbidden", "no"))
     with pytest.raises(ApiError) as caught:
-        asyncio.run(Listing(forbidden, PageSize(100)).read(0))
-    assert (caught.value.reason, tries) == ("forbidden", [100])
+        read(Listing(forbidden.fetch, PageSize(100)), 0)
+    assert (caught.value.reason, forbidden.takes) == ("forbidden", [100])
 
 
-def test_over_http_the_endpoint_is_asked_as_documented_and_a_large_page_is_read() -> None:
+async def test_over_http_the_endpoint_is_asked_as_documented_and_a_large_page_is_read() -> None:
     """Path, query and key are right; a page above 64 KiB is decoded off the event loop."""
     rows = b",".join(row_of(n)[:-2] + b"x" * 2000 + b'"}' for n in range(100))
-
-    async def handler(_request: Request, say: Say) -> None:
-        await say(answer(b"[" + rows + b"]", "Pagination-Count: 100"))
-
-    async def ask() -> tuple[Chunk, Request, bytes]:
-        registry = CollectorRegistry()
-        async with RawServer(handler) as server:
-            limiter = RateLimiter(300, time.monotonic, asyncio.sleep)
-            transport = Transport(server.url, 30, 2**24, limiter, Telemetry(registry))
-            api = RunsApi(transport)
-            listing = api.listing("org/1", lambda: "k", "PENDING", label="real")
-            chunk = await listing.read(0)
-            await transport.aclose()
-        requests = registry.get_sample_value(
-            "invent_api_requests_total", {"org_id": "real", "code": "200"}
-        )
-        assert requests == 1
-        return chunk, server.requests[0], rows
-
-    chunk, request, _ = asyncio.run(ask())
+    registry = CollectorRegistry()
+    page = answer(b"[" + rows + b"]", "Pagination-Count: 100")
+    async with RawServer(always(page)) as server:
+        limiter = RateLimiter(300, time.monotonic, asyncio.sleep)
+        transport = Transport(server.url, 30, 2**24, limiter, Telemetry(registry))
+        listing = RunsApi(transport).listing("org/1", lambda: "k", "PENDING", label="real")
+        chunk = await listing.read(0)
+        await transport.aclose()
+    labels = {"org_id": "real", "code": "200"}
+    assert registry.get_sample_value("invent_api_requests_total", labels) == 1
     assert [run.id for run in chunk.runs] == [str(n) for n in range(100)]
+    (request,) = server.requests
     assert request.path == "/orgs/org%2F1/workflows/runs"
     assert request.headers["authorization"] == "Bearer k"
-    assert request.query == {
-        "expand": "false",
-        "origin": "ALL",
-        "status": "PENDING",
-        "page": "1",
-        "take": "100",
-    }
+    expected = {"expand": "false", "origin": "ALL", "status": "PENDING", "page": "1", "take": "100"}
+    assert request.query == expected

@@ -15,7 +15,7 @@ from tests.deploy.go_modules import run_program
 from tests.deploy.processes import Server, exporter, free_port, prometheus, wait_for
 from tests.programs import require
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("compose")]
+pytestmark = pytest.mark.system
 
 LOADER = "github.com/compose-spec/compose-go/v2/cmd@v2.16.2"
 """What docker compose itself reads its files with."""

@@ -29,7 +29,7 @@ from tests.deploy.image import (
 from tests.deploy.processes import DEADLINE_SECONDS, free_port, wait_for
 from tests.programs import require
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("image")]
+pytestmark = pytest.mark.system
 
 MEBIBYTE = 1024 * 1024
 USER_ID = 10001

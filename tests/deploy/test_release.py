@@ -18,7 +18,6 @@ import invent_exporter
 from tests.deploy.chart import ROOT
 from tests.deploy.go_modules import run_program
 from tests.deploy.processes import Server, free_port, wait_for
-from tests.effort import system_sharing
 from tests.programs import require
 
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
@@ -53,7 +52,7 @@ def _empty_environment(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-@system_sharing("dist")
+@pytest.mark.system
 def test_release_has_three_files(dist: Path) -> None:
     """Wheel, sdist and SBOM, under the one version."""
     assert {path.name for path in dist.iterdir()} == {
@@ -63,7 +62,7 @@ def test_release_has_three_files(dist: Path) -> None:
     }
 
 
-@system_sharing("dist")
+@pytest.mark.system
 def test_wheel_has_types_and_no_tests(dist: Path) -> None:
     """The wheel has the package alone, marked as typed, with what it reads beside its code."""
     (wheel,) = dist.glob("*.whl")
@@ -78,7 +77,7 @@ def test_wheel_has_types_and_no_tests(dist: Path) -> None:
     assert {path.relative_to(ROOT).as_posix() for path in files} <= names
 
 
-@system_sharing("dist")
+@pytest.mark.system
 def test_wheel_runs_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
     """`pip install dist/*.whl` is enough for `invent-exporter demo`."""
     python = _empty_environment(tmp_path / "venv")
@@ -98,7 +97,7 @@ def test_wheel_runs_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
         assert demo.get("/").is_success
 
 
-@system_sharing("dist")
+@pytest.mark.system
 def test_sdist_makes_the_same_wheel(dist: Path, tmp_path: Path) -> None:
     """A wheel built from the sdist is the released one, byte for byte."""
     python = _empty_environment(tmp_path / "venv")
@@ -116,7 +115,7 @@ def test_sdist_makes_the_same_wheel(dist: Path, tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
-@system_sharing("dist")
+@pytest.mark.system
 def test_sbom_names_every_pinned_requirement(dist: Path) -> None:
     """The CycloneDX file has each requirement of the image with its version and licence."""
     bom: dict[str, Any] = json.loads((dist / "invent-exporter.cdx.json").read_text())

@@ -15,7 +15,7 @@ import pytest
 from invent_exporter.simulator import Order, Settings, SimulatorServer, Usage
 from tests.effort import Effort
 from tests.process.expected import differences
-from tests.process.harness import Exporter, make_config, wait_for
+from tests.process.harness import DEADLINE_SECONDS, Exporter, make_config, wait_for
 from tests.process.traffic import ORG, Trouble, faults, lively_world
 from tests.process.watcher import Watcher
 
@@ -75,7 +75,8 @@ def _live_and_die(tmp_path: Path, order: Order, *, count: bool, kills: int) -> N
                 _let_it_live(seconds, number % 2, exporter, trouble)
                 if number == kills - 1:  # the test is only worth something when the trouble came
                     exporter.wait_until_listening()
-                    wait_for("trouble of each kind", partial(_has_trouble_come, exporter, trouble))
+                    come = partial(_has_trouble_come, exporter, trouble)
+                    wait_for("trouble of each kind", come, 5 * DEADLINE_SECONDS)
                 exporter.kill()
                 exporter.launch()
                 if random.random() < 0.8:
