@@ -8,7 +8,7 @@ import msgspec
 
 from invent_exporter.errors import ApiError
 from invent_exporter.log import get_logger
-from invent_exporter.scan.poll import Reconciliation
+from invent_exporter.scan.reconcile import Reconciliation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
