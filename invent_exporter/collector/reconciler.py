@@ -66,12 +66,8 @@ class Reconciler:
             return
         shared.allowance.give_back(pages - read)
         await shared.ledger.save_scan(org, reconciliation.state)
-        if org.counts.recovered > recovered:
-            log.warning(
-                "runs were found that polls had missed",
-                org_id=label,
-                runs=org.counts.recovered - recovered,
-            )
+        if found := org.counts.recovered - recovered:
+            log.warning("runs were found that polls had missed", org_id=label, runs=found)
         if reconciliation.is_done:
             shared.telemetry.reconciled(label, reconciliation.state.reconciled)
 
