@@ -3,8 +3,7 @@
 Each of these deliberate bugs turned a test red: not publishing all of an org that another target
 takes over; forgetting to withdraw an org's series; keeping the ledger of a withdrawn org in memory
 under a second name; letting the later of two targets poll; dropping a superseded target for good;
-a held series that is forgotten with its org; starting the polls of a target that gave way while it
-started; taking an org over without what its last target had not published.
+a held series that is forgotten with its org; taking an org over without what its last target had not published.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from invent_exporter.app import Exporter
 from invent_exporter.collector.target import Target
 from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
 from invent_exporter.errors import ApiError, StorageError
-from invent_exporter.ledger.org import OrgLedger
 from invent_exporter.log import Secrets
 from invent_exporter.simulator import Org, Settings, SimulatorServer, World, quiet_world
 from tests.process.harness import Samples, parse
@@ -347,32 +345,6 @@ def test_an_org_that_can_not_be_loaded_while_running_is_tried_again(
         assert left == [0]
 
     on_a_desk(tmp_path, story, "org-b")
-
-
-def test_an_org_that_c_turns_out_to_be_while_it_starts_is_polled_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A target that gave way before its start was over begins no polls of its own."""
-
-    async def story(desk: Desk) -> None:
-        supervisor = desk.exporter.supervisor
-        publisher = desk.exporter.publisher
-        publish = publisher.publish
-
-        async def publish_late(org: OrgLedger, changed: Iterable[str], *, org_name: str) -> None:
-            async with asyncio.timeout(DEADLINE_SECONDS):
-                while [each.label for each in supervisor.collectors] == ["c", "org-main"]:
-                    await asyncio.sleep(0)
-            await publish(org, changed, org_name=org_name)
-
-        monkeypatch.setattr(publisher, "publish", publish_late)
-        await desk.apply("c", "org-main")
-        await desk.wait_until_up(["org-main"])
-        asked = len(desk.server.requests)
-        await desk.wait_for(lambda _: len(desk.server.requests) > asked + 6)
-        assert {each.path.split("/")[2] for each in desk.server.requests[asked:]} == {"c"}
-
-    on_a_desk(tmp_path, story, "org-a")
 
 
 def test_what_a_superseded_target_had_not_served_yet_is_served_by_the_other(
