@@ -3,7 +3,7 @@
 Each of these deliberate bugs turned a test red: not publishing all of an org that another target
 takes over; forgetting to withdraw an org's series; keeping the ledger of a withdrawn org in memory
 under a second name; letting the later of two targets poll; dropping a superseded target for good;
-a held series that is forgotten with its org; taking an org over without what its last target had not published.
+a held series that is forgotten with its org; taking an org over without what was not published yet.
 """
 
 from __future__ import annotations
