@@ -31,7 +31,6 @@ class Collector:
     """Polls one org."""
 
     def __init__(self, target: Target, shared: Shared, peers: Peers) -> None:
-        """Prepare; nothing is read until `start`."""
         self.first_attempt = asyncio.Event()
         self.up: bool | None = None
         self.error: str | None = None
@@ -73,10 +72,10 @@ class Collector:
     # -- the loop
 
     async def start(self) -> None:
-        """Load what is known of the org, and serve it.
+        """Load what is known of the org, and serve it; on StorageError the first poll tries again.
 
         Raises:
-            StorageError: it can't be loaded; the first poll tries again.
+            StorageError: it can't be loaded.
             SupersededError: an earlier target is the same org.
 
         """
@@ -92,17 +91,11 @@ class Collector:
         self._changed.set()
 
     async def run(self) -> None:
-        """Poll until cancelled.
-
-        Raises:
-            SupersededError: an earlier target turned out to be the same org.
-
-        """
-        clocks = self._clocks
+        """Poll until cancelled, or until an earlier target turns out to be this org: Superseded."""
         while True:
-            began = clocks.monotonic()
+            began = self._clocks.monotonic()
             wait_seconds = await self.poll()
-            left = began + wait_seconds - clocks.monotonic()
+            left = began + wait_seconds - self._clocks.monotonic()
             if left > 0:
                 self._beat(left)
                 await self._wait(left)
@@ -110,10 +103,8 @@ class Collector:
 
     async def _wait(self, seconds: float) -> None:
         """Wait, or until the target changes; but never less than the API asked for."""
-        waits = [
-            asyncio.ensure_future(self._clocks.sleep(seconds)),
-            asyncio.ensure_future(self._changed.wait()),
-        ]
+        sleep, change = self._clocks.sleep(seconds), self._changed.wait()
+        waits = [asyncio.ensure_future(sleep), asyncio.ensure_future(change)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -127,8 +118,7 @@ class Collector:
         """Poll once; return the seconds from its beginning to the next one's."""
         clocks = self._clocks
         began = clocks.monotonic()
-        reason = None
-        is_walk = False
+        reason, is_walk = None, False
         self._beat()
         try:
             is_walk = await self._poller.poll()
@@ -154,9 +144,8 @@ class Collector:
             await self._failed(reason, duration)
         self.first_attempt.set()
         self.interval_seconds = wait_seconds
-        telemetry = self._shared.telemetry
-        telemetry.set_poll_interval(self.label, wait_seconds)
-        telemetry.set_ledger_size(self._shared.ledger.size_bytes())
+        self._shared.telemetry.set_poll_interval(self.label, wait_seconds)
+        self._shared.telemetry.set_ledger_size(self._shared.ledger.size_bytes())
         return wait_seconds
 
     def _wait_seconds(self, reason: str | None, duration: float, *, is_walk: bool) -> float:
@@ -179,25 +168,16 @@ class Collector:
     def _succeeded(self, duration_seconds: float) -> None:
         if self._failures:
             log.info("polls succeed again", org_id=self.label, failed_polls=self._failures)
-        self._failures = 0
-        self.error = None
-        self.up = True
-        self.last_success_seconds = self._clocks.time()
-        self._shared.telemetry.poll_succeeded(
-            self.label, duration_seconds, self.last_success_seconds
-        )
+        self._failures, self.error, self.up = 0, None, True
+        now = self.last_success_seconds = self._clocks.time()
+        self._shared.telemetry.poll_succeeded(self.label, duration_seconds, now)
 
     async def _failed(self, reason: str, duration_seconds: float) -> None:
         self._failures += 1
         self.up = False
         self._shared.telemetry.poll_failed(self.label, reason, duration_seconds)
-        log.error(
-            "poll failed",
-            org_id=self.label,
-            reason=reason,
-            error=self.error,
-            failed_polls=self._failures,
-        )
+        fields = {"reason": reason, "error": self.error, "failed_polls": self._failures}
+        log.error("poll failed", org_id=self.label, **fields)
         await self._poller.publish()
         if self.org is not None and self._failures >= FAILED_POLLS_TO_DROP_GAUGES:
             await self._shared.publisher.set_open(self.org, None)

@@ -59,15 +59,10 @@ class Poller:
         beat: Callable[[float], None],
         hold: Callable[[ApiError], None],
     ) -> None:
-        """Prepare; nothing is read until `start`.
+        """Read nothing until `start`; `target` may be replaced between two requests.
 
-        Args:
-            target: the org; it may be replaced between two requests.
-            shared: what all collectors have in common.
-            peers: the other orgs.
-            beat: told of each sign of life, and for how many seconds none is to be expected.
-            hold: told when the API wants no requests for a while.
-
+        `beat` is told of each sign of life, and for how many seconds none is to be expected, `hold`
+        when the API wants no requests for a while.
         """
         self.target = target
         self.label = target.id
@@ -77,9 +72,7 @@ class Poller:
         self._peers = peers
         self._beat = beat
         self._reconciler = Reconciler(shared, self._drive, hold)
-        self._unsettled = True
-        self._news = True
-        self._open_known = True
+        self._unsettled = self._news = self._open_known = True
         self._pruned_at = 0.0
         self._history_failed = 0
 
@@ -107,12 +100,19 @@ class Poller:
                 if not self._peers.claim(self, org.org_id):
                     raise SupersededError(org.org_id)
                 self._rename(org.org_id)
+                # Behind the step of a target that has just given way, which ends whole.
+                org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
             self._shared.telemetry.declare_org(self.label)
-            self.org = org
-            # All of it: another target may have served this org until now, and not to the end.
-            self.publishing.note(org.workflows)
+            self._take(org)
             await self.publish()
+            return org
         return self.org
+
+    def _take(self, org: OrgLedger) -> None:
+        """Go on with this ledger; the target that had it may not have served it to the end."""
+        self.org = org
+        self._unsettled = self._news = self._open_known = True
+        self.publishing.note(org.workflows)
 
     async def publish(self) -> None:
         """Serve what is committed."""
@@ -130,11 +130,8 @@ class Poller:
         """
         org = await self.start()
         contact = not org.contacted
-        poll = Poll(
-            org.scan,
-            open_known=self._open_known,
-            contact_floor=org.floor_seconds if contact else None,
-        )
+        floor = org.floor_seconds if contact else None
+        poll = Poll(org.scan, open_known=self._open_known, contact_floor=floor)
         # While nobody has named the org of `c`, a known run may do it, though nothing else changed.
         may_skip = not (self._unsettled or self._open_known or org.org_id is None)
         await self._drive(org, poll.steps(), may_skip=may_skip)
@@ -142,11 +139,8 @@ class Poller:
             raise ApiError("invalid_response", "the listing changed too fast to be read whole")
         poll.note_unmet(org.counts.met)
         if poll.state.unmet > org.scan.unmet:
-            log.warning(
-                "the API's count grew by more runs than the poll met; they are looked for",
-                org_id=self.label,
-                runs=poll.state.unmet,
-            )
+            line = "the API's count grew by more runs than the poll met; they are looked for"
+            log.warning(line, org_id=self.label, runs=poll.state.unmet)
         if self._unsettled or contact or poll.absent or poll.state != org.scan:
             await self._shared.ledger.complete(org, poll.state, absent=poll.absent, contact=contact)
             self._unsettled = False
@@ -155,24 +149,18 @@ class Poller:
         if named is not org:
             # What was read went into the ledger of `c`; it must be told to the one of its id, and
             # at once: a run that was open now may have ended by the next poll.
-            self._unsettled = True
             return await self.poll()
         self._shared.telemetry.set_api_runs(self.label, poll.listing_count)
         if contact:
-            log.info(
-                "first contact",
-                org_id=self.label,
-                workflows=len(org.workflows),
-                failed_runs_in_history=self._history_failed,
-            )
+            known = {
+                "workflows": len(org.workflows),
+                "failed_runs_in_history": self._history_failed,
+            }
+            log.info("first contact", org_id=self.label, **known)
         await self.publish()
         await self._publish_open(org)
-        await self._reconciler.run(
-            org,
-            self.label,
-            interval_seconds=self.target.reconcile_interval_seconds,
-            is_fresh=contact or poll.walked_all,
-        )
+        seconds, is_fresh = self.target.reconcile_interval_seconds, contact or poll.walked_all
+        await self._reconciler.run(org, self.label, interval_seconds=seconds, is_fresh=is_fresh)
         await self.publish()
         await self._prune(org)
         return poll.is_walk
@@ -221,12 +209,8 @@ class Poller:
             log.warning("run failed", **failed_run_fields(self.label, run))
         if recorded.invalid:
             named = [f"{row.key} ({row.reason})" for row in recorded.invalid[:_NAMED_INVALID_RUNS]]
-            log.warning(
-                "runs can't be read and are left out",
-                org_id=self.label,
-                runs=len(recorded.invalid),
-                run_ids=", ".join(named),
-            )
+            runs = {"runs": len(recorded.invalid), "run_ids": ", ".join(named)}
+            log.warning("runs can't be read and are left out", org_id=self.label, **runs)
         self.publishing.note(recorded.changed)
         if self.publishing.is_due:
             await self.publishing.publish(org, self.org_name)
@@ -245,10 +229,12 @@ class Poller:
             raise SupersededError(org_id)
         # The name first: from now on nobody else may take this org over, or forget it.
         self._rename(org_id)
-        self.org = await self._shared.ledger.identify(
+        named = await self._shared.ledger.identify(
             org, org_id, walk_floor=self._walk_floor, was_foreign=was_foreign
         )
-        return self.org
+        if named is not org:
+            self._take(named)
+        return named
 
     def _rename(self, org_id: str) -> None:
         if org_id != self.label:

@@ -21,7 +21,6 @@ class Publishing:
     """The workflows of one org that changed since they were published."""
 
     def __init__(self, publisher: Publisher, clocks: Clocks) -> None:
-        """Begin with nothing to publish."""
         self._publisher = publisher
         self._clocks = clocks
         self._pending: set[str] = set()

@@ -26,8 +26,7 @@ class Reader:
     """Reads the pages of one poll, or of one slice of a reconciliation.
 
     `listing` makes the listing of a status, `recorded` is told of each page that was committed.
-    `may_skip`: nothing is open or unsettled, so a first answer that is the one of the last complete
-    poll need not be recorded again.
+    `may_skip`: nothing is open or unsettled, so the last poll's first answer need not be recorded.
     """
 
     org: OrgLedger
@@ -99,16 +98,9 @@ class Reader:
         signatures = [row_signature(run) for run in chunk.runs]
         if page_signature(signatures) != self.org.scan.signature:
             return None
+        same = {"is_open": False, "owned": True, "settled": True}
         return [
-            RowFact(
-                run.id,
-                run.created,
-                run.updated,
-                is_open=False,
-                owned=True,
-                settled=True,
-                signature=signature,
-            )
+            RowFact(run.id, run.created, run.updated, signature=signature, **same)
             for run, signature in zip(chunk.runs, signatures, strict=True)
         ]
 

@@ -8,7 +8,7 @@ import msgspec
 
 from invent_exporter.errors import ApiError
 from invent_exporter.log import get_logger
-from invent_exporter.scan.poll import Reconciliation
+from invent_exporter.scan.reconcile import Reconciliation
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -66,12 +66,8 @@ class Reconciler:
             return
         shared.allowance.give_back(pages - read)
         await shared.ledger.save_scan(org, reconciliation.state)
-        if org.counts.recovered > recovered:
-            log.warning(
-                "runs were found that polls had missed",
-                org_id=label,
-                runs=org.counts.recovered - recovered,
-            )
+        if found := org.counts.recovered - recovered:
+            log.warning("runs were found that polls had missed", org_id=label, runs=found)
         if reconciliation.is_done:
             shared.telemetry.reconciled(label, reconciliation.state.reconciled)
 

@@ -33,7 +33,6 @@ class Supervisor:
     """Starts, changes and withdraws the collectors of this process."""
 
     def __init__(self, shared: Shared) -> None:
-        """Poll nothing yet."""
         self._shared = shared
         self._precedence: dict[str, int] = {}
         self._collectors: dict[str, Collector] = {}
@@ -87,18 +86,17 @@ class Supervisor:
 
     def _supersede(self, collector: Collector, org_id: str) -> None:
         target_id = collector.target.id
-        self._collectors.pop(target_id, None)
+        if self._collectors.get(target_id) is not collector:
+            return  # it was superseded while it started
+        del self._collectors[target_id]
         task = self._tasks.pop(target_id, None)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
         collector.first_attempt.set()
         self._superseded[target_id] = org_id
         self._shared.telemetry.forget_org(target_id)
-        log.warning(
-            "an org is configured twice; the later entry is dropped",
-            org_id=org_id,
-            entry=target_id,
-        )
+        line = "an org is configured twice; the later entry is dropped"
+        log.warning(line, org_id=org_id, entry=target_id)
 
     # -- changes
 
@@ -117,11 +115,8 @@ class Supervisor:
             for collector in gone:
                 await self._end(collector)
             self._precedence = {target_id: index for index, target_id in enumerate(wanted)}
-            self._superseded = {
-                target_id: org_id
-                for target_id, org_id in self._superseded.items()
-                if target_id in wanted
-            }
+            for target_id in self._superseded.keys() - wanted.keys():
+                del self._superseded[target_id]
             for target in wanted.values():
                 known = self._collectors.get(target.id)
                 if known is not None:
@@ -152,7 +147,8 @@ class Supervisor:
             if self._group is None:
                 raise
             # Its polls try again, and say why they fail.
-        self._spawn(collector)
+        if self._collectors.get(target.id) is collector:  # `c` may have turned out to be this org
+            self._spawn(collector)
 
     async def _end(self, collector: Collector) -> None:
         target_id = collector.target.id

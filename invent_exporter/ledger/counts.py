@@ -6,19 +6,14 @@ count, duration, queue time and credits can't come apart.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from itertools import pairwise
 from typing import TypeVar
 
 import msgspec
 
-from invent_exporter.api.models import (
-    FINAL_STATUSES,
-    ORIGINS,
-    OTHER_STEP,
-    TIMED_STATUSES,
-    UNKNOWN,
-    Run,
-)
+from invent_exporter.api import models
+from invent_exporter.api.models import TIMED_STATUSES, UNKNOWN, Run
 
 _Key = TypeVar("_Key", int, str)
 
@@ -66,20 +61,13 @@ class Histogram(msgspec.Struct, gc=False):
         """
         if tuple(self.bounds) == bounds:
             return self
-        cumulative = [0]
-        for count in self.counts[:-1]:
-            cumulative.append(cumulative[-1] + count)
-        at_new = [cumulative[_bounds_up_to(self.bounds, bound)] for bound in bounds]
+        at_new = [sum(self.counts[: bisect_right(self.bounds, bound)]) for bound in bounds]
         at_new.append(sum(self.counts))
-        counts = [upper - lower for lower, upper in zip([0, *at_new], at_new, strict=False)]
+        counts = [upper - lower for lower, upper in pairwise([0, *at_new])]
         moved = Histogram(list(bounds), counts, self.total, {})
         for exemplar in self.exemplars.values():
             keep_newest(moved.exemplars, bisect_left(moved.bounds, exemplar.value), exemplar)
         return moved
-
-
-def _bounds_up_to(bounds: list[float], limit: float) -> int:
-    return sum(1 for bound in bounds if bound <= limit)
 
 
 def keep_newest(exemplars: dict[_Key, Exemplar], key: _Key, exemplar: Exemplar) -> None:
@@ -102,7 +90,9 @@ def series_key(origin: str, status: str) -> str:
     return f"{origin}/{status}"
 
 
-BASE_KEYS = tuple(series_key(origin, status) for origin in ORIGINS for status in FINAL_STATUSES)
+BASE_KEYS = tuple(
+    series_key(origin, status) for origin in models.ORIGINS for status in models.FINAL_STATUSES
+)
 
 
 class WorkflowCounts(msgspec.Struct, omit_defaults=True):
@@ -137,28 +127,21 @@ class WorkflowCounts(msgspec.Struct, omit_defaults=True):
 
     def draft(self) -> WorkflowCounts:
         """Copy, so that the copy can be changed and dropped."""
+        copies = {
+            name: value.copy()
+            for name, value in msgspec.structs.asdict(self).items()
+            if isinstance(value, dict | list)
+        }
+        copies["duration"] = {status: each.draft() for status, each in self.duration.items()}
         return msgspec.structs.replace(
-            self,
-            duration={status: histogram.draft() for status, histogram in self.duration.items()},
-            queue=self.queue.draft(),
-            run_credits=self.run_credits.draft(),
-            finished={**self.finished},
-            finished_exemplars={**self.finished_exemplars},
-            submitted={**self.submitted},
-            credits_ai={**self.credits_ai},
-            credits_other={**self.credits_other},
-            steps={**self.steps},
-            last_finished={**self.last_finished},
-            released=[*self.released],
+            self, **copies, queue=self.queue.draft(), run_credits=self.run_credits.draft()
         )
 
     def rebucket(self, bounds: Bounds) -> bool:
         """Follow changed bounds; True when anything changed."""
         old = (dict(self.duration), self.queue, self.run_credits)
-        self.duration = {
-            status: histogram.rebucket(bounds.duration_seconds)
-            for status, histogram in self.duration.items()
-        }
+        seconds = bounds.duration_seconds
+        self.duration = {name: each.rebucket(seconds) for name, each in self.duration.items()}
         self.queue = self.queue.rebucket(bounds.queue_seconds)
         self.run_credits = self.run_credits.rebucket(bounds.credits)
         return old != (self.duration, self.queue, self.run_credits)
@@ -171,26 +154,20 @@ class WorkflowCounts(msgspec.Struct, omit_defaults=True):
         """Count a run that reached its first final status, without its credits."""
         status = run.status_label
         key = series_key(run.origin_label, status)
-        ended = run.ended
         self.finished[key] = self.finished.get(key, 0) + 1
-        keep_newest(self.finished_exemplars, key, Exemplar(run.id, 1.0, ended or 0.0))
+        keep_newest(self.finished_exemplars, key, Exemplar(run.id, 1.0, run.ended or 0.0))
         if status not in TIMED_STATUSES:
             return
-        duration = run.duration_seconds
-        if duration is not None:
-            self.duration[status].observe(duration, run.id, ended)
-        queue = run.queue_seconds
-        if queue is not None:
-            self.queue.observe(queue, run.id, ended)
+        if run.duration_seconds is not None:
+            self.duration[status].observe(run.duration_seconds, run.id, run.ended)
+        if run.queue_seconds is not None:
+            self.queue.observe(run.queue_seconds, run.id, run.ended)
 
     def spend_first(self, key: str, run: Run) -> None:
         """Count the credits of a run when they are first known; `key` names its final series."""
-        known = run.credits
-        total = run.credits_total
-        if known is None or total is None:
-            return
-        self.spend(key, *known)
-        self.run_credits.observe(total, run.id, run.ended)
+        if run.credits is not None and run.credits_total is not None:
+            self.spend(key, *run.credits)
+            self.run_credits.observe(run.credits_total, run.id, run.ended)
 
     def spend(self, key: str, ai: float, other: float) -> None:
         """Add credits to a final series."""
@@ -202,19 +179,16 @@ class WorkflowCounts(msgspec.Struct, omit_defaults=True):
     def spend_step(self, step: str, credits_added: float) -> None:
         """Add credits to a step; the steps beyond the first 50 share `__other__`."""
         if step not in self.steps and len(self.steps) >= MAX_STEPS:
-            step = OTHER_STEP
+            step = models.OTHER_STEP
         self.steps[step] = self.steps.get(step, 0.0) + credits_added
 
     def learn(self, run: Run) -> None:
         """Follow the newest run's version, and the org that owns the workflow."""
-        created = run.first_time
-        if created is None:
-            created = 0.0
-        if self.newest_created is not None and created < self.newest_created:
-            return
-        self.newest_created = created
-        self.version = run.version_label or self.version
-        self.workflow_org_id = run.workflow_org_id or self.workflow_org_id
+        created = run.first_time or 0.0
+        if self.newest_created is None or created >= self.newest_created:
+            self.newest_created = created
+            self.version = run.version_label or self.version
+            self.workflow_org_id = run.workflow_org_id or self.workflow_org_id
 
     def conclude(self, run: Run) -> bool:
         """Follow the last result by status and the streak of failures.
@@ -222,23 +196,20 @@ class WorkflowCounts(msgspec.Struct, omit_defaults=True):
         True when failures that came before in our reading, but later in time, must be counted
         anew by the caller: a COMPLETED run turned up out of order.
         """
-        status = run.status_label
-        ended = run.concluded
+        status, ended = run.status_label, run.concluded
         self.last_finished[status] = max(self.last_finished.get(status, ended), ended)
         moment = (ended, run.id)
+        if self.last_completed is not None and moment <= self.last_completed:
+            return False
         if status == "FAILED":
-            if self.last_completed is None or moment > self.last_completed:
-                self.consecutive_failures += 1
-                self.last_failed = max(self.last_failed or moment, moment)
-        elif status == "COMPLETED" and (
-            self.last_completed is None or moment > self.last_completed
-        ):
-            self.last_completed = moment
-            if self.last_failed is None or moment > self.last_failed:
-                self.consecutive_failures = 0
-                self.last_failed = None
-                return False
+            self.consecutive_failures += 1
+            self.last_failed = max(self.last_failed or moment, moment)
+        if status != "COMPLETED":
+            return False
+        self.last_completed = moment
+        if self.last_failed is not None and moment <= self.last_failed:
             return True
+        self.consecutive_failures, self.last_failed = 0, None
         return False
 
     def groups(self) -> list[str]:
@@ -265,8 +236,8 @@ class FailedRun(msgspec.Struct, frozen=True):
 class OrgCounts(msgspec.Struct, omit_defaults=True):
     """The counters of an org as a whole, and its newest failed runs.
 
-    `met` and `named` are no series: `met` is compared with what the count of all runs grew by (see
-    `scan`), `named` is the org that most runs of a `c` named which is not known yet.
+    No series: `met`, which the scan compares with what the count of all runs grew by, and `named`,
+    the org that most runs of a `c` named which is not known yet.
     """
 
     invalid: dict[str, int] = {}
@@ -280,8 +251,4 @@ class OrgCounts(msgspec.Struct, omit_defaults=True):
 
     def draft(self) -> OrgCounts:
         """Copy, so that the copy can be changed and dropped."""
-        return msgspec.structs.replace(
-            self,
-            invalid={**self.invalid},
-            failed=[*self.failed],
-        )
+        return msgspec.structs.replace(self, invalid={**self.invalid}, failed=[*self.failed])

@@ -22,32 +22,25 @@ class WorkflowDrafts:
         self._bounds = bounds
         self._max_workflows = max_workflows
         self._drafts: dict[str, WorkflowCounts] = {}
-        self._new: set[str] = set()
         self._folded: set[str] = set()
 
     def draft(self, workflow_id: str) -> WorkflowCounts:
         """Return the one draft of a workflow, or of what it is folded into."""
         name = self._fold(workflow_id)
-        draft = self._drafts.get(name)
-        if draft is None:
+        if name not in self._drafts:
             known = self._org.workflows.get(name)
-            if known is None:
-                self._new.add(name)
             draft = WorkflowCounts.empty(self._bounds) if known is None else known.draft()
             self._drafts[name] = draft
-        return draft
+        return self._drafts[name]
 
     def _fold(self, workflow_id: str) -> str:
         org = self._org
-        if workflow_id == OTHER_WORKFLOW:
-            return workflow_id
-        if workflow_id in org.workflows or workflow_id in self._new:
+        if workflow_id in org.workflows or workflow_id in self._drafts:
             return workflow_id
         if workflow_id in org.folded or workflow_id in self._folded:
             return OTHER_WORKFLOW
-        own = len(org.workflows) + len(self._new)
-        own -= OTHER_WORKFLOW in org.workflows or OTHER_WORKFLOW in self._new
-        if own < self._max_workflows:
+        own = (org.workflows.keys() | self._drafts.keys()) - {OTHER_WORKFLOW}
+        if workflow_id == OTHER_WORKFLOW or len(own) < self._max_workflows:
             return workflow_id
         self._folded.add(workflow_id)
         return OTHER_WORKFLOW

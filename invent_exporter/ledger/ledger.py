@@ -21,15 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter.api.models import NEVER_SECONDS
 from invent_exporter.errors import StateGoneError, StorageError
+from invent_exporter.ledger import org as stored
 from invent_exporter.ledger import schema
-from invent_exporter.ledger.org import (
-    OrgLedger,
-    add_org,
-    load_org,
-    put_workflows,
-    to_json,
-    update_org,
-)
+from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
 from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded, Recorder
 
 if TYPE_CHECKING:
@@ -45,6 +39,7 @@ _T = TypeVar("_T")
 VANISHED = 2
 """Complete searches without a run, after which it counts as vanished."""
 _PRUNE_ROWS = 500
+_RUN = schema.run.c
 
 
 class OpenGroup(msgspec.Struct, frozen=True):
@@ -60,7 +55,7 @@ class OpenGroup(msgspec.Struct, frozen=True):
 def _in_thread(
     method: Callable[Concatenate[Ledger, _P], _T],
 ) -> Callable[Concatenate[Ledger, _P], Awaitable[_T]]:
-    """Run a method in the ledger's thread, one after the other in the order of the calls."""
+    """Run a method in the ledger's thread, in the order of the calls."""
 
     @wraps(method)
     async def call(self: Ledger, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -74,7 +69,6 @@ class Ledger:
     """The ledgers of all orgs, in one database. Every call may raise StorageError."""
 
     def __init__(self, database: Database, settings: LedgerSettings) -> None:
-        """Take an open database; `settings` hold from now on."""
         self.settings = settings
         self._database = database
         self._loaded: dict[int, OrgLedger] = {}
@@ -82,12 +76,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self, _org: OrgLedger | None = None) -> Iterator[Connection]:
-        """Begin the one transaction of a step; it is committed when the block ends without error.
-
-        Raises:
-            StorageError: nothing was changed.
-
-        """
+        """Commit the one transaction of a step when the block ends; on StorageError nothing is."""
         try:
             with self._database.engine.begin() as connection:
                 yield connection
@@ -122,16 +111,16 @@ class Ledger:
         return self._load(configured_id, walk_floor)
 
     def _load(self, configured_id: str, walk_floor: float) -> OrgLedger:
+        column = schema.org.c.alias if configured_id == "c" else schema.org.c.org_id
+        query = select(schema.org).where(column == configured_id)
         with self.transaction() as connection:
-            column = schema.org.c.alias if configured_id == "c" else schema.org.c.org_id
-            query = select(schema.org).where(column == configured_id)
             row = connection.execute(query).first()
             if row is None:
-                add_org(connection, configured_id, walk_floor)
+                stored.add_org(connection, configured_id, walk_floor)
                 row = connection.execute(query).one()
             org = self._loaded.get(row.org)
             if org is None:
-                org = load_org(connection, row, self.settings.bounds)
+                org = stored.load_org(connection, row, self.settings.bounds)
         self._loaded[org.key] = org
         return org
 
@@ -144,15 +133,10 @@ class Ledger:
     def identify(
         self, org: OrgLedger, org_id: str, *, walk_floor: float, was_foreign: bool = False
     ) -> OrgLedger:
-        """Give the org of `c` its real id; or the ledger that this id already has.
+        """Give the org of `c` the real id that its runs name; or the ledger that this id has.
 
-        Args:
-            org: the ledger of `c`.
-            org_id: the id that its runs name.
-            walk_floor: the floor of a first contact.
-            was_foreign: another entry had this id, so that these runs passed for that entry's, and
-                the ledger of `c` says nothing of them: its id begins with an empty one.
-
+        `was_foreign`: another entry had this id, so that these runs passed for that entry's, and
+        the ledger of `c` says nothing of them: its id begins with an empty one.
         """
         with self.transaction(org) as connection:
             by_id = schema.org.c.org_id == org_id
@@ -163,7 +147,7 @@ class Ledger:
             else:
                 _delete(connection, org)
                 if not is_known:
-                    add_org(connection, org_id, walk_floor)
+                    stored.add_org(connection, org_id, walk_floor)
                 connection.execute(update(schema.org).where(by_id).values(alias="c"))
         if keeps:
             org.org_id = org_id
@@ -194,14 +178,8 @@ class Ledger:
     ) -> Recorded:
         """Record one page in one transaction; afterwards `org` holds what was committed.
 
-        Args:
-            org: whose listing the page is of.
-            runs: the page's readable runs; one may stand there twice.
-            invalid: the runs that could not be read.
-            now: our time, seconds since the epoch.
-            other_org_ids: the other polled orgs, whose runs are theirs.
-            recovering: the page is one that only the reconciliation reads.
-
+        One of `runs` may stand there twice; those of `other_org_ids` are theirs; `now` is our time,
+        seconds since the epoch; `recovering`: only the reconciliation reads this page.
         """
         recorder = Recorder(self.settings, org, now, other_org_ids, recovering=recovering)
         with self.transaction(org) as connection:
@@ -216,14 +194,10 @@ class Ledger:
     ) -> int:
         """Settle a complete poll: the last transaction of it. Return how many runs vanished.
 
-        Args:
-            org: the org that was polled.
-            scan: what the scan learned.
-            absent: open runs that a complete search did not find.
-            contact: the poll was the first contact.
-
+        `absent` are open runs that a complete search did not find; `contact`: it was the first.
         """
         walk = org.settled_walk + 1
+        contacted = org.contacted or contact
         counts = org.counts.draft()
         floor = org.floor_seconds
         if contact and org.newest_seconds is not None and org.newest_seconds < floor:
@@ -232,9 +206,8 @@ class Ledger:
         vanished = 0
         with self.transaction(org) as connection:
             for run_id in absent:
-                where = and_(schema.run.c.org == org.key, schema.run.c.run_id == run_id)
-                before = connection.execute(select(schema.run.c.absent).where(where)).scalar_one()
-                misses = before + 1
+                where = and_(_RUN.org == org.key, _RUN.run_id == run_id)
+                misses = connection.execute(select(_RUN.absent).where(where)).scalar_one() + 1
                 connection.execute(update(schema.run).where(where).values(absent=misses))
                 vanished += misses == VANISHED
             counts.vanished += vanished
@@ -243,13 +216,12 @@ class Ledger:
                 org,
                 settled_walk=walk,
                 scan=to_json(scan),
-                contacted=int(org.contacted or contact),
+                contacted=int(contacted),
                 floor=floor,
                 counts=to_json(counts),
             )
         org.settled_walk, org.scan, org.counts = walk, scan, counts
-        org.contacted = org.contacted or contact
-        org.floor_seconds = floor
+        org.contacted, org.floor_seconds = contacted, floor
         return vanished
 
     @_in_thread
@@ -262,23 +234,17 @@ class Ledger:
     @_in_thread
     def open_runs(self, org: OrgLedger) -> dict[str, float]:
         """List the runs that were open when last seen, but vanished ones: id to creation time."""
-        query = select(schema.run.c.run_id, schema.run.c.created).where(
-            *_open(org), schema.run.c.absent < VANISHED
-        )
+        query = select(_RUN.run_id, _RUN.created).where(*_open(org))
         with self.transaction(org) as connection:
             return {row.run_id: row.created for row in connection.execute(query)}
 
     @_in_thread
     def open_groups(self, org: OrgLedger) -> tuple[OpenGroup, ...]:
         """Count the open runs by their labels."""
-        labels = (schema.run.c.workflow_id, schema.run.c.origin, schema.run.c.status)
-        query = (
-            select(*labels, func.count(), func.min(schema.run.c.since))
-            .where(*_open(org), schema.run.c.absent < VANISHED)
-            .group_by(*labels)
-        )
+        labels = (_RUN.workflow_id, _RUN.origin, _RUN.status)
+        query = select(*labels, func.count(), func.min(_RUN.since)).where(*_open(org))
         with self.transaction(org) as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(query.group_by(*labels)).all()
         return tuple(OpenGroup(*row) for row in rows)
 
     # -- releases, the kept window
@@ -287,14 +253,14 @@ class Ledger:
     def window_from(self, org: OrgLedger, now: float) -> float:
         """Tell where the kept window begins: what is older is not looked for, and may be forgotten.
 
-        The whole window behind the newest run, so that an API whose clock is behind, or an org that
-        sleeps, loses nothing.
+        It is behind the newest run, so an API whose clock is behind, or an org that sleeps, loses
+        nothing.
         """
         with self.transaction(org) as connection:
             return self._window_from(connection, org, now)
 
     def _window_from(self, connection: Connection, org: OrgLedger, now: float) -> float:
-        query = select(func.max(schema.run.c.created)).where(schema.run.c.org == org.key)
+        query = select(func.max(_RUN.created)).where(_RUN.org == org.key)
         newest = connection.execute(query).scalar()
         latest = now if newest is None else min(now, newest)
         return latest - self.settings.reconcile_window_seconds
@@ -321,32 +287,22 @@ class Ledger:
         with self.transaction(org) as connection:
             floor = max(org.floor_seconds, self._window_from(connection, org, now))
             fallen = (
-                schema.run.c.org == org.key,
-                schema.run.c.created < floor,
-                schema.run.c.seen < now - window,
-                or_(schema.run.c.final == 1, schema.run.c.owned == 0),
+                _RUN.org == org.key,
+                _RUN.created < floor,
+                _RUN.seen < now - window,
+                or_(_RUN.final == 1, _RUN.owned == 0),
                 # Without any time of the API's it would pass for a new run whenever it is listed.
-                schema.run.c.since != NEVER_SECONDS,
+                _RUN.since != NEVER_SECONDS,
             )
-            doomed = (
-                connection.execute(select(schema.run.c.run_id).where(*fallen).limit(_PRUNE_ROWS))
-                .scalars()
-                .all()
-            )
-            if floor > org.floor_seconds and doomed:
-                update_org(connection, org, floor=floor)
+            ids = select(_RUN.run_id).where(*fallen).limit(_PRUNE_ROWS)
+            doomed = [{"doomed": run_id} for run_id in connection.execute(ids).scalars()]
             if doomed:
-                connection.execute(
-                    delete(schema.run).where(
-                        schema.run.c.org == org.key, schema.run.c.run_id == bindparam("doomed")
-                    ),
-                    [{"doomed": run_id} for run_id in doomed],
-                )
-            connection.execute(
-                delete(schema.invalid).where(
-                    schema.invalid.c.org == org.key, schema.invalid.c.seen < now - 2 * window
-                )
-            )
+                update_org(connection, org, floor=floor)
+                where = and_(_RUN.org == org.key, _RUN.run_id == bindparam("doomed"))
+                connection.execute(delete(schema.run).where(where), doomed)
+            table = schema.invalid
+            is_old = and_(table.c.org == org.key, table.c.seen < now - 2 * window)
+            connection.execute(delete(table).where(is_old))
         if doomed:
             org.floor_seconds = floor
             self._database.give_back_pages()
@@ -359,4 +315,4 @@ def _delete(connection: Connection, org: OrgLedger) -> None:
 
 
 def _open(org: OrgLedger) -> tuple[Any, ...]:
-    return (schema.run.c.org == org.key, schema.run.c.final == 0, schema.run.c.owned == 1)
+    return _RUN.org == org.key, _RUN.final == 0, _RUN.owned == 1, _RUN.absent < VANISHED

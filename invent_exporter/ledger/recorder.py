@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, func, insert, select, tuple_, update
 
 from invent_exporter.api.models import Run
 from invent_exporter.ledger import schema
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 KEPT_FAILED_RUNS = 20
 _ERROR_LENGTH = 300
+_RUN, _INVALID = schema.run.c, schema.invalid.c
 
 
 class LedgerSettings(msgspec.Struct, frozen=True):
@@ -102,24 +103,22 @@ class Recorder:
             self._counts.named = self._org.likely_org_id
         if self._recovering:
             # A run that is newer than all that is known may have come after the poll.
-            newest = select(func.max(schema.run.c.created)).where(schema.run.c.org == self._org.key)
+            newest = select(func.max(_RUN.created)).where(_RUN.org == self._org.key)
             self._missed_until = connection.execute(newest).scalar() or -math.inf
         known, elsewhere = self._look_up(connection, runs)
         # In the order in which runs ended, so that streaks need no second look within a page.
         for run in sorted(runs, key=lambda run: (run.concluded, run.id)):
             row = known.get(run.id)
             if row is None:
-                if self._is_below_floor(run):
-                    continue
-                foreign = run.org_id in self._other_org_ids or run.id in elsewhere
-                known[run.id] = self._meet(connection, run, owned=not foreign)
+                if not self._is_below_floor(run):
+                    foreign = run.org_id in self._other_org_ids or run.id in elsewhere
+                    known[run.id] = self._meet(connection, run, owned=not foreign)
                 continue
             if row.final:
                 self._meet_again(run, row)
             else:
                 self._follow(connection, run, row)
-        for run in runs:
-            self.recorded.facts.append(self._fact(run, known.get(run.id)))
+        self.recorded.facts = [self._fact(run, known.get(run.id)) for run in runs]
         # Those that only the reconciliation found were in the count before.
         recovered = self._counts.recovered - self._org.counts.recovered
         self._counts.met += len(self._inserted) - recovered
@@ -129,8 +128,7 @@ class Recorder:
     ) -> tuple[dict[str, RunRow], set[str]]:
         known: dict[str, RunRow] = {}
         elsewhere: set[str] = set()
-        ids = {"ids": [run.id for run in runs]}
-        for *columns, polled_as in connection.execute(_LOOK_UP, ids):
+        for *columns, polled_as in connection.execute(_LOOK_UP, {"ids": [run.id for run in runs]}):
             row = RunRow(*columns)
             if row.org == self._org.key:
                 known[row.run_id] = row
@@ -140,18 +138,13 @@ class Recorder:
         return known, elsewhere
 
     def _note_newest(self, runs: Sequence[Run]) -> None:
-        told = [time for run in runs for time in (run.first_time, run.updated, run.ended)]
-        times = [time for time in (self._org.newest_seconds, *told) if time is not None]
-        self._org.newest_seconds = max(times, default=None)
+        told = [time for run in runs for time in _times(run)]
+        before = self._org.newest_seconds
+        self._org.newest_seconds = max(told if before is None else [before, *told], default=None)
 
     def _is_below_floor(self, run: Run) -> bool:
         """Tell whether a final run is wholly before the kept window: history, not to be kept."""
-        floor = self._org.floor_seconds
-        first = run.first_time
-        if not run.is_final or (first is not None and first >= floor):
-            return False
-        times = [time for time in (first, run.updated, run.ended) if time is not None]
-        return bool(times) and max(times) < floor
+        return run.is_final and max(_times(run), default=math.inf) < self._org.floor_seconds
 
     def _fact(self, run: Run, row: RunRow | None) -> RowFact:
         settled = row is None or (row.walk <= self._org.settled_walk and row.updated == run.updated)
@@ -169,9 +162,7 @@ class Recorder:
     # -- a run that is not known yet
 
     def _meet(self, connection: Connection, run: Run, *, owned: bool) -> RunRow:
-        created = run.first_time
-        if created is None:
-            created = self._now
+        created = self._now if run.first_time is None else run.first_time
         contacted = self._org.contacted
         counted = owned and run.is_final and contacted and created >= self._org.floor_seconds
         row = RunRow(
@@ -180,7 +171,6 @@ class Recorder:
             workflow_id=run.workflow_label,
             origin=run.origin_label,
             status=run.status_label,
-            revised=None,
             final=run.is_final,
             owned=owned,
             counted=counted,
@@ -189,10 +179,6 @@ class Recorder:
             since=_since(run, self._now),
             updated=run.updated,
             seen=self._now,
-            absent=0,
-            credits_ai=None,
-            credits_other=None,
-            steps=None,
         )
         if owned:
             counts = self._workflows.draft(run.workflow_label)
@@ -226,16 +212,12 @@ class Recorder:
             return
         moment = counts.last_completed
         assert moment is not None  # noqa: S101 (conclude has just set it)
-        after = or_(
-            schema.run.c.since > moment[0],
-            and_(schema.run.c.since == moment[0], schema.run.c.run_id > moment[1]),
-        )
         query = select(func.count()).where(
-            schema.run.c.org == self._org.key,
-            schema.run.c.workflow_id == run.workflow_label,
-            schema.run.c.status == "FAILED",
-            schema.run.c.owned == 1,
-            after,
+            _RUN.org == self._org.key,
+            _RUN.workflow_id == run.workflow_label,
+            _RUN.status == "FAILED",
+            _RUN.owned == 1,
+            tuple_(_RUN.since, _RUN.run_id) > moment,
         )
         counts.consecutive_failures = connection.execute(query).scalar_one()
 
@@ -310,10 +292,9 @@ class Recorder:
 
     def _keep_failed(self, run: Run) -> None:
         failed = FailedRun(run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH])
-        kept = sorted(
-            [*self._counts.failed, failed], key=lambda failed: failed.ended_seconds or 0.0
-        )
-        self._counts.failed = kept[-KEPT_FAILED_RUNS:]
+        self._counts.failed.append(failed)
+        self._counts.failed.sort(key=lambda failed: failed.ended_seconds or 0.0)
+        del self._counts.failed[:-KEPT_FAILED_RUNS]
 
     def _touch(self, run: Run, row: RunRow) -> None:
         """Take the row's change into the transaction; it is unsettled until a complete poll."""
@@ -329,23 +310,14 @@ class Recorder:
 
     def record_invalid(self, connection: Connection, invalid: Sequence[InvalidRow]) -> None:
         """Count each unreadable run once for each id and reason."""
-        org = self._org.key
         for row in dict.fromkeys(invalid):
-            where = and_(
-                schema.invalid.c.org == org,
-                schema.invalid.c.run_key == row.key,
-                schema.invalid.c.reason == row.reason,
-            )
-            seen = connection.execute(select(schema.invalid.c.seen).where(where)).scalar()
+            key = {"org": self._org.key, "run_key": row.key, "reason": row.reason}
+            where = and_(*(_INVALID[name] == value for name, value in key.items()))
+            seen = connection.execute(select(_INVALID.seen).where(where)).scalar()
             if seen is None:
+                connection.execute(insert(schema.invalid).values(**key, seen=self._now))
                 self._counts.met += 1
-                connection.execute(
-                    insert(schema.invalid).values(
-                        org=org, run_key=row.key, reason=row.reason, seen=self._now
-                    )
-                )
-                count = self._counts.invalid.get(row.reason, 0)
-                self._counts.invalid[row.reason] = count + 1
+                self._counts.invalid[row.reason] = self._counts.invalid.get(row.reason, 0) + 1
                 self.recorded.invalid.append(row)
             elif seen < self._now - self._settings.reconcile_window_seconds / 2:
                 connection.execute(update(schema.invalid).where(where).values(seen=self._now))
@@ -372,14 +344,16 @@ _LOOK_UP = (
 )
 
 
+def _times(run: Run) -> list[float]:
+    return [time for time in (run.first_time, run.updated, run.ended) if time is not None]
+
+
 def _since(run: Run, now: float) -> float:
     """When a final run ended; since when an open one is PENDING or RUNNING."""
     if run.is_final:
         return run.concluded
-    time = run.created if run.status == "PENDING" else run.started
-    if time is None:
-        time = run.created
-    return now if time is None else time
+    times = (None if run.status == "PENDING" else run.started, run.created, now)
+    return next(time for time in times if time is not None)
 
 
 def _created(run: Run, row: RunRow) -> float:

@@ -5,41 +5,30 @@ A table's columns are written once: those of `run` are the fields of `RunRow`.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, get_args
 
 import msgspec
-from sqlalchemy import (
-    Column,
-    Connection,
-    Dialect,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    Table,
-    Text,
-    TypeDecorator,
-)
+import sqlalchemy as sa
+from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text
 from sqlalchemy.dialects.sqlite import insert
 
 SCHEMA_VERSION = 1
 
-tables = MetaData()
+tables = sa.MetaData()
 
 
-class _Flag(TypeDecorator[bool]):
+class _Flag(sa.TypeDecorator[bool]):
     """True or false as 1 or 0, in a file and in a server alike."""
 
     impl = Integer
     cache_ok = True
 
-    def process_bind_param(self, value: Any, _dialect: Dialect) -> int | None:  # noqa: ANN401
+    def process_bind_param(self, value: Any, _dialect: sa.Dialect) -> int | None:  # noqa: ANN401
         return None if value is None else int(value)
 
-    def process_result_value(self, value: Any, _dialect: Dialect) -> bool | None:  # noqa: ANN401
+    def process_result_value(self, value: Any, _dialect: sa.Dialect) -> bool | None:  # noqa: ANN401
         return None if value is None else bool(value)
 
 
@@ -51,27 +40,19 @@ class RunRow(msgspec.Struct, gc=False):
     workflow_id: str
     origin: str
     status: str
-    revised: str | None
-    """The final status that it was changed to after it was counted."""
     final: bool
-    owned: bool
-    """False: it belongs to another polled org."""
-    counted: bool
-    """It stands in the counters."""
-    walk: int
-    """The walk that saw its last change."""
+    owned: bool  # False: it belongs to another polled org
+    counted: bool  # it stands in the counters
+    walk: int  # the walk that saw its last change
     created: float
-    since: float
-    """Open: since when it is in its status. Final: when it ended."""
+    since: float  # open: since when it is in its status; final: when it ended
     updated: float | None
-    seen: float
-    """Our time of its last change."""
-    absent: int
-    """Complete searches without it; 2: vanished."""
-    credits_ai: float | None
-    credits_other: float | None
-    steps: str | None
-    """Credits by step, JSON, where they are counted."""
+    seen: float  # our time of its last change
+    absent: int = 0  # complete searches without it; 2: vanished
+    revised: str | None = None  # the final status that it was changed to after it was counted
+    credits_ai: float | None = None
+    credits_other: float | None = None
+    steps: str | None = None  # credits by step, JSON, where they are counted
 
 
 _TYPES = {str: Text, int: Integer, float: Float, bool: _Flag}
@@ -80,10 +61,11 @@ _TYPES = {str: Text, int: Integer, float: Float, bool: _Flag}
 def _columns(struct: type[msgspec.Struct], *primary: str) -> list[Column[Any]]:
     columns: list[Column[Any]] = []
     for field in msgspec.structs.fields(struct):
-        is_union = isinstance(field.type, types.UnionType)
-        kind = get_args(field.type)[0] if is_union else field.type
+        kind, *null = get_args(field.type) or [field.type]
         is_primary = field.name in primary
-        columns.append(Column(field.name, _TYPES[kind], primary_key=is_primary, nullable=is_union))
+        columns.append(
+            Column(field.name, _TYPES[kind], primary_key=is_primary, nullable=bool(null))
+        )
     return columns
 
 
@@ -140,7 +122,7 @@ def put(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]
 
 
 @cache
-def _upsert(table: Table, dialect: Dialect) -> str:
+def _upsert(table: Table, dialect: sa.Dialect) -> str:
     statement = insert(table)
     values = {column.key: statement.excluded[column.key] for column in table.c}
     keys = [column.name for column in table.primary_key]

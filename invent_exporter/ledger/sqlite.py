@@ -2,9 +2,6 @@
 
 A state file that this program can't use (newer, damaged, another program's, held by another
 process) stops the start and is left as it is: it is looked at before anything is written.
-
-Longer than most modules: what keeps one file from harm, from its first look to its being put back,
-belongs together.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Connection, create_engine, event, insert, select, text, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from invent_exporter.errors import StateError, StateGoneError, StorageError
@@ -39,7 +35,6 @@ class Database:
     """One connection to the ledger's database, and the lock that keeps other processes out."""
 
     def __init__(self, engine: Engine, path: Path | None, lock: int | None) -> None:
-        """Take an engine that `open_database` made."""
         self.engine = engine
         self.path = path
         self._lock = lock
@@ -47,11 +42,8 @@ class Database:
     def put_back(self) -> None:
         """Put the open file back where its path is, after somebody removed or replaced it.
 
-        The open file holds all that was ever served, although no path leads to it. A file that
-        stands in its place now can only be older or another's: to go on from that one would take
-        numbers back under the eyes of every scraper, so it gives way. Until the copy is in place
-        every transaction fails, so nothing is served that the next start would not find. Whoever
-        wants to start from another file stops the process first.
+        Why it is right, and what stands in its place is not: docs/how-it-counts.md, "A run counts
+        once".
 
         Raises:
             OSError: the copy could not be made; the open file stays in use.
@@ -80,18 +72,11 @@ class Database:
 
     def size_bytes(self) -> int:
         """Size of the state file with its log, 0 for state in memory."""
-        if self.path is None:
-            return 0
-        files = (self.path, Path(f"{self.path}-wal"))
+        files = () if self.path is None else (self.path, Path(f"{self.path}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
     def give_back_pages(self) -> None:
-        """Return some of the pages that deletions left empty to the file system.
-
-        Raises:
-            StorageError: they stay where they are.
-
-        """
+        """Return some pages that deletions left empty to the file system, else StorageError."""
         with closing(self.engine.raw_connection()) as pooled:
             # `execute` would take one step of this statement, which is one page.
             connection = cast("sqlite3.Connection", pooled.driver_connection)
@@ -115,26 +100,23 @@ def open_database(url: str) -> Database:
         StateError: the file is newer, damaged, not ours, held by another process or not writable.
 
     """
-    path = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
-    if path is None:
+    if not url.startswith("sqlite:///"):
         database = Database(_engine(":memory:"), None, None)
         _create(database.engine)
         return database
-    lock = _lock(path)
+    path = Path(url.removeprefix("sqlite:///"))
+    database = Database(_engine(str(path)), path, _lock(path))
     try:
-        new = not path.exists() or path.stat().st_size == 0 or _is_blank(path)
-        database = Database(_engine(str(path)), path, lock)
-        if new:
+        if not path.exists() or path.stat().st_size == 0 or _is_blank(path):
             _create(database.engine)
-        _check(database, path)
-    except (OSError, sqlite3.Error, SQLAlchemyError) as error:
-        os.close(lock)
+        _migrate(database.engine)
+    except Exception as error:
+        database.close()
+        if isinstance(error, StateError):
+            raise
         # SQLAlchemy wraps what the driver raises; the one line keeps the driver's words.
         cause = getattr(error, "orig", None) or error
         raise StateError(f"state.url: {path}: {cause}; a writable file is expected") from error
-    except StateError:
-        os.close(lock)
-        raise
     return database
 
 
@@ -170,24 +152,24 @@ def _is_blank(path: Path) -> bool:
         )
     wal = Path(f"{path}-wal")
     mode = "ro" if wal.exists() else "ro&immutable=1"
-    connection = sqlite3.connect(f"file:{_quoted(path)}?mode={mode}", uri=True)
-    try:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        if application not in (APPLICATION_ID, 0):
-            raise StateError(f"state.url: {path} is another program's SQLite file")
-        if application == 0:
-            names = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if names:
+    with closing(sqlite3.connect(f"file:{_quoted(path)}?mode={mode}", uri=True)) as connection:
+
+        def ask(question: str) -> object:
+            return connection.execute(question).fetchone()[0]
+
+        try:
+            application = ask("PRAGMA application_id")
+            is_blank = application == 0 and ask("SELECT count(*) FROM sqlite_master") == 0
+            if application != APPLICATION_ID and not is_blank:
                 raise StateError(f"state.url: {path} is another program's SQLite file")
-            return True
-        problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if problem != "ok":
-            raise StateError(_damaged(path, problem))
-        version = connection.execute("SELECT max(schema_version) FROM meta").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        raise StateError(_damaged(path, str(error))) from error
-    finally:
-        connection.close()
+            if is_blank:
+                return True
+            problem = ask("PRAGMA quick_check(1)")
+            if problem != "ok":
+                raise _damaged(path, problem)
+            version = ask("SELECT max(schema_version) FROM meta")
+        except sqlite3.DatabaseError as error:
+            raise _damaged(path, error) from error
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise StateError(
             f"state.url: {path} has schema version {version}, this program knows up to "
@@ -196,10 +178,9 @@ def _is_blank(path: Path) -> bool:
     return False
 
 
-def _damaged(path: Path, problem: str) -> str:
-    detail = " ".join(problem.split())
-    return (
-        f"state.url: {path} is damaged ({detail}); "
+def _damaged(path: Path, problem: object) -> StateError:
+    return StateError(
+        f"state.url: {path} is damaged ({' '.join(str(problem).split())}); "
         "restore it from a backup, or move it away to start anew from 0"
     )
 
@@ -216,21 +197,18 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _identities(path: str) -> tuple[tuple[int, int] | None, ...]:
-    """Tell which files the path and its log are now; None for one that is missing."""
-    found: list[tuple[int, int] | None] = []
-    for name in (path, f"{path}-wal"):
-        try:
-            status = os.stat(name)  # noqa: PTH116 (twice for each transaction: no Path is made)
-        except FileNotFoundError:
-            found.append(None)
-        else:
-            found.append((status.st_dev, status.st_ino))
-    return tuple(found)
+def _identity(path: str) -> tuple[int, int] | None:
+    """Tell which file this is now; None for one that is missing."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 (twice for each transaction: no Path is made)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _engine(path: str) -> Engine:
-    opened: tuple[tuple[int, int] | None, ...] = ()
+    files = (path, f"{path}-wal")
+    opened: list[tuple[int, int] | None] = []
 
     def connect() -> sqlite3.Connection:
         nonlocal opened
@@ -243,14 +221,14 @@ def _engine(path: str) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
         # The first look opens the log, which from now on belongs to the file.
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        opened = _identities(path)
+        opened = [_identity(file) for file in files]
         return connection
 
     engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
 
     def look(_connection: Connection) -> None:
         """Refuse a transaction in a file that the next start would not find."""
-        if path != ":memory:" and _identities(path) != opened:
+        if path != ":memory:" and [_identity(file) for file in files] != opened:
             raise StateGoneError(f"{path} was removed or replaced while in use")
 
     @event.listens_for(engine, "begin")
@@ -275,17 +253,11 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {}
 """Statements that lead from a schema version to the next, run in one transaction."""
 
 
-def _check(database: Database, path: Path) -> None:
-    try:
-        with database.engine.begin() as connection:
-            version = connection.execute(select(meta.c.schema_version)).scalar()
-            while version is not None and version < SCHEMA_VERSION:
-                for statement in _MIGRATIONS[version]:
-                    connection.execute(text(statement))
-                version += 1
-                connection.execute(update(meta).values(schema_version=version))
-    except Exception as error:
-        database.engine.dispose()
-        # SQLAlchemy wraps what the driver raises; the one line keeps the driver's words.
-        cause = getattr(error, "orig", None) or error
-        raise StateError(f"state.url: {path}: {cause}; a writable file is expected") from error
+def _migrate(engine: Engine) -> None:
+    with engine.begin() as connection:
+        version = connection.execute(select(meta.c.schema_version)).scalar()
+        while version is not None and version < SCHEMA_VERSION:
+            for statement in _MIGRATIONS[version]:
+                connection.execute(text(statement))
+            version += 1
+            connection.execute(update(meta).values(schema_version=version))

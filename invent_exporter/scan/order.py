@@ -38,8 +38,7 @@ def row_signature(run: Run) -> tuple[object, ...]:
 class PageFacts(msgspec.Struct, frozen=True):
     """One answer: where in the listing it stands, and its readable rows.
 
-    `unreadable` names the others, as far as they have an id; `met` is how many runs the ledger has
-    come to know in all, with this page.
+    `unreadable` names the others, as far as they have an id; `met`: all runs the ledger ever knew.
     """
 
     start: int
@@ -82,16 +81,12 @@ class Order(msgspec.Struct, frozen=True):
     @property
     def newest_first(self) -> bool:
         """New or changed runs stand at the front."""
-        return self._by_created(self.created_descending, self.created_ascending) or (
-            self._by_updated(self.updated_descending, self.updated_ascending)
-        )
+        return bool(self.created_first_is_newest or self._updated_first_is_newest)
 
     @property
     def oldest_first(self) -> bool:
         """New or changed runs stand at the end."""
-        return self._by_created(self.created_ascending, self.created_descending) or (
-            self._by_updated(self.updated_ascending, self.updated_descending)
-        )
+        return self.created_first_is_newest is False or self._updated_first_is_newest is False
 
     @property
     def learned(self) -> bool:
@@ -101,15 +96,21 @@ class Order(msgspec.Struct, frozen=True):
     @property
     def created_first_is_newest(self) -> bool | None:
         """Whether created times fall along the listing; None when they follow no direction."""
-        if self._by_created(self.created_descending, self.created_ascending):
-            return True
-        return False if self._by_created(self.created_ascending, self.created_descending) else None
+        is_known = self.created_descending != self.created_ascending
+        return self.created_descending if is_known and self.created_steps >= _EVIDENCE else None
 
-    def _by_created(self, this: bool, other: bool) -> bool:  # noqa: FBT001 (two alike)
-        return this and not other and self.created_steps >= _EVIDENCE
+    @property
+    def _updated_first_is_newest(self) -> bool | None:
+        is_known = self.updated_descending != self.updated_ascending
+        return self.updated_descending if is_known and self.updated_steps >= _EVIDENCE else None
 
-    def _by_updated(self, this: bool, other: bool) -> bool:  # noqa: FBT001 (two alike)
-        return this and not other and self.updated_steps >= _EVIDENCE
+    @property
+    def may_order(self) -> tuple[bool, bool]:
+        """Whether the listing may follow the times of creation, and those of the last change."""
+        return (
+            self.created_descending or self.created_ascending,
+            self.updated_descending or self.updated_ascending,
+        )
 
     def joined(self, other: Order) -> Order:
         """Allow only what both allow, with the evidence of both."""
@@ -127,8 +128,7 @@ class Order(msgspec.Struct, frozen=True):
 
         They are of two answers, and pages that do not overlap may have lost rows between them.
         """
-        seen = judge(rows)
-        return self.joined(msgspec.structs.replace(seen, created_steps=0, updated_steps=0))
+        return self.joined(msgspec.structs.replace(judge(rows), created_steps=0, updated_steps=0))
 
 
 def _latest(times: Sequence[float | None]) -> float | None:
@@ -158,11 +158,9 @@ def _directions(times: Sequence[float | None]) -> tuple[bool, bool, int]:
 def reaches_behind(rows: Sequence[RowFact], newest: Newest, order: Order) -> bool:
     """Tell whether some row is older than what was the newest, by each time that may order.
 
-    Where it is not, a new run may stand behind these rows: those that share a time stand in any
-    order.
+    Else a new run may stand behind these rows: those that share a time stand in any order.
     """
-    by_created = order.created_descending or order.created_ascending
-    by_updated = order.updated_descending or order.updated_ascending
+    by_created, by_updated = order.may_order
     return (not by_created or _has_older([row.created for row in rows], newest.created)) and (
         not by_updated or _has_older([row.updated for row in rows], newest.updated)
     )
@@ -174,8 +172,7 @@ def _has_older(times: Sequence[float | None], newest: float | None) -> bool:
 
 def is_older(rows: Sequence[RowFact], limit: float, order: Order) -> bool:
     """All rows, and so all behind them, are from before the limit by each time that may order."""
-    by_created = order.created_descending or order.created_ascending
-    by_updated = order.updated_descending or order.updated_ascending
+    by_created, by_updated = order.may_order
     times = [row.created for row in rows if by_created]
     times += [row.updated for row in rows if by_updated]
     return bool(times) and all(time is not None and time < limit for time in times)
@@ -188,5 +185,5 @@ def signature_of(page: PageFacts) -> str:
 
 def page_signature(rows: Sequence[tuple[object, ...]]) -> str:
     """Digest the signatures of a page's rows."""
-    text = repr(list(rows))
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    text = repr(list(rows)).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=16).hexdigest()

@@ -1,29 +1,8 @@
 """Which pages a poll reads, and when it may stop. Pure: it yields what to read, and is sent facts.
 
-The API promises no order. What is relied on is only what was seen: at every walk the order of the
-rows is judged anew (`Order`), and a contradiction means that none is known.
-
-Why nothing is missed:
-
-* A row is *settled* when a complete poll came after its last change (see `ledger`). Newest first,
-  by created or by updated, what is new stands before what is settled, so a walk may stop at a page
-  of settled rows; oldest first, the same holds from the other end. In an order that could not be
-  learned a walk goes to the end, or is left out when the count of all runs did not change.
-* Rows that share a time stand in any order. So the newest time of all may still get more rows,
-  behind settled ones, until a later poll has read past it: until then a walk stops only at a page
-  that holds something older, and the same first page proves nothing without one.
-* A listing may be ordered in its parts only. Where the count of all runs grew by more than were
-  met (`unmet`), a reconciliation begins at once, and reads until it met as many, or to the end.
-* A walk that breaks off settles nothing, so the next one does not stop where it began.
-* Rows move while pages are read. Insertions make a row come twice, which is harmless. Deletions
-  would open a gap; so each page begins with rows of the page before it, and when none of those is
-  there the walk steps back. A walk that could not close its gap settles nothing.
-* The count that is kept is the first answer's: a run created during the walk forces the next one.
-* A run is open until it is seen final. An open run that is on no page is looked for in the lists of
-  PENDING and then RUNNING runs (a run moves on in that order, so it is in one of them), then in ALL
-  until it is found, however deep it lies.
-
-Longer than most modules: a poll's decisions depend on each other, and are argued in one place.
+What is relied on is only what was seen, and why nothing is missed is argued in
+docs/how-it-counts.md, "No run is missed". Longer than most modules: the decisions of a poll depend
+on each other, and are read best in one place.
 """
 
 from __future__ import annotations
@@ -44,8 +23,6 @@ from invent_exporter.scan.order import (
 )
 from invent_exporter.scan.walk import ALL, Answer, Missing, Read, Request, Steps, Walk
 
-_OVERLAP_PART = 3
-"""The part of a page that two slices of a reconciliation have in common."""
 _CONTACT_WALKS = 3
 _MAX_SEEKS = 8
 _MAX_PROBES = 64
@@ -56,10 +33,9 @@ _CLOCKS_APART_SECONDS = 600.0
 class ScanState(msgspec.Struct, omit_defaults=True):
     """What the scan learned of an org's listing; moves only when a poll was complete.
 
-    `newest` holds the newest times, `newest_closed` says that a later poll read past them, or that
-    the page which the next one begins with holds something older already. `met` is how many runs
-    the ledger had met with the answer that told `count`, `unmet` by how many more the count has
-    grown since than runs were met.
+    `newest_closed`: a later poll read past the `newest` times, or the page which the next one
+    begins with holds something older. `met` is how many runs the ledger had met when `count` was
+    told, `unmet` by how many more the count has grown since.
     """
 
     order: Order = Order()
@@ -88,20 +64,15 @@ class Poll:
     """
 
     def __init__(self, state: ScanState, *, open_known: bool, contact_floor: float | None) -> None:
-        """Start from what was learned; `contact_floor` is set at first contact.
+        """Start from what the last complete poll learned.
 
-        Args:
-            state: what the last complete poll learned.
-            open_known: the ledger holds open runs.
-            contact_floor: how far back first contact reads, seconds since the epoch.
-
+        `open_known`: the ledger holds open runs; `contact_floor`: how far back first contact reads
+        (seconds since the epoch), None when it was made.
         """
-        self.state = state
-        self._before = state
+        self.state = self._before = state
         self.absent: set[str] = set()
         self.is_whole = True
-        self.is_walk = False
-        self.walked_all = False
+        self.is_walk = self.walked_all = False
         self.listing_count: int | None = None
         self._open_known = open_known
         self._contact_floor = contact_floor
@@ -113,8 +84,7 @@ class Poll:
     def note_unmet(self, met: int) -> None:
         """Compare what the count grew by with the runs that the ledger met; `met` is all of them.
 
-        The count grew by more when runs came where nobody looked. The last complete poll's count is
-        that of its first answer, and so is its `met`: what came later is in neither.
+        By more: runs came where nobody looked. Both are the first answer's, as in the last poll.
         """
         unmet = self._before.unmet + self._unmet(self.listing_count, met)
         self.state = msgspec.structs.replace(self.state, unmet=0 if self.walked_all else unmet)
@@ -152,11 +122,7 @@ class Poll:
         self.walked_all = walk.at_end
 
     def _confirm(self, walk: Walk) -> Generator[Request, Answer, bool]:
-        """Tell whether what lies behind a walk looks as if its order held to the end.
-
-        A listing that is ordered only within its parts (by workflow, say) begins like an ordered
-        one. A few pages at doubling distances tell; the walk goes on where they contradict.
-        """
+        """Tell, by pages at doubling distances, whether a walk's order holds to the end."""
         page, step = walk.last, max(1, walk.last.end - walk.last.start)
         while page.rows and not page.at_end:
             before = page
@@ -174,14 +140,15 @@ class Poll:
         first = yield from walk.read()
         if backward and not first.rows and first.start > 0:
             # Runs were deleted: the page is beyond the end now.
-            walk = Walk(max(0, (first.count or 1) - 1) if first.count is not None else 0)
+            walk = Walk(max(0, (first.count or 0) - 1))
             first = yield from walk.read()
         changed = signature_of(first) != state.signature
         is_all = first.start == 0 and first.at_end
         same_count = (
             state.count_is_true is True and first.count is not None and first.count == state.count
         )
-        is_proven = is_all or (first.count == state.count and self._order_proves(first, same_count))
+        is_same = first.count == state.count and self._order_proves(first)
+        is_proven = is_all or same_count or is_same
         if is_proven and not (changed or self._open_known or first.unreadable):
             self.listing_count = first.count
             self.walked_all = is_all
@@ -206,17 +173,13 @@ class Poll:
         # Rows that were all seen are judged by themselves, so that an order can be learned anew.
         self._learn(walk, walk.order if self.walked_all else state.order.joined(walk.order))
 
-    def _order_proves(self, first: PageFacts, same_count: bool) -> bool:  # noqa: FBT001
-        """Tell whether the same first answer proves that nothing is new."""
+    def _order_proves(self, first: PageFacts) -> bool:
+        """Tell whether the same first answer proves, by its order, that nothing is new."""
         order = self.state.order
-        if same_count:
-            return True
-        if not order.learned:
-            return False
-        if order.newest_first:
+        if order.learned and order.newest_first:
             return self._reaches_behind(first.rows, order)
         # Oldest first: the next run comes behind this page only when the page is full.
-        return first.at_end and bool(first.rows)
+        return order.learned and first.at_end and bool(first.rows)
 
     def _to_the_end_and_back(self, walk: Walk, order: Order) -> Steps:
         """Oldest first: what is new stands at the end."""
@@ -224,9 +187,8 @@ class Poll:
         while not walk.at_end:
             yield from walk.read()
         back = Walk(began.start, forward=False, anchor=began)
-        while back.last.start > 0 and not (
-            order.learned and self._may_stop_at(back.last.rows, order)
-        ):
+        may_stop = order.learned
+        while back.last.start > 0 and not (may_stop and self._may_stop_at(back.last.rows, order)):
             yield from back.read()
         walk.absorb(back)
 
@@ -281,89 +243,32 @@ class Poll:
         if order.learned and order.oldest_first and not walk.at_end:
             # Polls and reconciliations would begin at an end that nobody has seen yet.
             order = self.state.order
-        self.listing_count = first.count
+        begins_with, first_offset = first, 0
+        if order.learned and order.oldest_first:
+            # The next poll asks for the same page, at whose end, or right behind it, the next run
+            # will stand. An empty page behind it would look as if runs had been deleted.
+            begins_with, first_offset = walk.last_filled, walk.last_filled_asked
         newest = self.state.newest.joined(walk.newest)
-        next_first = walk.last_filled if order.learned and order.oldest_first else first
+        is_closed = newest == self.state.newest or reaches_behind(begins_with.rows, newest, order)
+        is_true = walk.count_is_true
+        self.listing_count = first.count
         self.state = msgspec.structs.replace(
             self.state,
             order=order,
-            signature=signature_of(first),
+            signature=signature_of(begins_with),
             newest=newest,
-            newest_closed=newest == self.state.newest
-            or reaches_behind(next_first.rows, newest, order),
+            newest_closed=is_closed,
             count=first.count,
-            count_is_true=walk.count_is_true
-            if walk.count_is_true is not None
-            else self.state.count_is_true,
+            count_is_true=self.state.count_is_true if is_true is None else is_true,
             met=first.met,
-            first_offset=0,
-        )
-        if order.learned and order.oldest_first and walk.at_end:
-            # The next poll asks for the same page, at whose end, or right behind it, the next run
-            # will stand. An empty page behind it would look as if runs had been deleted.
-            self.state = msgspec.structs.replace(
-                self.state,
-                signature=signature_of(walk.last_filled),
-                first_offset=walk.last_filled_asked,
-            )
-
-
-class Reconciliation:
-    """A deeper look back, in slices of some pages; `state` says where it stands."""
-
-    def __init__(self, state: ScanState, now: float, window_from: float) -> None:
-        """Go on with the one under way, or begin one that reads back to `window_from`."""
-        self.state = state
-        self.is_done = False
-        if state.reconcile_offset is None:
-            backward = state.order.learned and state.order.oldest_first
-            self.state = msgspec.structs.replace(
-                state,
-                reconcile_offset=state.first_offset if backward else 0,
-                reconcile_backward=backward,
-                reconcile_from=window_from,
-                reconcile_began=now,
-                reconcile_unmet=state.unmet,
-                unmet=0,
-            )
-
-    def steps(self, pages: int) -> Steps:
-        """Yield up to `pages` reads."""
-        state = self.state
-        forward = not state.reconcile_backward
-        unmet = state.reconcile_unmet
-        walk = Walk(state.reconcile_offset or 0, forward=forward, recovering=True)
-        order = state.order
-        for _ in range(pages):
-            page = yield from walk.read()
-            order = state.order.joined(walk.order)
-            unmet -= sum(row.is_new for row in page.rows)
-            # The order may have been learned since this look back began, in its other direction.
-            may_stop = order.learned and order.newest_first == forward and unmet <= 0
-            is_behind = may_stop and is_older(page.rows, state.reconcile_from, order)
-            if walk.is_through or is_behind:
-                self.is_done = True
-                break
-        # Some rows again, for those that deletions move to the front until the next slice.
-        overlap = (walk.last.end - walk.last.start - 1) // _OVERLAP_PART
-        offset = walk.last.end - overlap if forward else walk.last.start
-        self.state = msgspec.structs.replace(
-            state,
-            # What contradicts the order is believed; to learn one takes the walk of a poll.
-            order=state.order if order.learned else order,
-            reconcile_unmet=max(0, unmet),
-            reconcile_offset=None if self.is_done else offset,
-            reconciled=state.reconcile_began if self.is_done else state.reconciled,
-            # A count that was right once may have stopped to grow (at a limit, say).
-            count_is_true=False if walk.count_is_true is False else state.count_is_true,
+            first_offset=first_offset,
         )
 
 
 def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_first: bool) -> Steps:
-    """Look for buried runs by halving, where the listing follows the times of creation.
+    """Look for buried runs by halving, and take those found out of `left`; a walk finds the rest.
 
-    Takes what it finds out of `left`. It only saves requests: what it does not find is looked for
-    by a walk.
+    It only saves requests, where the listing follows the times of creation.
     """
     for run_id in sorted(left, key=lambda run_id: created[run_id])[:_MAX_SEEKS]:
         low, high = (offset if newest_first else 0), None
@@ -376,12 +281,12 @@ def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_firs
             times = [row.created for row in page.rows if row.created is not None]
             if not times:
                 high = min(at, page.start)
-            elif (min(times) > created[run_id]) if newest_first else (max(times) < created[run_id]):
-                low = page.end
-            elif (max(times) < created[run_id]) if newest_first else (min(times) > created[run_id]):
-                high = page.start
-            else:
+            elif min(times) <= created[run_id] <= max(times):
                 break
+            elif (min(times) > created[run_id]) == newest_first:
+                low = page.end
+            else:
+                high = page.start
             at = low + max(low, page.end - page.start) if high is None else (low + high) // 2
 
 

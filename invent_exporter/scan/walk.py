@@ -1,12 +1,7 @@
 """Pages of one listing, one after the other, without a gap between them.
 
-Rows move while pages are read. Insertions make a row come twice, which is harmless. Deletions would
-open a gap, so each page is asked for such that it begins with rows of the page before it; when none
-of those is there, the walk steps back. A walk that could not close its gap is not whole.
-
-Pages of one row, and those beside a row that spoils its page, can't overlap. The two rows between
-which such pages meet still contradict an order that they do not stand in, so that a listing which
-turned round is noticed; they are no evidence for one.
+Deletions pull rows forward while pages are read, so each page begins with rows of the one before.
+Why, and what two pages that can't overlap still tell: docs/how-it-counts.md, "Pages that move".
 """
 
 from __future__ import annotations
@@ -63,11 +58,8 @@ class Walk:
         self.is_whole = True
         self.saw_open = False
         self.count_is_true: bool | None = None
-        self.first: PageFacts = anchor or PageFacts(
-            offset, offset, at_end=False, count=None, rows=()
-        )
-        self.last = self.first
-        self.last_filled = self.first
+        nothing = PageFacts(offset, offset, at_end=False, count=None, rows=())
+        self.first = self.last = self.last_filled = anchor or nothing
         self.last_filled_asked = offset
         self._pages = 1 if anchor else 0
         self._repeats = 0
@@ -118,6 +110,7 @@ class Walk:
         self._pages += 1
         if page.rows or page.unreadable:
             self.last_filled, self.last_filled_asked = page, offset
+        # A seam that contradicts an order shows a listing which turned round; it proves none.
         self.order = self.order.joined(judge(page.rows)).contradicted_by(self._seam(page))
         self.newest = self.newest.joined(newest_of(page.rows))
         self.saw_open = self.saw_open or any(row.is_open and row.owned for row in page.rows)

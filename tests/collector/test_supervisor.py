@@ -3,7 +3,7 @@
 Each of these deliberate bugs turned a test red: not publishing all of an org that another target
 takes over; forgetting to withdraw an org's series; keeping the ledger of a withdrawn org in memory
 under a second name; letting the later of two targets poll; dropping a superseded target for good;
-a held series that is forgotten with its org.
+a held series that is forgotten with its org; taking an org over without what was not published yet.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from contextlib import asynccontextmanager
 from itertools import permutations
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from invent_exporter.api.listing import RunsApi
 from invent_exporter.app import Exporter
 from invent_exporter.collector.target import Target
 from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
-from invent_exporter.errors import StorageError
+from invent_exporter.errors import ApiError, StorageError
 from invent_exporter.log import Secrets
 from invent_exporter.simulator import Org, Settings, SimulatorServer, World, quiet_world
 from tests.process.harness import Samples, parse
@@ -343,3 +345,40 @@ def test_an_org_that_can_not_be_loaded_while_running_is_tried_again(
         assert left == [0]
 
     on_a_desk(tmp_path, story, "org-b")
+
+
+def test_what_a_superseded_target_had_not_served_yet_is_served_by_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was committed, but not published when its target gave way, shows all the same."""
+
+    async def story(desk: Desk) -> None:
+        exporter, is_down, is_held = desk.exporter, [True], asyncio.Event()
+        listing, publish = RunsApi.listing, exporter.exposition.publish
+
+        def listing_unless_down(api: RunsApi, org_id: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+            if org_id == "c" and is_down[0]:
+                raise ApiError("server_error", "down")
+            return listing(api, org_id, *args, **more)
+
+        async def hold(changes: dict[Any, Any]) -> int:
+            task = asyncio.current_task()
+            if task is None or task.get_name() != "org-main":
+                return await publish(changes)
+            monkeypatch.setattr(exporter.exposition, "publish", publish)
+            is_held.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        monkeypatch.setattr(RunsApi, "listing", listing_unless_down)
+        await desk.apply("c", target("org-main", interval_seconds=0.03))
+        await desk.wait_until_up(["org-main"])
+        monkeypatch.setattr(exporter.exposition, "publish", hold)
+        desk.finish("org-main")
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await is_held.wait()
+        is_down[0] = False
+        await desk.wait_for(lambda now: counted(now) == desk.expected)
+        assert [each.target.id for each in exporter.supervisor.collectors] == ["c"]
+
+    on_a_desk(tmp_path, story)

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from invent_exporter.scan.order import Order, PageFacts, RowFact
-from invent_exporter.scan.poll import Poll, Reconciliation, ScanState
+from invent_exporter.scan.poll import Poll, ScanState
+from invent_exporter.scan.reconcile import Reconciliation
 from invent_exporter.scan.walk import ALL, Missing, Read, Steps, Walk
 
 
