@@ -23,7 +23,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from invent_exporter.metrics.families import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from prometheus_client.core import Metric
     from prometheus_client.registry import Collector
@@ -34,7 +34,6 @@ _GZIP_WINDOW = 31
 _LIVE_SECONDS = 1.0
 _FORGET_SECONDS = 600.0
 """A form that nobody asked for so long is not made any more."""
-_EOF = b"# EOF\n"
 
 
 class View(Protocol):
@@ -59,15 +58,19 @@ class _Format:
     """A text format, and how prometheus_client makes it."""
 
     content_type: str
-    encode: Callable[[Collector], bytes]
+    generate: Callable[[Collector], bytes]
     ending: bytes
+
+    def encode(self, metrics: Collector) -> bytes:
+        """Write the metrics without the ending."""
+        return self.generate(metrics).removesuffix(self.ending)
 
 
 _TEXT = _Format("text/plain; version=0.0.4; charset=utf-8", text_format.generate_latest, b"")
 _OPENMETRICS = _Format(
     "application/openmetrics-text; version=1.0.0; charset=utf-8",
     openmetrics.generate_latest,
-    _EOF,
+    b"# EOF\n",
 )
 
 
@@ -95,17 +98,17 @@ class _Chunks:
     """One view, encoded by format and family as far as it was asked for."""
 
     view: View
-    encoded: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    encoded: dict[_Format, dict[str, bytes]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class _Registry:
     """The one method of a registry that prometheus_client's encoders use."""
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = metrics
+    metrics: list[Metric]
 
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
+    def collect(self) -> list[Metric]:
+        return self.metrics
 
 
 class Exposition:
@@ -128,7 +131,7 @@ class Exposition:
         self._chunks: dict[Hashable, _Chunks] = {}
         self._bodies: dict[_Form, _Body] = {}
         self._asked: dict[_Form, float] = {}
-        self._live: dict[str, tuple[float, bytes]] = {}
+        self._live: dict[_Format, tuple[float, bytes]] = {}
         self._lock = asyncio.Lock()
         self._encoder = ThreadPoolExecutor(1, "encoder")
 
@@ -150,9 +153,7 @@ class Exposition:
             generation = self.generation + 1
             now = self._clock()
             wanted = [form for form, asked in self._asked.items() if now - asked < _FORGET_SECONDS]
-            bodies = await asyncio.get_running_loop().run_in_executor(
-                self._encoder, self._make, wanted, generation, list(self._chunks.values())
-            )
+            bodies = await self._made(wanted, generation)
             if None in changes.values():
                 self._live.clear()  # what it says of an org that is withdrawn is not to be served
             self._bodies = bodies
@@ -166,17 +167,9 @@ class Exposition:
         body = self._bodies.get(form)
         if body is None:
             async with self._lock:
-                body = self._bodies.get(form)
-                if body is None:
-                    made = await asyncio.get_running_loop().run_in_executor(
-                        self._encoder,
-                        self._make,
-                        [form],
-                        self.generation,
-                        list(self._chunks.values()),
-                    )
-                    self._bodies.update(made)
-                    body = made[form]
+                if form not in self._bodies:
+                    self._bodies |= await self._made([form], self.generation)
+                body = self._bodies[form]
         return self._finish(form, body)
 
     def acknowledge(self, generation: int) -> None:
@@ -185,19 +178,20 @@ class Exposition:
             self.acknowledged = generation
             self.on_acknowledge()
 
+    async def _made(self, forms: list[_Form], generation: int) -> dict[_Form, _Body]:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._encoder, self._make, forms, generation, list(self._chunks.values())
+        )
+
     # -- in the encoder's thread
 
     def _make(
         self, forms: list[_Form], generation: int, chunks: list[_Chunks]
     ) -> dict[_Form, _Body]:
+        contents = {text: self._join(text, chunks) for text in {form.format for form in forms}}
         bodies = {}
-        contents: dict[str, bytes] = {}
         for form in forms:
-            name = form.format.content_type
-            if name not in contents:
-                contents[name] = self._join(form.format, chunks)
-            content = contents[name]
-            compressor = None
+            content, compressor = contents[form.format], None
             if form.is_gzip:
                 compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
                 content = compressor.compress(content)
@@ -205,20 +199,16 @@ class Exposition:
         return bodies
 
     def _join(self, text: _Format, chunks: list[_Chunks]) -> bytes:
-        encoded = []
         for chunk in chunks:
-            by_family = chunk.encoded.get(text.content_type)
-            if by_family is None:
-                by_family = _split(text, chunk.view.metrics())
-                chunk.encoded[text.content_type] = by_family
+            if text not in chunk.encoded:
+                chunk.encoded[text] = _split(text, chunk.view.metrics())
                 self.encoded_chunks += 1
-            encoded.append(by_family)
+        encoded = [chunk.encoded[text] for chunk in chunks]
         parts = []
         for family in FAMILIES:
             samples = [by_family[family.name] for by_family in encoded if family.name in by_family]
             if samples:
-                parts.append(_encode(text, [family.metric()]))
-                parts += samples
+                parts += [text.encode(_Registry([family.metric()])), *samples]
         return b"".join(parts)
 
     # -- the last step, for each answer that is not the same as the one before
@@ -242,15 +232,11 @@ class Exposition:
 
     def _live_metrics(self, text: _Format) -> bytes:
         now = self._clock()
-        made, live = self._live.get(text.content_type, (-_LIVE_SECONDS, b""))
+        made, live = self._live.get(text, (now, b""))
         if not live or now - made >= _LIVE_SECONDS:
-            live = text.encode(self._own).removesuffix(text.ending)
-            self._live[text.content_type] = (now, live)
+            live = text.encode(self._own)
+            self._live[text] = (now, live)
         return live
-
-
-def _encode(text: _Format, metrics: list[Metric]) -> bytes:
-    return text.encode(_Registry(metrics)).removesuffix(text.ending)
 
 
 def _split(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:
@@ -258,7 +244,7 @@ def _split(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:
 
     A line that begins with `#` is never a sample: label values are escaped onto one line.
     """
-    sections = (b"\n" + _encode(text, metrics)).split(b"\n# HELP ")[1:]
+    sections = (b"\n" + text.encode(_Registry(metrics))).split(b"\n# HELP ")[1:]
     by_family = {}
     for metric, section in zip(metrics, sections, strict=True):
         lines = section.split(b"\n", 2)
