@@ -1,12 +1,8 @@
 """The metrics as bytes: encoded when numbers changed, swapped in whole, served from memory.
 
 prometheus_client encodes each view once for each form that is asked for; the pieces are kept by
-family and joined at publish. Each published snapshot has a number, its generation, the same for
-every form of it; an answer is always of one generation, and later answers never of an earlier one.
-The exporter's own metrics stand behind the snapshot and are refreshed once a second.
-
-A scrape is never held up by encoding: it gets the newest finished body. Only the first request for
-a form waits for that form to be made.
+family and joined at publish. Each published snapshot has a number, its generation: what that is
+good for says docs/how-it-counts.md, "The first event is seen".
 """
 
 from __future__ import annotations
