@@ -6,12 +6,8 @@ is read from the API goes another way, through the ledger.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client.metrics import Counter, Gauge, Histogram, Info
 
 POLL_ERROR_REASONS = (
     "unauthorized",

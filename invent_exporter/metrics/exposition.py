@@ -3,26 +3,25 @@
 prometheus_client encodes each view once for each form that is asked for; the pieces are kept by
 family and joined at publish. Each published snapshot has a number, its generation: what that is
 good for says docs/how-it-counts.md, "The first event is seen".
+
+Longer than most modules: what is swapped in whole is made, kept and finished in one place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from prometheus_client import exposition as text_format
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 from invent_exporter.metrics.families import FAMILIES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
-
-    from prometheus_client.core import Metric
-    from prometheus_client.registry import Collector
 
 _GZIP_LEVEL = 1
 """Level 6 makes answers a fifth smaller and takes three times as long."""
@@ -101,23 +100,17 @@ class _Chunks:
 class _Registry:
     """The one method of a registry that prometheus_client's encoders use."""
 
-    metrics: list[Metric]
+    metric: Metric
 
     def collect(self) -> list[Metric]:
-        return self.metrics
+        return [self.metric]
 
 
 class Exposition:
     """Holds what is published, and answers scrapes."""
 
     def __init__(self, own: Collector, clock: Callable[[], float]) -> None:
-        """Serve `own`, the exporter's own metrics, behind what is published.
-
-        Args:
-            own: a registry.
-            clock: seconds that never go back.
-
-        """
+        """Serve a registry, `own`, behind what is published; `clock` never goes back (seconds)."""
         self.generation = 0
         self.acknowledged = 0
         self.encoded_chunks = 0
@@ -160,13 +153,11 @@ class Exposition:
         """Answer in the form that these request headers ask for."""
         form = _choose(accept, accept_encoding)
         self._asked[form] = self._clock()
-        body = self._bodies.get(form)
-        if body is None:
+        if form not in self._bodies:
             async with self._lock:
                 if form not in self._bodies:
                     self._bodies |= await self._made([form], self.generation)
-                body = self._bodies[form]
-        return self._finish(form, body)
+        return self._finish(form, self._bodies[form])
 
     def acknowledge(self, generation: int) -> None:
         """Note that an answer of this generation was delivered whole."""
@@ -197,33 +188,28 @@ class Exposition:
     def _join(self, text: _Format, chunks: list[_Chunks]) -> bytes:
         for chunk in chunks:
             if text not in chunk.encoded:
-                chunk.encoded[text] = _split(text, chunk.view.metrics())
+                chunk.encoded[text] = _samples(text, chunk.view.metrics())
                 self.encoded_chunks += 1
         encoded = [chunk.encoded[text] for chunk in chunks]
         parts = []
         for family in FAMILIES:
             samples = [by_family[family.name] for by_family in encoded if family.name in by_family]
             if samples:
-                parts += [text.encode(_Registry([family.metric()])), *samples]
+                parts += [text.encode(_Registry(family.metric())), *samples]
         return b"".join(parts)
 
     # -- the last step, for each answer that is not the same as the one before
 
     def _finish(self, form: _Form, body: _Body) -> Answer:
         live = self._live_metrics(form.format)
-        if body.answer is not None and body.live is live:
-            return body.answer
-        ending = live + form.format.ending
-        if body.compressor is not None:
-            compressor = body.compressor.copy()
-            ending = compressor.compress(ending) + compressor.flush()
-        body.answer = Answer(
-            body.generation,
-            form.format.content_type,
-            "gzip" if form.is_gzip else None,
-            body.content + ending,
-        )
-        body.live = live
+        if body.answer is None or body.live is not live:
+            ending, encoding = live + form.format.ending, None
+            if body.compressor is not None:
+                compressor, encoding = body.compressor.copy(), "gzip"
+                ending = compressor.compress(ending) + compressor.flush()
+            content = body.content + ending
+            body.answer = Answer(body.generation, form.format.content_type, encoding, content)
+            body.live = live
         return body.answer
 
     def _live_metrics(self, text: _Format) -> bytes:
@@ -235,19 +221,11 @@ class Exposition:
         return live
 
 
-def _split(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:
-    """Encode metrics, and cut the result into the samples of each family, without its header.
-
-    A line that begins with `#` is never a sample: label values are escaped onto one line.
-    """
-    sections = (b"\n" + text.encode(_Registry(metrics))).split(b"\n# HELP ")[1:]
-    by_family = {}
-    for metric, section in zip(metrics, sections, strict=True):
-        lines = section.split(b"\n", 2)
-        samples = lines[2] if len(lines) > 2 else b""  # noqa: PLR2004 (HELP and TYPE are two)
-        if samples:
-            by_family[metric.name] = samples if samples.endswith(b"\n") else samples + b"\n"
-    return by_family
+def _samples(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:
+    """Encode the samples of each family, without the two lines of its header, HELP and TYPE."""
+    sections = {metric.name: text.encode(_Registry(metric)) for metric in metrics}
+    samples = {name: section.split(b"\n", 2)[2] for name, section in sections.items()}
+    return {name: lines for name, lines in samples.items() if lines}
 
 
 def _choose(accept: str, accept_encoding: str) -> _Form:

@@ -9,17 +9,19 @@ Longer than most modules: a third of it is the list of the families.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, product
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
+    Metric,
 )
 from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.utils import floatToGoString
@@ -33,11 +35,6 @@ from invent_exporter.ledger.counts import (
     OrgCounts,
     WorkflowCounts,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from prometheus_client.core import Metric
 
 _POLLED = "From polls of the Invent API, not from the scrape."
 _EXEMPLAR_CHARACTERS = 128 - len("run_id")

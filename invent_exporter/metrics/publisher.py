@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from invent_exporter.api.models import OTHER_WORKFLOW
 from invent_exporter.errors import StorageError
+from invent_exporter.ledger.ledger import Ledger, OpenGroup
+from invent_exporter.ledger.org import OrgLedger
 from invent_exporter.log import get_logger
+from invent_exporter.metrics.exposition import Exposition, View
 from invent_exporter.metrics.families import OpenRuns, OrgView, WorkflowView
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from invent_exporter.ledger.ledger import Ledger, OpenGroup
-    from invent_exporter.ledger.org import OrgLedger
-    from invent_exporter.metrics.exposition import Exposition, View
-    from invent_exporter.telemetry import Telemetry
+from invent_exporter.telemetry import Telemetry
 
 _RETRY_SECONDS = 5.0
 
@@ -127,29 +125,22 @@ class Publisher:
         while True:
             self._wake.clear()
             due, wait_seconds = self._due()
-            if due and not await self._let_go(due):
-                await asyncio.sleep(_RETRY_SECONDS)
-            elif not due:
-                try:
+            if not due:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), wait_seconds)
-                except TimeoutError:
-                    continue
+            elif not await self._let_go(due):
+                await asyncio.sleep(_RETRY_SECONDS)
 
     def _due(self) -> tuple[list[tuple[int, str, str]], float | None]:
-        """List what can be released now, and how long until time alone makes more so."""
+        """List what can be released now; if nothing, say how long until time alone makes it so."""
         now = self._clock()
-        acknowledged = self._exposition.acknowledged
-        due = []
-        waits = []
-        for group, (generation, since) in self._held.items():
-            if generation > acknowledged:
-                continue
-            left = since + self._hold_seconds - now
-            if left <= 0:
-                due.append(group)
-            else:
-                waits.append(left)
-        return due, min(waits, default=None)
+        left_seconds = {
+            group: since + self._hold_seconds - now
+            for group, (generation, since) in self._held.items()
+            if generation <= self._exposition.acknowledged
+        }
+        due = [group for group, left in left_seconds.items() if left <= 0]
+        return due, min(left_seconds.values(), default=None)
 
     async def _let_go(self, due: list[tuple[int, str, str]]) -> bool:
         by_org: defaultdict[int, dict[str, list[str]]] = defaultdict(dict)
