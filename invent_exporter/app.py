@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import platform
 import signal
-import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -18,6 +19,8 @@ from invent_exporter.clocks import SystemClocks
 from invent_exporter.collector.status import org_status
 from invent_exporter.collector.supervisor import Supervisor
 from invent_exporter.collector.target import Shared, Target
+from invent_exporter.config.key import Key
+from invent_exporter.config.load import Config
 from invent_exporter.errors import ConfigError, StateError, StorageError
 from invent_exporter.ledger.counts import Bounds
 from invent_exporter.ledger.ledger import Ledger
@@ -30,13 +33,8 @@ from invent_exporter.telemetry import Telemetry
 from invent_exporter.web.routes import Application
 from invent_exporter.web.server import Server, join_address
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from invent_exporter.config.key import Key
-    from invent_exporter.config.load import Config
-
 _STOP_SECONDS = 2.0
+_NO_RELOAD = "SIGHUP: reloading is not supported yet; restart to read the configuration again"
 
 log = get_logger(__name__)
 
@@ -49,11 +47,17 @@ class Exporter:
         self._config = config
         self._secrets = secrets
         self.clocks = clocks = SystemClocks()
-        self.ledger = Ledger(open_database(config.state_url), _ledger_settings(config))
+        metrics = config.metrics
+        settings = LedgerSettings(
+            Bounds(metrics.duration_buckets, metrics.queue_buckets, metrics.credit_buckets),
+            metrics.max_workflows,
+            metrics.step_credits,
+            config.reconcile_window_seconds,
+        )
+        self.ledger = Ledger(open_database(config.state_url), settings)
         registry = CollectorRegistry()
         telemetry = Telemetry(registry)
-        python = ".".join(str(part) for part in sys.version_info[:3])
-        telemetry.set_build(__version__, revision, python)
+        telemetry.set_build(__version__, revision, platform.python_version())
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
         self.exposition = Exposition(registry, clocks.monotonic)
@@ -61,7 +65,7 @@ class Exporter:
             self.exposition,
             self.ledger,
             telemetry,
-            newborn_hold_seconds=config.metrics.newborn_hold_seconds,
+            newborn_hold_seconds=metrics.newborn_hold_seconds,
             workflow_names=config.workflow_names,
             clock=clocks.monotonic,
         )
@@ -73,18 +77,17 @@ class Exporter:
             telemetry,
             version=__version__,
         )
-        self.supervisor = Supervisor(
-            Shared(
-                ledger=self.ledger,
-                api=RunsApi(self._transport, config.api.page_size),
-                telemetry=telemetry,
-                publisher=self.publisher,
-                clocks=clocks,
-                allowance=PageAllowance(config.api.requests_per_minute, clocks.monotonic),
-                read_key=self._read_key,
-                redact=secrets.redact,
-            )
+        shared = Shared(
+            ledger=self.ledger,
+            api=RunsApi(self._transport, config.api.page_size),
+            telemetry=telemetry,
+            publisher=self.publisher,
+            clocks=clocks,
+            allowance=PageAllowance(config.api.requests_per_minute, clocks.monotonic),
+            read_key=self._read_key,
+            redact=secrets.redact,
         )
+        self.supervisor = Supervisor(shared)
 
     def _read_key(self, key: Key) -> str:
         secret = key.read()
@@ -131,29 +134,15 @@ class Exporter:
         self.ledger.close()
 
 
-def _ledger_settings(config: Config) -> LedgerSettings:
-    metrics = config.metrics
-    return LedgerSettings(
-        Bounds(metrics.duration_buckets, metrics.queue_buckets, metrics.credit_buckets),
-        metrics.max_workflows,
-        metrics.step_credits,
-        config.reconcile_window_seconds,
-    )
-
-
 def _targets(config: Config) -> tuple[Target, ...]:
     """List the orgs that the configuration names."""
-    return tuple(
-        Target(
-            id=org.id,
-            name=org.name,
-            key=org.key,
-            poll_interval_seconds=config.poll_interval_seconds,
-            lookback_seconds=config.lookback_seconds,
-            reconcile_interval_seconds=config.reconcile_interval_seconds,
-        )
-        for org in config.orgs
+    target = partial(
+        Target,
+        poll_interval_seconds=config.poll_interval_seconds,
+        lookback_seconds=config.lookback_seconds,
+        reconcile_interval_seconds=config.reconcile_interval_seconds,
     )
+    return tuple(target(id=org.id, name=org.name, key=org.key) for org in config.orgs)
 
 
 async def serve(
@@ -177,19 +166,17 @@ async def serve(
     """
     exporter = Exporter(config, secrets, revision=revision)
     try:
+        status = partial(
+            org_status,
+            publisher=exporter.publisher,
+            redact=secrets.redact,
+            workflow_names=config.workflow_names,
+            run_link=config.run_link,
+        )
         application = Application(
             exporter.exposition,
             exporter.supervisor,
-            lambda: [
-                org_status(
-                    collector,
-                    exporter.publisher,
-                    redact=secrets.redact,
-                    workflow_names=config.workflow_names,
-                    run_link=config.run_link,
-                )
-                for collector in exporter.supervisor.collectors
-            ],
+            lambda: map(status, exporter.supervisor.collectors),
             telemetry_path=telemetry_path,
             clock=exporter.clocks.time,
         )
@@ -198,7 +185,7 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         if outlives_hangup:
-            loop.add_signal_handler(signal.SIGHUP, _refuse_reload)
+            loop.add_signal_handler(signal.SIGHUP, log.warning, _NO_RELOAD)
         await exporter.load()
         async with Server(application, addresses) as server:
             on_listening(server.addresses)
@@ -209,8 +196,3 @@ async def serve(
     finally:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(exporter.close(), _STOP_SECONDS)
-
-
-def _refuse_reload() -> None:
-    """Go on: who sends SIGHUP wants the configuration to be read again, not an end."""
-    log.warning("SIGHUP: reloading is not supported yet; restart to read the configuration again")

@@ -4,6 +4,7 @@ Exception
 ├── ConfigError            the configuration, the environment or a key file; exit status 2
 │   └── UsageError         the flags
 ├── StateError             the state can't be used: exit status 1
+├── StorageError           a transaction of the ledger failed: the reason `storage` of a poll
 ├── OutputError            standard output can't be written to: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
 │   ├── BadAnswerError     status 200, but no page of runs
@@ -12,8 +13,8 @@ Exception
 ├── PausedError            the API asked for a pause that is not over
 ├── BadBodyError           a body that is not encoded as its headers say
 └── OSError
-├── ListenError        an address can't be listened on
-└── StateGoneError     the open state file is not the one that its path names
+    ├── ListenError        an address can't be listened on
+    └── StateGoneError     the open state file is not the one that its path names
 """
 
 from __future__ import annotations
@@ -35,10 +36,7 @@ class StateError(Exception):
 
 
 class StorageError(Exception):
-    """A transaction of the ledger failed and changed nothing; the text is the driver's, one line.
-
-    The reason `storage` of a poll.
-    """
+    """A transaction failed and changed nothing; the text is the driver's, one line."""
 
 
 class StateGoneError(OSError):
@@ -90,9 +88,8 @@ class TooLargeError(ApiError):
     """An answer that was broken off at the size limit; `prefix` is its beginning."""
 
     def __init__(self, max_response_bytes: int, prefix: bytes, status: int) -> None:
-        super().__init__(
-            "invalid_response", f"answer is larger than {max_response_bytes} bytes", status=status
-        )
+        message = f"answer is larger than {max_response_bytes} bytes"
+        super().__init__("invalid_response", message, status=status)
         self.prefix = prefix
 
 
@@ -112,24 +109,24 @@ class BadBodyError(Exception):
     """A body that is not encoded as its headers say."""
 
 
+_UNREADABLE: dict[type[Exception], str] = {
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "this is a directory",
+    PermissionError: "not readable for this user",
+}
+
+
 def why_unreadable(error: Exception) -> str:
     """Say in a few words why a file can't be read."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "this is a directory"
-    if isinstance(error, PermissionError):
-        return "not readable for this user"
-    return (isinstance(error, OSError) and error.strerror) or "not readable"
+    return _UNREADABLE.get(type(error)) or getattr(error, "strerror", None) or "not readable"
 
 
-def escaped(text: str) -> str:
+def escaped(text: str, characters: int = 200) -> str:
     """Make text of a user fit for one line: escaped and shortened."""
-    short = text if len(text) <= 200 else f"{text[:200]}..."  # noqa: PLR2004
+    short = text if len(text) <= characters else f"{text[:characters]}..."
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in short)
 
 
 def excerpt(text: str) -> str:
     """Make a value of a user fit for a message."""
-    short = text if len(text) <= 24 else f"{text[:24]}..."  # noqa: PLR2004
-    return escaped(short) or '""'
+    return escaped(text, 24) or '""'

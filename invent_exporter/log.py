@@ -1,8 +1,7 @@
 """Logs: one line each, logfmt or JSON, without secrets, whatever a field holds.
 
-The exporter's own lines come through structlog, those of libraries (uvicorn, httpx, SQLAlchemy)
-through `logging` from warning level on; both take the same way: `_Clean` makes fields plain,
-structlog renders them. Each line begins with `ts` (UTC), `level` and `msg`. A line that can't be
+The exporter's own lines come through structlog, those of libraries through `logging` from warning
+level on; `_Clean` makes the fields of both plain, structlog renders them. A line that can't be
 written is dropped: there is no other place to tell it, and a log must not end the process.
 """
 
@@ -15,14 +14,11 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TextIO, cast
+from typing import Final, TextIO, cast
 from urllib.parse import quote
 
 import structlog
-from structlog.typing import FilteringBoundLogger
-
-if TYPE_CHECKING:
-    from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 LEVELS: Final = {"debug": 10, "info": 20, "warn": 30, "error": 40}
 FORMATS: Final[dict[str, Processor]] = {
@@ -64,14 +60,16 @@ def get_logger(name: str) -> FilteringBoundLogger:
 def setup_logging(level: str, form: str, secrets: Secrets, stream: TextIO | None = None) -> None:
     """Send the lines of structlog and of `logging` to one stream (stderr), in one format.
 
-    A second call replaces the first. Raises ValueError for a level not in LEVELS, or a format not
-    in FORMATS.
+    A second call replaces the first.
+
+    Raises:
+        ValueError: the level is not in LEVELS, or the format not in FORMATS.
+
     """
     for value, what, expected in ((level, "level", LEVELS), (form, "format", FORMATS)):
         if value not in expected:
-            raise ValueError(
-                f"{value!r} is not a log {what}: expected one of {', '.join(expected)}"
-            )
+            names = ", ".join(expected)
+            raise ValueError(f"{value!r} is not a log {what}: expected one of {names}")
     writer = _Writer(stream or sys.stderr)
     structlog.configure(
         processors=[
@@ -86,9 +84,9 @@ def setup_logging(level: str, form: str, secrets: Secrets, stream: TextIO | None
         # Loggers are made when modules are imported, before this is called.
         cache_logger_on_first_use=False,
     )
-    root = logging.getLogger()
-    others = [each for each in root.handlers if not isinstance(each, _Bridge)]
-    root.handlers[:] = [*others, _Bridge(logging.WARNING)]
+    handlers = logging.getLogger().handlers
+    others = [each for each in handlers if not isinstance(each, _Bridge)]
+    handlers[:] = [*others, _Bridge(logging.WARNING)]
     logging.captureWarnings(capture=True)
 
 

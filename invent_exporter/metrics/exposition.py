@@ -1,32 +1,27 @@
 """The metrics as bytes: encoded when numbers changed, swapped in whole, served from memory.
 
 prometheus_client encodes each view once for each form that is asked for; the pieces are kept by
-family and joined at publish. Each published snapshot has a number, its generation, the same for
-every form of it; an answer is always of one generation, and later answers never of an earlier one.
-The exporter's own metrics stand behind the snapshot and are refreshed once a second.
+family and joined at publish. Each published snapshot has a number, its generation: what that is
+good for says docs/how-it-counts.md, "The first event is seen".
 
-A scrape is never held up by encoding: it gets the newest finished body. Only the first request for
-a form waits for that form to be made.
+Longer than most modules: what is swapped in whole is made, kept and finished in one place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from prometheus_client import exposition as text_format
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 from invent_exporter.metrics.families import FAMILIES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
-
-    from prometheus_client.core import Metric
-    from prometheus_client.registry import Collector
 
 _GZIP_LEVEL = 1
 """Level 6 makes answers a fifth smaller and takes three times as long."""
@@ -34,7 +29,6 @@ _GZIP_WINDOW = 31
 _LIVE_SECONDS = 1.0
 _FORGET_SECONDS = 600.0
 """A form that nobody asked for so long is not made any more."""
-_EOF = b"# EOF\n"
 
 
 class View(Protocol):
@@ -59,15 +53,19 @@ class _Format:
     """A text format, and how prometheus_client makes it."""
 
     content_type: str
-    encode: Callable[[Collector], bytes]
+    generate: Callable[[Collector], bytes]
     ending: bytes
+
+    def encode(self, metrics: Collector) -> bytes:
+        """Write the metrics without the ending."""
+        return self.generate(metrics).removesuffix(self.ending)
 
 
 _TEXT = _Format("text/plain; version=0.0.4; charset=utf-8", text_format.generate_latest, b"")
 _OPENMETRICS = _Format(
     "application/openmetrics-text; version=1.0.0; charset=utf-8",
     openmetrics.generate_latest,
-    _EOF,
+    b"# EOF\n",
 )
 
 
@@ -95,30 +93,24 @@ class _Chunks:
     """One view, encoded by format and family as far as it was asked for."""
 
     view: View
-    encoded: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    encoded: dict[_Format, dict[str, bytes]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class _Registry:
     """The one method of a registry that prometheus_client's encoders use."""
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = metrics
+    metric: Metric
 
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
+    def collect(self) -> list[Metric]:
+        return [self.metric]
 
 
 class Exposition:
     """Holds what is published, and answers scrapes."""
 
     def __init__(self, own: Collector, clock: Callable[[], float]) -> None:
-        """Serve `own`, the exporter's own metrics, behind what is published.
-
-        Args:
-            own: a registry.
-            clock: seconds that never go back.
-
-        """
+        """Serve a registry, `own`, behind what is published; `clock` never goes back (seconds)."""
         self.generation = 0
         self.acknowledged = 0
         self.encoded_chunks = 0
@@ -128,7 +120,7 @@ class Exposition:
         self._chunks: dict[Hashable, _Chunks] = {}
         self._bodies: dict[_Form, _Body] = {}
         self._asked: dict[_Form, float] = {}
-        self._live: dict[str, tuple[float, bytes]] = {}
+        self._live: dict[_Format, tuple[float, bytes]] = {}
         self._lock = asyncio.Lock()
         self._encoder = ThreadPoolExecutor(1, "encoder")
 
@@ -150,9 +142,7 @@ class Exposition:
             generation = self.generation + 1
             now = self._clock()
             wanted = [form for form, asked in self._asked.items() if now - asked < _FORGET_SECONDS]
-            bodies = await asyncio.get_running_loop().run_in_executor(
-                self._encoder, self._make, wanted, generation, list(self._chunks.values())
-            )
+            bodies = await self._made(wanted, generation)
             if None in changes.values():
                 self._live.clear()  # what it says of an org that is withdrawn is not to be served
             self._bodies = bodies
@@ -163,21 +153,11 @@ class Exposition:
         """Answer in the form that these request headers ask for."""
         form = _choose(accept, accept_encoding)
         self._asked[form] = self._clock()
-        body = self._bodies.get(form)
-        if body is None:
+        if form not in self._bodies:
             async with self._lock:
-                body = self._bodies.get(form)
-                if body is None:
-                    made = await asyncio.get_running_loop().run_in_executor(
-                        self._encoder,
-                        self._make,
-                        [form],
-                        self.generation,
-                        list(self._chunks.values()),
-                    )
-                    self._bodies.update(made)
-                    body = made[form]
-        return self._finish(form, body)
+                if form not in self._bodies:
+                    self._bodies |= await self._made([form], self.generation)
+        return self._finish(form, self._bodies[form])
 
     def acknowledge(self, generation: int) -> None:
         """Note that an answer of this generation was delivered whole."""
@@ -185,19 +165,20 @@ class Exposition:
             self.acknowledged = generation
             self.on_acknowledge()
 
+    async def _made(self, forms: list[_Form], generation: int) -> dict[_Form, _Body]:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._encoder, self._make, forms, generation, list(self._chunks.values())
+        )
+
     # -- in the encoder's thread
 
     def _make(
         self, forms: list[_Form], generation: int, chunks: list[_Chunks]
     ) -> dict[_Form, _Body]:
+        contents = {text: self._join(text, chunks) for text in {form.format for form in forms}}
         bodies = {}
-        contents: dict[str, bytes] = {}
         for form in forms:
-            name = form.format.content_type
-            if name not in contents:
-                contents[name] = self._join(form.format, chunks)
-            content = contents[name]
-            compressor = None
+            content, compressor = contents[form.format], None
             if form.is_gzip:
                 compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
                 content = compressor.compress(content)
@@ -205,67 +186,46 @@ class Exposition:
         return bodies
 
     def _join(self, text: _Format, chunks: list[_Chunks]) -> bytes:
-        encoded = []
         for chunk in chunks:
-            by_family = chunk.encoded.get(text.content_type)
-            if by_family is None:
-                by_family = _split(text, chunk.view.metrics())
-                chunk.encoded[text.content_type] = by_family
+            if text not in chunk.encoded:
+                chunk.encoded[text] = _samples(text, chunk.view.metrics())
                 self.encoded_chunks += 1
-            encoded.append(by_family)
+        encoded = [chunk.encoded[text] for chunk in chunks]
         parts = []
         for family in FAMILIES:
             samples = [by_family[family.name] for by_family in encoded if family.name in by_family]
             if samples:
-                parts.append(_encode(text, [family.metric()]))
-                parts += samples
+                parts += [text.encode(_Registry(family.metric())), *samples]
         return b"".join(parts)
 
     # -- the last step, for each answer that is not the same as the one before
 
     def _finish(self, form: _Form, body: _Body) -> Answer:
         live = self._live_metrics(form.format)
-        if body.answer is not None and body.live is live:
-            return body.answer
-        ending = live + form.format.ending
-        if body.compressor is not None:
-            compressor = body.compressor.copy()
-            ending = compressor.compress(ending) + compressor.flush()
-        body.answer = Answer(
-            body.generation,
-            form.format.content_type,
-            "gzip" if form.is_gzip else None,
-            body.content + ending,
-        )
-        body.live = live
+        if body.answer is None or body.live is not live:
+            ending, encoding = live + form.format.ending, None
+            if body.compressor is not None:
+                compressor, encoding = body.compressor.copy(), "gzip"
+                ending = compressor.compress(ending) + compressor.flush()
+            content = body.content + ending
+            body.answer = Answer(body.generation, form.format.content_type, encoding, content)
+            body.live = live
         return body.answer
 
     def _live_metrics(self, text: _Format) -> bytes:
         now = self._clock()
-        made, live = self._live.get(text.content_type, (-_LIVE_SECONDS, b""))
+        made, live = self._live.get(text, (now, b""))
         if not live or now - made >= _LIVE_SECONDS:
-            live = text.encode(self._own).removesuffix(text.ending)
-            self._live[text.content_type] = (now, live)
+            live = text.encode(self._own)
+            self._live[text] = (now, live)
         return live
 
 
-def _encode(text: _Format, metrics: list[Metric]) -> bytes:
-    return text.encode(_Registry(metrics)).removesuffix(text.ending)
-
-
-def _split(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:
-    """Encode metrics, and cut the result into the samples of each family, without its header.
-
-    A line that begins with `#` is never a sample: label values are escaped onto one line.
-    """
-    sections = (b"\n" + _encode(text, metrics)).split(b"\n# HELP ")[1:]
-    by_family = {}
-    for metric, section in zip(metrics, sections, strict=True):
-        lines = section.split(b"\n", 2)
-        samples = lines[2] if len(lines) > 2 else b""  # noqa: PLR2004 (HELP and TYPE are two)
-        if samples:
-            by_family[metric.name] = samples if samples.endswith(b"\n") else samples + b"\n"
-    return by_family
+def _samples(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:
+    """Encode the samples of each family, without the two lines of its header, HELP and TYPE."""
+    sections = {metric.name: text.encode(_Registry(metric)) for metric in metrics}
+    samples = {name: section.split(b"\n", 2)[2] for name, section in sections.items()}
+    return {name: lines for name, lines in samples.items() if lines}
 
 
 def _choose(accept: str, accept_encoding: str) -> _Form:

@@ -9,25 +9,24 @@ Longer than most modules: a third of it is the list of the families.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, product
+from math import inf
+from typing import Any
 
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
+    Metric,
 )
 from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.utils import floatToGoString
 
-from invent_exporter.api.models import (
-    INVALID_REASONS,
-    OPEN_STATUSES,
-    ORIGINS,
-    OTHER_WORKFLOW,
-)
+from invent_exporter.api.models import INVALID_REASONS, OPEN_STATUSES, ORIGINS, OTHER_WORKFLOW
 from invent_exporter.ledger.counts import (
     BASE_GROUP,
     BASE_KEYS,
@@ -35,15 +34,6 @@ from invent_exporter.ledger.counts import (
     Histogram,
     OrgCounts,
     WorkflowCounts,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from prometheus_client.core import Metric
-
-_AnyFamily: TypeAlias = (
-    CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
 )
 
 _POLLED = "From polls of the Invent API, not from the scrape."
@@ -56,7 +46,7 @@ class Family:
     """One metric family: the name without the suffix that its type adds."""
 
     name: str
-    kind: type[_AnyFamily]
+    kind: Callable[..., Any]
     documentation: str
     labels: tuple[str, ...]
 
@@ -71,140 +61,87 @@ class Family:
         return [labels[name] for name in self.labels]
 
 
-_WORKFLOW = ("org_id", "workflow_id")
+FAMILIES: list[Family] = []
+"""In the order in which they are exposed, which is the one below."""
 
-FINISHED = Family(
-    "invent_runs_finished",
-    CounterMetricFamily,
+
+def _declare(kind: Callable[..., Any], series: str, documentation: str) -> Family:
+    """Take a family as PromQL writes it: `name{label,label}`."""
+    name, labels = series.removesuffix("}").split("{")
+    family = Family(name, kind, documentation, tuple(labels.split(",")))
+    FAMILIES.append(family)
+    return family
+
+
+_counter = partial(_declare, CounterMetricFamily)
+_gauge = partial(_declare, GaugeMetricFamily)
+_histogram = partial(_declare, HistogramMetricFamily)
+_info = partial(_declare, InfoMetricFamily)
+
+FINISHED = _counter(
+    "invent_runs_finished{org_id,workflow_id,origin,status}",
     "Runs that reached a final status, each counted once, with its first final status.",
-    (*_WORKFLOW, "origin", "status"),
 )
-SUBMITTED = Family(
-    "invent_runs_submitted",
-    CounterMetricFamily,
-    "Runs that were seen for the first time.",
-    (*_WORKFLOW, "origin"),
+SUBMITTED = _counter(
+    "invent_runs_submitted{org_id,workflow_id,origin}", "Runs that were seen for the first time."
 )
-OPEN = Family(
-    "invent_runs_open",
-    GaugeMetricFamily,
+OPEN = _gauge(
+    "invent_runs_open{org_id,workflow_id,origin,status}",
     "Runs that are PENDING or RUNNING now, of any age.",
-    (*_WORKFLOW, "origin", "status"),
 )
-OPEN_OLDEST = Family(
-    "invent_runs_open_oldest_timestamp_seconds",
-    GaugeMetricFamily,
+OPEN_OLDEST = _gauge(
+    "invent_runs_open_oldest_timestamp_seconds{org_id,workflow_id,status}",
     "Unix time since when the oldest open run is in its status; absent when none is open.",
-    (*_WORKFLOW, "status"),
 )
-DURATION = Family(
-    "invent_run_duration_seconds",
-    HistogramMetricFamily,
+DURATION = _histogram(
+    "invent_run_duration_seconds{org_id,workflow_id,status}",
     "Seconds from start to end of COMPLETED, FAILED and CANCELED runs that started.",
-    (*_WORKFLOW, "status"),
 )
-QUEUE = Family(
-    "invent_run_queue_seconds",
-    HistogramMetricFamily,
+QUEUE = _histogram(
+    "invent_run_queue_seconds{org_id,workflow_id}",
     "Seconds from creation to start of COMPLETED, FAILED and CANCELED runs that started.",
-    _WORKFLOW,
 )
-CREDITS = Family(
-    "invent_credits",
-    CounterMetricFamily,
+CREDITS = _counter(
+    "invent_credits{org_id,workflow_id,origin,status,kind}",
     "Credits of finished runs; kind is ai, or other for what is not ai.",
-    (*_WORKFLOW, "origin", "status", "kind"),
 )
-RUN_CREDITS = Family(
-    "invent_run_credits",
-    HistogramMetricFamily,
+RUN_CREDITS = _histogram(
+    "invent_run_credits{org_id,workflow_id}",
     "Credits of one finished run, observed once, when its usage is first known.",
-    _WORKFLOW,
 )
-STEP_CREDITS = Family(
-    "invent_step_credits",
-    CounterMetricFamily,
+STEP_CREDITS = _counter(
+    "invent_step_credits{org_id,workflow_id,step}",
     "Credits of finished runs by step of the workflow.",
-    (*_WORKFLOW, "step"),
 )
-LAST_FINISHED = Family(
-    "invent_workflow_last_finished_timestamp_seconds",
-    GaugeMetricFamily,
+LAST_FINISHED = _gauge(
+    "invent_workflow_last_finished_timestamp_seconds{org_id,workflow_id,status}",
     "Unix time at which the newest run with that final status ended; 0 when none is known.",
-    (*_WORKFLOW, "status"),
 )
-STREAK = Family(
-    "invent_workflow_consecutive_failures",
-    GaugeMetricFamily,
+STREAK = _gauge(
+    "invent_workflow_consecutive_failures{org_id,workflow_id}",
     "FAILED runs since the last COMPLETED one, in the order in which they ended.",
-    _WORKFLOW,
 )
-WORKFLOW = Family(
-    "invent_workflow",
-    InfoMetricFamily,
+WORKFLOW = _info(
+    "invent_workflow{org_id,workflow_id,workflow_name,workflow_org_id,version}",
     "The workflow: its name, the org that owns it, the version of its newest run.",
-    (*_WORKFLOW, "workflow_name", "workflow_org_id", "version"),
 )
-ORG = Family("invent_org", InfoMetricFamily, "The org and its name.", ("org_id", "org_name"))
-INVALID = Family(
-    "invent_runs_invalid",
-    CounterMetricFamily,
+ORG = _info("invent_org{org_id,org_name}", "The org and its name.")
+INVALID = _counter(
+    "invent_runs_invalid{org_id,reason}",
     "Runs that could not be read and were left out, once for each run and reason.",
-    ("org_id", "reason"),
 )
-RECOVERED = Family(
-    "invent_runs_recovered",
-    CounterMetricFamily,
-    "Runs that only the reconciliation found.",
-    ("org_id",),
+RECOVERED = _counter("invent_runs_recovered{org_id}", "Runs that only the reconciliation found.")
+VANISHED = _counter(
+    "invent_runs_vanished{org_id}", "Open runs that left the API without a final status."
 )
-VANISHED = Family(
-    "invent_runs_vanished",
-    CounterMetricFamily,
-    "Open runs that left the API without a final status.",
-    ("org_id",),
+REVISED = _counter(
+    "invent_runs_revised{org_id}", "Runs whose final status changed after it was counted."
 )
-REVISED = Family(
-    "invent_runs_revised",
-    CounterMetricFamily,
-    "Runs whose final status changed after it was counted.",
-    ("org_id",),
-)
-CORRECTIONS = Family(
-    "invent_credit_corrections",
-    CounterMetricFamily,
+CORRECTIONS = _counter(
+    "invent_credit_corrections{org_id}",
     "Credits by which usage was revised downward after it was counted.",
-    ("org_id",),
 )
-FOLDED = Family(
-    "invent_workflows_folded",
-    GaugeMetricFamily,
-    "Workflows behind workflow_id __other__.",
-    ("org_id",),
-)
-
-FAMILIES = (
-    FINISHED,
-    SUBMITTED,
-    OPEN,
-    OPEN_OLDEST,
-    DURATION,
-    QUEUE,
-    CREDITS,
-    RUN_CREDITS,
-    STEP_CREDITS,
-    LAST_FINISHED,
-    STREAK,
-    WORKFLOW,
-    ORG,
-    INVALID,
-    RECOVERED,
-    VANISHED,
-    REVISED,
-    CORRECTIONS,
-    FOLDED,
-)
-"""In the order in which they are exposed."""
+FOLDED = _gauge("invent_workflows_folded{org_id}", "Workflows behind workflow_id __other__.")
 
 
 @dataclass(frozen=True)
@@ -229,7 +166,7 @@ class WorkflowView:
 
     def metrics(self) -> list[Metric]:
         """Build the series of the workflow."""
-        return _WorkflowBuilder(self).build()
+        return _WorkflowSeries(self).build()
 
 
 @dataclass(frozen=True)
@@ -243,127 +180,103 @@ class OrgView:
 
     def metrics(self) -> list[Metric]:
         """Build the series of the org."""
-        labels = {"org_id": self.org_id}
-        org, invalid = ORG.metric(), INVALID.metric()
-        org.add_metric(ORG.values({**labels, "org_name": self.org_name}), {})
+        series = _Series(org_id=self.org_id)
+        series.add(ORG, {}, org_name=self.org_name)
         for reason in INVALID_REASONS:
-            count = self.counts.invalid.get(reason, 0)
-            invalid.add_metric(INVALID.values({**labels, "reason": reason}), count)
-        metrics = [org, invalid]
-        for family, value in (
-            (RECOVERED, self.counts.recovered),
-            (VANISHED, self.counts.vanished),
-            (REVISED, self.counts.revised),
-            (CORRECTIONS, self.counts.credit_corrections),
-            (FOLDED, self.folded),
-        ):
-            metric = family.metric()
-            metric.add_metric(family.values(labels), value)
-            metrics.append(metric)
-        return metrics
+            series.add(INVALID, self.counts.invalid.get(reason, 0), reason=reason)
+        series.add(RECOVERED, self.counts.recovered)
+        series.add(VANISHED, self.counts.vanished)
+        series.add(REVISED, self.counts.revised)
+        series.add(CORRECTIONS, self.counts.credit_corrections)
+        series.add(FOLDED, self.folded)
+        return list(series.metrics.values())
 
 
-@dataclass
-class _WorkflowBuilder:
-    view: WorkflowView
-    metrics: dict[str, Any] = field(default_factory=dict)
+class _Series:
+    """Families by name, with series whose first labels are the same."""
+
+    def __init__(self, **labels: str) -> None:
+        self.metrics: dict[str, Any] = {}
+        self._labels = labels
+
+    def add(self, family: Family, *value: object, **labels: str) -> None:
+        """Add one series; `value` is what `add_metric` of its type takes."""
+        if family.name not in self.metrics:
+            self.metrics[family.name] = family.metric()
+        self.metrics[family.name].add_metric(family.values({**self._labels, **labels}), *value)
+
+
+class _WorkflowSeries(_Series):
+    def __init__(self, view: WorkflowView) -> None:
+        super().__init__(org_id=view.org_id, workflow_id=view.workflow_id)
+        self.view = view
 
     def build(self) -> list[Metric]:
         counts = self.view.counts
-        late = [key for key in counts.finished if key not in BASE_KEYS]
-        for key in (*BASE_KEYS, *late):
-            self._finished(key, is_base=key in BASE_KEYS)
-        origins = [*ORIGINS, *(origin for origin in counts.submitted if origin not in ORIGINS)]
-        for origin in origins:
+        keys = dict.fromkeys((*BASE_KEYS, *counts.finished))
+        for key in keys:
+            self._add_finished(key, *key.split("/"))
+        for status in dict.fromkeys(key.split("/")[1] for key in keys):
+            self.add(LAST_FINISHED, counts.last_finished.get(status, 0), status=status)
+        for origin in dict.fromkeys((*ORIGINS, *counts.submitted)):
             group = BASE_GROUP if origin in ORIGINS else f"submitted:{origin}"
-            count = counts.submitted.get(origin, 0)
-            self._add(SUBMITTED, self._shown(group, count), origin=origin)
-        self._open()
+            self.add(SUBMITTED, self._shown(group, counts.submitted.get(origin, 0)), origin=origin)
+        if self.view.open_runs is not None:
+            self._add_open(self.view.open_runs)
         for status, histogram in counts.duration.items():
-            self._histogram(DURATION, histogram, status=status)
-        self._histogram(QUEUE, counts.queue)
-        self._histogram(RUN_CREDITS, counts.run_credits)
+            self._add_histogram(DURATION, histogram, status=status)
+        self._add_histogram(QUEUE, counts.queue)
+        self._add_histogram(RUN_CREDITS, counts.run_credits)
         for step, total in counts.steps.items():
-            self._add(STEP_CREDITS, self._shown(f"step:{step}", total), step=step)
-        if self.view.workflow_id == OTHER_WORKFLOW:
-            return list(self.metrics.values())
-        self._add(STREAK, counts.consecutive_failures)
-        self._family(WORKFLOW).add_metric(
-            WORKFLOW.values(
-                self._labels(
-                    workflow_name=self.view.workflow_name,
-                    workflow_org_id=counts.workflow_org_id,
-                    version=counts.version,
-                )
-            ),
-            {},
-        )
+            self.add(STEP_CREDITS, self._shown(f"step:{step}", total), step=step)
+        if self.view.workflow_id != OTHER_WORKFLOW:
+            self.add(STREAK, counts.consecutive_failures)
+            self.add(
+                WORKFLOW,
+                {},
+                workflow_name=self.view.workflow_name,
+                workflow_org_id=counts.workflow_org_id,
+                version=counts.version,
+            )
         return list(self.metrics.values())
 
-    def _finished(self, key: str, *, is_base: bool) -> None:
+    def _add_finished(self, key: str, origin: str, status: str) -> None:
         counts = self.view.counts
-        origin, status = key.split("/")
-        group = BASE_GROUP if is_base else f"finished:{key}"
+        group = BASE_GROUP if key in BASE_KEYS else f"finished:{key}"
         count = self._shown(group, counts.finished.get(key, 0))
-        exemplar = counts.finished_exemplars.get(key) if count else None
-        self._family(FINISHED).add_metric(
-            FINISHED.values(self._labels(origin=origin, status=status)),
-            count,
-            exemplar=_exemplar(exemplar),
-        )
+        exemplar = _exemplar(counts.finished_exemplars.get(key)) if count else None
+        self.add(FINISHED, count, None, None, exemplar, origin=origin, status=status)
         for kind, totals in (("ai", counts.credits_ai), ("other", counts.credits_other)):
             total = self._shown(group, totals.get(key, 0))
-            self._add(CREDITS, total, origin=origin, status=status, kind=kind)
-        if origin == ORIGINS[0] or not is_base:
-            if status in {
-                sample.labels["status"] for sample in self._family(LAST_FINISHED).samples
-            }:
-                return
-            self._add(LAST_FINISHED, counts.last_finished.get(status, 0), status=status)
+            self.add(CREDITS, total, origin=origin, status=status, kind=kind)
 
-    def _open(self) -> None:
-        if self.view.open_runs is None:
-            return
-        runs = {(group.origin, group.status): group.runs for group in self.view.open_runs}
-        for origin in ORIGINS:
-            for status in OPEN_STATUSES:
-                runs.setdefault((origin, status), 0)
+    def _add_open(self, open_runs: tuple[OpenRuns, ...]) -> None:
+        runs = {(group.origin, group.status): group.runs for group in open_runs}
+        for pair in product(ORIGINS, OPEN_STATUSES):
+            runs.setdefault(pair, 0)
         for (origin, status), count in runs.items():
-            self._add(OPEN, count, origin=origin, status=status)
+            self.add(OPEN, count, origin=origin, status=status)
         oldest: dict[str, float] = {}
-        for group in self.view.open_runs:
+        for group in open_runs:
             if group.runs:
                 since = group.oldest_timestamp_seconds
                 oldest[group.status] = min(oldest.get(group.status, since), since)
         for status, since in oldest.items():
-            self._add(OPEN_OLDEST, since, status=status)
+            self.add(OPEN_OLDEST, since, status=status)
 
-    def _histogram(self, family: Family, histogram: Histogram, **labels: str) -> None:
-        shown = BASE_GROUP in self.view.counts.released
-        counts = list(accumulate(histogram.counts))
-        bounds = [*map(_format_bound, histogram.bounds), "+Inf"]
-        buckets: list[tuple[str, float] | tuple[str, float, SampleExemplar]] = []
-        for index, (bound, count) in enumerate(zip(bounds, counts, strict=True)):
-            exemplar = _exemplar(histogram.exemplars.get(index)) if shown else None
-            value = count if shown else 0
-            buckets.append((bound, value) if exemplar is None else (bound, value, exemplar))
-        self._family(family).add_metric(
-            family.values(self._labels(**labels)), buckets, histogram.total if shown else 0.0
-        )
+    def _add_histogram(self, family: Family, histogram: Histogram, **labels: str) -> None:
+        if BASE_GROUP not in self.view.counts.released:
+            histogram = Histogram.empty(tuple(histogram.bounds))
+        buckets = [
+            (floatToGoString(bound), count, _exemplar(histogram.exemplars.get(index)))  # type: ignore[no-untyped-call]
+            for index, (bound, count) in enumerate(
+                zip((*histogram.bounds, inf), accumulate(histogram.counts), strict=True)
+            )
+        ]
+        self.add(family, buckets, histogram.total, **labels)
 
     def _shown(self, group: str, value: float) -> float:
         return value if group in self.view.counts.released else 0
-
-    def _labels(self, **labels: str) -> dict[str, str]:
-        return {"org_id": self.view.org_id, "workflow_id": self.view.workflow_id, **labels}
-
-    def _family(self, family: Family) -> Any:  # noqa: ANN401 (see Family.metric)
-        if family.name not in self.metrics:
-            self.metrics[family.name] = family.metric()
-        return self.metrics[family.name]
-
-    def _add(self, family: Family, value: float, **labels: str) -> None:
-        self._family(family).add_metric(family.values(self._labels(**labels)), value)
 
 
 def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
@@ -371,8 +284,3 @@ def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
         return None
     timestamp = exemplar.timestamp_seconds or None
     return SampleExemplar({"run_id": exemplar.run_id}, exemplar.value, timestamp)
-
-
-def _format_bound(bound: float) -> str:
-    text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]
-    return text

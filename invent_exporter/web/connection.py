@@ -38,11 +38,8 @@ class Connection(H11Protocol):
     async def handed_over(self) -> bool:
         """Wait until what was written has left this process; tell whether the client can have it.
 
-        Awaited after the last byte of a body it means "handed over whole, as far as the HTTP server
-        knows": all of it was written, asyncio's buffer, whose high-water mark is next to 0, drained
-        into the system, and until then the connection was neither lost, nor ended by the client
-        (EOF closes the transport), nor broken off by us. Whether a program reads it no server can
-        see. With TLS one buffer more lies below; smaller pieces bound what waits there (`routes`).
+        What it means after the last byte of a body: docs/how-it-counts.md, "The first event is
+        seen".
         """
         await self.flow.drain()
         return not self.transport.is_closing() and not self.transport.get_write_buffer_size()
@@ -57,8 +54,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, in the place of the least recently used one if there are too many.
 
-        So clients that only hold connections open push each other out, and a scraper gets in. One
-        that waits for us, not we for it, is not pushed out.
+        Who only holds it open is pushed out, who waits for an answer is not: a scraper gets in.
         """
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=1, low=0)  # 0 would be "always full" with TLS

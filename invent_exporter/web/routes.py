@@ -31,18 +31,13 @@ BODY_BYTES_MAX = 64 * 1024
 PIECE_BYTES = {"http": 1024 * 1024, "https": 256 * 1024}
 """What of an answer is in buffers at a time, however slowly a client reads it."""
 
-Headers = list[tuple[bytes, bytes]]
-
-_TEXT: Headers = [
-    (b"content-type", b"text/plain; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-]
-_OVERVIEW: Headers = [
-    (b"content-type", b"text/html; charset=utf-8"),
-    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
+_TEXT = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
+_OVERVIEW = {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
 
 
 class Exposition(Protocol):
@@ -70,15 +65,15 @@ class Response:
     """An answer to one request, headers without the length."""
 
     status: int
-    headers: Headers
+    headers: dict[str, str]
     body: bytes
     generation: int | None = None
 
 
-def text(status: int, line: str, *headers: tuple[bytes, bytes]) -> Response:
+def text(status: int, line: str, **headers: str) -> Response:
     """Answer one line of plain text, whatever names are in it."""
     line = "".join(character if character.isprintable() else "?" for character in line)
-    return Response(status, [*_TEXT, *headers], f"{line}\n".encode())
+    return Response(status, _TEXT | headers, f"{line}\n".encode())
 
 
 class Application:
@@ -95,7 +90,9 @@ class Application:
     ) -> None:
         """Serve the metrics at `telemetry_path`; at `/` they take the place of the overview.
 
-        :raises ValueError: when the path is not one, or is taken by another route.
+        Raises:
+            ValueError: the path is not one, or is taken by another route.
+
         """
         self._exposition = exposition
         self._health = health
@@ -108,8 +105,7 @@ class Application:
             READY_PATH: self._ready,
             telemetry_path: self._metrics,
         }
-        listed = ", ".join(sorted(self._reads))
-        self._not_found = text(404, f"Not found. There is {listed}")
+        self._not_found = text(404, f"Not found. There is {', '.join(sorted(self._reads))}")
 
     async def __call__(
         self, scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable
@@ -117,19 +113,19 @@ class Application:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        body_bytes = _body_bytes(scope["headers"])
+        body_bytes = _body_bytes(scope)
         if body_bytes is not None and body_bytes > BODY_BYTES_MAX:
             response = text(413, f"Request body too large: at most {BODY_BYTES_MAX} bytes")
         else:
             response = await self._respond(scope)
-        headers = [
-            *response.headers,
-            (b"content-length", str(len(response.body)).encode()),
-            (b"date", formatdate(usegmt=True).encode()),
-            (b"x-content-type-options", b"nosniff"),
-        ]
+        named = response.headers | {
+            "content-length": str(len(response.body)),
+            "date": formatdate(usegmt=True),
+            "x-content-type-options": "nosniff",
+        }
         if body_bytes != 0:  # nobody reads it
-            headers.append((b"connection", b"close"))
+            named["connection"] = "close"
+        headers = [(name.encode(), value.encode()) for name, value in named.items()]
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         size = PIECE_BYTES[scope["scheme"]]
         for start in range(0, len(response.body), size):
@@ -146,37 +142,32 @@ class Application:
         path, method = scope["path"], scope["method"]
         if path == RELOAD_PATH:
             if method != "POST":
-                return text(405, "Method not allowed, expected POST", (b"allow", b"POST"))
+                return text(405, "Method not allowed, expected POST", allow="POST")
             return text(403, "Lifecycle API is not enabled.")
-        route = self._reads.get(path)
-        if route is None:
+        if path not in self._reads:
             return self._not_found
         if method not in ("GET", "HEAD"):
-            return text(405, "Method not allowed, expected GET", (b"allow", b"GET, HEAD"))
-        return await route(scope)
+            return text(405, "Method not allowed, expected GET", allow="GET, HEAD")
+        return await self._reads[path](scope)
 
     async def _metrics(self, scope: HTTPScope) -> Response:
         answer = await self._exposition.answer(
-            _header(scope["headers"], b"accept"), _header(scope["headers"], b"accept-encoding")
+            _header(scope, b"accept"), _header(scope, b"accept-encoding")
         )
-        form = [
-            (b"content-type", answer.content_type.encode("latin-1")),
-            (b"vary", b"Accept, Accept-Encoding"),
-        ]
+        form = {"content-type": answer.content_type, "vary": "Accept, Accept-Encoding"}
         if answer.content_encoding is not None:
-            form.append((b"content-encoding", answer.content_encoding.encode("latin-1")))
+            form["content-encoding"] = answer.content_encoding
         return Response(200, form, answer.body, answer.generation)
 
     async def _healthy(self, _scope: HTTPScope) -> Response:
-        stalled = self._health.stalled()
-        if stalled:
+        if stalled := self._health.stalled():
             return text(503, "Stalled poll loops: " + ", ".join(stalled))
         return text(200, "Healthy.")
 
     async def _ready(self, _scope: HTTPScope) -> Response:
-        if self._health.ready():
-            return text(200, "Ready.")
-        return text(503, "Not ready: the first poll of each org has not ended yet.")
+        if not self._health.ready():
+            return text(503, "Not ready: the first poll of each org has not ended yet.")
+        return text(200, "Ready.")
 
     async def _overview(self, _scope: HTTPScope) -> Response:
         html = render(self._statuses(), telemetry_path=self._telemetry_path, now=self._clock())
@@ -186,27 +177,28 @@ class Application:
 def check_telemetry_path(path: str) -> str:
     """Return the path unchanged.
 
-    :raises ValueError: when it is not a path, or is taken by another route.
+    Raises:
+        ValueError: it is not a path, or is taken by another route.
+
     """
-    wrong = None
     if not path.startswith("/") or not path.isascii() or not path.isprintable():
         wrong = f"{path!r} is not a path, expected one such as /metrics"
     elif any(character in path for character in "?#% "):
         wrong = f"{path!r} may not contain ?, #, % or spaces"
     elif path in (HEALTHY_PATH, READY_PATH, RELOAD_PATH):
         wrong = f"{path} is taken, expected another such as /metrics"
-    if wrong is not None:
-        raise ValueError(f"--web.telemetry-path: {wrong}")
-    return path
+    else:
+        return path
+    raise ValueError(f"--web.telemetry-path: {wrong}")
 
 
-def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
+def _header(scope: HTTPScope, name: bytes) -> str:
     """Join the values of one header, as RFC 9110, 5.2 has it; empty when it is missing."""
-    return ", ".join([value.decode("latin-1") for key, value in headers if key == name])
+    return ", ".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)
 
 
-def _body_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+def _body_bytes(scope: HTTPScope) -> int | None:
     """Tell how long the request's body is; None for one that comes in chunks."""
-    if _header(headers, b"transfer-encoding"):
+    if _header(scope, b"transfer-encoding"):
         return None
-    return int(_header(headers, b"content-length") or 0)  # h11 lets nothing else through
+    return int(_header(scope, b"content-length") or 0)  # h11 lets nothing else through

@@ -7,19 +7,16 @@ import contextlib
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Self
+from collections.abc import Sequence
+from ssl import SSLContext
+from typing import Self
 
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from invent_exporter.errors import ListenError
 from invent_exporter.web.connection import Bounds, Connection
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from ssl import SSLContext
-
-    from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 
 STOP_SECONDS = 1.5
 """How long running answers may go on after a stop."""
@@ -29,7 +26,9 @@ PORT_MAX = 65535
 def parse_listen_address(address: str) -> tuple[str, int]:
     """Split `host:port` into its parts; an empty host stands for all interfaces.
 
-    :raises ValueError: when it is not of that form, in one line that says what is.
+    Raises:
+        ValueError: it is not of that form, in one line that says what is.
+
     """
     host, colon, port = address.strip().rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
@@ -50,27 +49,25 @@ def join_address(host: str, port: int) -> str:
 def bind(host: str, port: int) -> list[socket.socket]:
     """Listen on all addresses of the host; none, or `::`, is every interface, IPv4 and IPv6.
 
-    :raises ListenError: one line that names the flag, the address and what is wrong with it.
+    Raises:
+        ListenError: one line that names the flag, the address and what is wrong with it.
+
     """
-    sockets: list[socket.socket] = []
-    try:
-        _bind_each(host, port, sockets)
-        for each in sockets:
-            # Inherited by connections, where asyncio sets it only if a socket names its protocol.
-            # Without it the last part of an answer waits for the client's delayed acknowledgement.
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
-        for each in sockets:
-            each.close()
-        raise _explained(error, host, port) from error
-    return sockets
+    with contextlib.ExitStack() as opened:
+        try:
+            sockets = _bind_each(host, port, opened)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
+            raise _explained(error, host, port) from error
+        opened.pop_all()
+        return sockets
 
 
-def _bind_each(host: str, port: int, sockets: list[socket.socket]) -> None:
+def _bind_each(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.socket]:
     addresses = {"::": socket.AF_INET6, "0.0.0.0": socket.AF_INET}  # noqa: S104 -- asked for: no host
     if host:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         addresses = {str(address[0]): family for family, _, _, _, address in found}
+    sockets: list[socket.socket] = []
     missing: OSError | None = None
     for address, family in addresses.items():
         # The second address of a name gets the port that the system chose for the first.
@@ -78,25 +75,30 @@ def _bind_each(host: str, port: int, sockets: list[socket.socket]) -> None:
         # `::` is every interface, as Go's programs have it; the system's own default may differ.
         is_dual = address == "::" and socket.has_dualstack_ipv6()
         try:
-            sockets.append(socket.create_server(at, family=family, dualstack_ipv6=is_dual))
+            each = socket.create_server(at, family=family, dualstack_ipv6=is_dual)
         except OSError as error:
             # `localhost` may name ::1, and a kernel know IPv6, where it is switched off.
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
             missing = error
-        else:
-            if is_dual:
-                break
+            continue
+        sockets.append(opened.enter_context(each))
+        # Inherited by connections, where asyncio sets it only if a socket names its protocol.
+        # Without it the last part of an answer waits for the client's delayed acknowledgement.
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if is_dual:
+            break
     if not sockets and missing is not None:
         raise missing
+    return sockets
 
 
 def _explained(error: OSError | UnicodeError, host: str, port: int) -> ListenError:
-    number = (error.errno if isinstance(error, OSError) else None) or 0
-    # asyncio and socket put more words into strerror; a host that is not found has its own numbers.
-    reason = os.strerror(number) if isinstance(error, OSError) else "this is no host name"
-    if isinstance(error, socket.gaierror):
+    number = getattr(error, "errno", None) or 0
+    if isinstance(error, socket.gaierror):  # a host that is not found has its own numbers
         reason = str(error.strerror)
+    else:  # asyncio and socket put more words into strerror
+        reason = os.strerror(number) if isinstance(error, OSError) else "this is no host name"
     remedy = {
         errno.EADDRINUSE: "another program or an address before has this port, choose a free one",
         errno.EACCES: "ports below 1024 need a privilege, choose a higher one",
@@ -119,7 +121,9 @@ class Server:
     ) -> None:
         """Bind the sockets of every host and port; connections wait there until `start`.
 
-        :raises ListenError: one line that names the flag, the address and what is wrong with it.
+        Raises:
+            ListenError: one line that names the flag, the address and what is wrong with it.
+
         """
         self._app = app
         self._bounds = bounds or Bounds()
@@ -144,15 +148,12 @@ class Server:
         self._sockets: list[socket.socket] = []
         self.addresses: list[tuple[str, int]] = []
         """What was asked for, with the port that the system chose in place of 0."""
-        try:
+        with contextlib.ExitStack() as opened:
             for host, port in addresses:
-                bound = bind(host, port)
+                bound = [opened.enter_context(each) for each in bind(host, port)]
                 self._sockets += bound
                 self.addresses.append((host, bound[0].getsockname()[1]))
-        except ListenError:
-            for each in self._sockets:
-                each.close()
-            raise
+            opened.pop_all()
 
     async def start(self) -> None:
         """Begin to answer."""
