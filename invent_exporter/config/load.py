@@ -17,14 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from invent_exporter.config.key import Key
-from invent_exporter.config.schema import (
-    KEYS,
-    ApiConfig,
-    Config,
-    MetricsConfig,
-    OrgConfig,
-    Setting,
-)
+from invent_exporter.config.schema import KEYS, ApiConfig, Config, MetricsConfig, OrgConfig, Setting
 from invent_exporter.config.values import is_loopback
 from invent_exporter.config.yaml_nodes import Value, parse
 from invent_exporter.errors import ConfigError
