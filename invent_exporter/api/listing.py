@@ -25,7 +25,6 @@ FAILURES_IN_A_READ = 3
 SAME_SPOILED_ROWS = 5
 LONGEST_NUMBER = 18
 
-
 Fetch = Callable[[int, int], Awaitable[Answer]]
 """Asks for page number `page` (from 1) of `take` rows."""
 
@@ -58,7 +57,6 @@ class Listing:
     """One walk through the runs of one org with one status filter."""
 
     def __init__(self, fetch: Fetch, page_size: PageSize) -> None:
-        """Start a walk; `fetch(page, take)` asks for one page."""
         self._fetch = fetch
         self._page_size = page_size
         self._server_take: int | None = None
@@ -119,7 +117,7 @@ class Listing:
                 return answer, decode_page(answer.body)
             return answer, await asyncio.to_thread(decode_page, answer.body)
         except SpoiledPageError as error:
-            count = _count_of(answer.headers)
+            count = _number_in(answer.headers, "pagination-count")
             raise _SpoiledAnswerError("undecodable", answer.body, count) from error
 
     def _take_for(self, offset: int, *, forward: bool) -> int:
@@ -176,12 +174,11 @@ class Listing:
     ) -> Chunk | None:
         """Place the rows in the listing; None when another page size must be asked for."""
         start, take = asked.start, len(asked)
-        count = _count_of(answer.headers)
-        said_take = _whole_number(answer.headers.get("pagination-take"))
+        count = _number_in(answer.headers, "pagination-count")
+        said_take = _number_in(answer.headers, "pagination-take")
         if page.rows > take:
-            raise ApiError(
-                "invalid_response", f"asked for {take} rows, got {page.rows}: `take` is ignored"
-            )
+            message = f"asked for {take} rows, got {page.rows}: `take` is ignored"
+            raise ApiError("invalid_response", message)
         if said_take is not None and 0 < said_take < take and page.rows <= said_take:
             self._server_take = said_take  # the server cut `take` down, so pages lie elsewhere
             return None
@@ -245,12 +242,8 @@ def _page_of(offset: int, take: int) -> range:
     return range(start, start + take)
 
 
-def _count_of(headers: Mapping[str, str]) -> int | None:
-    return _whole_number(headers.get("pagination-count"))
-
-
-def _whole_number(text: str | None) -> int | None:
+def _number_in(headers: Mapping[str, str], name: str) -> int | None:
     """Read a header as a whole number that is not negative; None for anything else."""
-    if text is None or len(text) > LONGEST_NUMBER or not text.isascii() or not text.isdigit():
-        return None
-    return int(text)
+    text = headers.get(name, "")
+    is_number = len(text) <= LONGEST_NUMBER and text.isascii() and text.isdigit()
+    return int(text) if is_number else None

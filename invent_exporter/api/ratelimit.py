@@ -88,15 +88,13 @@ def parse_retry_after(value: str | None, date: str | None, now: float) -> float 
     """
     if value is None:
         return None
-    value = value.strip()
-    if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", value):
+    if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", value.strip()):
         seconds = float(value)
-    else:
-        until = _http_date(value)
-        if until is None:
-            return None
+    elif (until := _http_date(value)) is not None:
         sent = _http_date(date or "")
         seconds = until - (now if sent is None else sent)
+    else:
+        return None
     return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
 
 
@@ -137,9 +135,8 @@ class PageAllowance:
         self._at = now
         self._waiting.pop(org_id, None)
         # Who has not asked for long does not wait any more: its polls fail, say.
-        self._waiting = {
-            other: asked for other, asked in self._waiting.items() if now - asked < WAITING_SECONDS
-        }
+        since = now - WAITING_SECONDS
+        self._waiting = {org: asked for org, asked in self._waiting.items() if asked > since}
         pages = int(self._saved / (1 + len(self._waiting))) or int(min(self._saved, 1))
         if pages == 0:
             self._waiting[org_id] = now

@@ -5,14 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from invent_exporter.config.load import (
-    ApiConfig,
-    Config,
-    Key,
-    MetricsConfig,
-    OrgConfig,
-    is_loopback,
-)
+from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
+from invent_exporter.config.values import is_loopback
 from invent_exporter.errors import ListenError, UsageError
 from invent_exporter.simulator import DEMO_KEY, Order, Settings, SimulatorServer, demo_world
 from invent_exporter.web.server import join_address
@@ -69,7 +63,6 @@ def places(addresses: Iterable[tuple[str, int]], telemetry_path: str, api_url: s
     lines = []
     for host, port in addresses:
         is_anywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
-        address = join_address("localhost" if is_anywhere else host, port)
-        lines.append(f"page for people        http://{address}/")
-        lines.append(f"metrics                http://{address}{telemetry_path}")
+        url = f"http://{join_address('localhost' if is_anywhere else host, port)}"
+        lines += [f"page for people        {url}/", f"metrics                {url}{telemetry_path}"]
     return "\n".join([*lines, f"simulated Invent API   {api_url}"])

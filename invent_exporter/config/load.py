@@ -18,11 +18,10 @@ from typing import TypeVar
 
 from invent_exporter.config.key import Key
 from invent_exporter.config.schema import KEYS, ApiConfig, Config, MetricsConfig, OrgConfig, Setting
-from invent_exporter.config.values import is_loopback
 from invent_exporter.config.yaml_nodes import Value, parse
 from invent_exporter.errors import ConfigError
 
-__all__ = ["ApiConfig", "Config", "Key", "MetricsConfig", "OrgConfig", "is_loopback", "load_config"]
+__all__ = ["ApiConfig", "Config", "Key", "MetricsConfig", "OrgConfig", "load_config"]
 
 T = TypeVar("T")
 
