@@ -64,16 +64,14 @@ def _run(arguments: list[str]) -> int:
 
         secrets = Secrets()
         setup_logging(flags.log_level, flags.log_format, secrets)
-        result: int = flags.run(flags, secrets)
+        return int(flags.run(flags, secrets))
     except KeyboardInterrupt:
         # 0 of `check` would say that every org has answered.
         return _fail("interrupted") if flags.run is _check else EXIT_OK
-    return result
 
 
 def _fail(message: object, status: int = EXIT_FAILED) -> int:
-    line = " ".join(str(message).splitlines())
-    print(f"{PROGRAM}: {line}", file=sys.stderr)
+    print(f"{PROGRAM}:", *str(message).splitlines(), file=sys.stderr)
     return status
 
 
@@ -257,14 +255,12 @@ def _simulate(flags: argparse.Namespace, _secrets: Secrets) -> int:
 
 def _simulator(flags: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
     from invent_exporter.commands.demo import SIMULATOR_FLAG, simulator
+    from invent_exporter.simulator import Settings
 
-    return simulator(
-        _address(SIMULATOR_FLAG, flags.simulator_listen_address),
-        seed=flags.seed,
-        order=flags.order,
-        send_count=not flags.no_count,
-        requests_per_minute=flags.rate_limit,
-    )
+    limit = flags.rate_limit or None
+    settings = Settings(order=flags.order, count=not flags.no_count, rate_limit_per_minute=limit)
+    address = _address(SIMULATOR_FLAG, flags.simulator_listen_address)
+    return simulator(address, flags.seed, settings)
 
 
 def _backfill(_flags: argparse.Namespace, _secrets: Secrets) -> int:

@@ -66,12 +66,9 @@ async def read_error_text(response: httpx.Response, secret: str) -> str:
                     break
     except (BadBodyError, TimeoutError, httpx.HTTPError, OSError):
         pass  # what came until then is shown
-    return one_line(_without_tags(body.decode("utf-8", "replace")), secret)
-
-
-def _without_tags(text: str) -> str:
+    text = body.decode("utf-8", "replace")
     text = re.sub(r"<(script|style)\b.*?(</\1\s*>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
-    return html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text))
+    return one_line(html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text)), secret)
 
 
 def one_line(text: str, secret: str = "") -> str:

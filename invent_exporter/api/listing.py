@@ -17,7 +17,7 @@ from invent_exporter.api.decoding import (
 from invent_exporter.api.models import Run
 from invent_exporter.api.page_size import PageSize
 from invent_exporter.api.ratelimit import Heartbeat
-from invent_exporter.api.transport import Answer, Transport
+from invent_exporter.api.transport import Answer, ReadKey, Transport
 from invent_exporter.errors import ApiError, BadAnswerError, SpoiledPageError, TooLargeError
 
 DECODE_IN_THREAD_BYTES = 64 * 1024
@@ -121,11 +121,8 @@ class Listing:
             raise _SpoiledAnswerError("undecodable", answer.body, count) from error
 
     def _take_for(self, offset: int, *, forward: bool) -> int:
-        """Choose a page that holds the row and its neighbour, as many more, and no bad row.
-
-        Pages begin at multiples of their size, so the size decides what a page has in common with
-        the one before.
-        """
+        """Choose a page that holds the row and its neighbour, as many more, and no bad row."""
+        # Pages begin at multiples of their size: it decides what one shares with the one before.
         limits = (self._page_size.current, self._server_take, self._cap)
         largest = min(limit for limit in limits if limit is not None)
 
@@ -214,7 +211,7 @@ class RunsApi:
     def listing(
         self,
         org_id: str,
-        key: Callable[[], str],
+        key: ReadKey,
         status: str = "ALL",
         *,
         label: str | None = None,

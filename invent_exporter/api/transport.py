@@ -7,12 +7,10 @@ together here, because `Retry-After` touches both.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from http import HTTPStatus
-from random import SystemRandom
 
 import httpx
 
@@ -20,22 +18,27 @@ from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_erro
 from invent_exporter.api.client import make_client
 from invent_exporter.api.ratelimit import (
     MAX_WAIT_SECONDS,
-    Clock,
     Heartbeat,
     RateLimiter,
-    Sleep,
     parse_retry_after,
 )
+from invent_exporter.clocks import Clocks
+from invent_exporter.config.schema import ApiConfig
 from invent_exporter.errors import ApiError, BadAnswerError, BadBodyError, TooLargeError
 from invent_exporter.telemetry import Telemetry
 
 TRIES = 4
 FIRST_BACKOFF_SECONDS = 1.0
+
+Params = Mapping[str, str]
+ReadKey = Callable[[], str]
 _REASONS: Mapping[int, str] = {
     HTTPStatus.UNAUTHORIZED: "unauthorized",
     HTTPStatus.FORBIDDEN: "forbidden",
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
+    4: "bad_request",  # any other 4xx, and so on
+    5: "server_error",
 }
 
 
@@ -48,25 +51,18 @@ class Answer:
     body: bytes | bytearray
 
 
-@dataclass(eq=False)
 class Transport:
     """GET requests to one API, over connections that are kept; see `make_client` for errors."""
 
-    base_url: str
-    timeout_seconds: float
-    max_response_bytes: int
-    limiter: RateLimiter
-    telemetry: Telemetry
-    _: KW_ONLY
-    version: str = "dev"
-    clock: Clock = time.monotonic
-    wall_clock: Clock = time.time
-    sleep: Sleep = asyncio.sleep
-    random: Callable[[], float] = SystemRandom().random
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, config: ApiConfig, telemetry: Telemetry, clocks: Clocks, version: str = "dev"
+    ) -> None:
+        self._config = config
+        self._telemetry = telemetry
+        self._clocks = clocks
+        self._limiter = RateLimiter(config.requests_per_minute, clocks)
         self._client = make_client(
-            self.base_url, version=self.version, timeout_seconds=self.timeout_seconds
+            config.url, version=version, timeout_seconds=config.timeout_seconds
         )
 
     async def aclose(self) -> None:
@@ -74,12 +70,7 @@ class Transport:
         await self._client.aclose()
 
     async def get(
-        self,
-        path: str,
-        params: Mapping[str, str],
-        key: Callable[[], str],
-        org_id: str,
-        heartbeat: Heartbeat = lambda _seconds: None,
+        self, path: str, params: Params, key: ReadKey, org_id: str, heartbeat: Heartbeat
     ) -> Answer:
         """Ask until an answer with status 200 is complete, or there is no use in asking again.
 
@@ -100,15 +91,15 @@ class Transport:
                 if wait_seconds is None:
                     raise
                 if error.reason == "rate_limited":
-                    self.limiter.pause(wait_seconds)
+                    self._limiter.pause(wait_seconds)
                 waited_seconds += wait_seconds
                 if attempt == TRIES or waited_seconds > MAX_WAIT_SECONDS:
                     raise
                 if error.reason != "rate_limited":  # the limiter does that wait, for every org
                     heartbeat(wait_seconds)
-                    await self.sleep(wait_seconds)
+                    await self._clocks.sleep(wait_seconds)
                     if error.retry_after_seconds is not None:
-                        self.telemetry.throttled(wait_seconds)
+                        self._telemetry.throttled(wait_seconds)
         raise AssertionError("the last try returns or raises")
 
     def _wait_after(self, error: ApiError, attempt: int) -> float | None:
@@ -117,31 +108,26 @@ class Transport:
             return None
         if error.retry_after_seconds is not None:
             return error.retry_after_seconds
-        return self.random() * FIRST_BACKOFF_SECONDS * (1 << attempt - 1)
+        return self._clocks.random() * FIRST_BACKOFF_SECONDS * (1 << attempt - 1)
 
     async def _wait_for_turn(self, heartbeat: Heartbeat) -> None:
-        started = self.clock()
+        started = self._clocks.monotonic()
         try:
-            await self.limiter.acquire(heartbeat)
+            await self._limiter.acquire(heartbeat)
         finally:
-            self.telemetry.throttled(self.clock() - started)
+            self._telemetry.throttled(self._clocks.monotonic() - started)
 
     async def _try(
-        self,
-        path: str,
-        params: Mapping[str, str],
-        key: Callable[[], str],
-        org_id: str,
-        heartbeat: Heartbeat,
+        self, path: str, params: Params, key: ReadKey, org_id: str, heartbeat: Heartbeat
     ) -> Answer:
         secret = _read_key(key)
-        url, headers = self.base_url.rstrip("/") + path, {"Authorization": f"Bearer {secret}"}
+        url, headers = self._config.url + path, {"Authorization": f"Bearer {secret}"}
         request = self._client.build_request("GET", url, params=params, headers=headers)
-        heartbeat(self.timeout_seconds)
+        heartbeat(self._config.timeout_seconds)
         status: int | None = None  # what is known of the try, whatever breaks it off
-        started = self.clock()
+        started = self._clocks.monotonic()
         try:
-            async with asyncio.timeout(self.timeout_seconds):
+            async with asyncio.timeout(self._config.timeout_seconds):
                 response = await self._client.send(request, stream=True)
                 async with aclosing(response):
                     status = response.status_code
@@ -151,7 +137,7 @@ class Transport:
         except BadBodyError as error:
             raise BadAnswerError(one_line(str(error), secret)) from error
         except (TimeoutError, httpx.TimeoutException) as error:
-            message = f"no complete answer within {self.timeout_seconds:g} s"
+            message = f"no complete answer within {self._config.timeout_seconds:g} s"
             raise ApiError("timeout", message) from error
         except Exception as error:
             # httpx, its backends and ssl let exceptions out that share no base class; what they
@@ -161,7 +147,7 @@ class Transport:
             raise ApiError("network", message, status=status) from error
         finally:
             code = "error" if status is None else str(status)
-            self.telemetry.request_done(org_id, code, self.clock() - started)
+            self._telemetry.request_done(org_id, code, self._clocks.monotonic() - started)
 
     async def _read(self, response: httpx.Response, secret: str) -> Answer:
         status, body = response.status_code, bytearray()
@@ -169,8 +155,10 @@ class Transport:
             raise self._error_of(response, await read_error_text(response, secret), secret)
         async for piece in decoded(response):
             body += piece
-            if len(body) > self.max_response_bytes:
-                raise TooLargeError(self.max_response_bytes, bytes(body[:CHUNK_BYTES]), status)
+            if len(body) > self._config.max_response_bytes:
+                raise TooLargeError(
+                    self._config.max_response_bytes, bytes(body[:CHUNK_BYTES]), status
+                )
         return Answer(status, response.headers, body)
 
     def _error_of(self, response: httpx.Response, text: str, secret: str) -> ApiError:
@@ -179,24 +167,18 @@ class Transport:
             target = one_line(headers.get("location", "").split("?")[0], secret) or "nowhere"
             message = f"HTTP {status}: redirect to {target} not followed"
             return ApiError("invalid_response", message, status=status)
+        retry_after_seconds = parse_retry_after(
+            headers.get("retry-after"), headers.get("date"), self._clocks.time()
+        )
         return ApiError(
-            _reason_of(status),
+            _REASONS.get(status) or _REASONS.get(min(status // 100, 5), "invalid_response"),
             f"HTTP {status}: {text}" if text else f"HTTP {status}",
-            retry_after_seconds=parse_retry_after(
-                headers.get("retry-after"), headers.get("date"), self.wall_clock()
-            ),
+            retry_after_seconds=retry_after_seconds,
             status=status,
         )
 
 
-def _reason_of(status: int) -> str:
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return "server_error"
-    is_refusal = status >= HTTPStatus.BAD_REQUEST
-    return _REASONS.get(status, "bad_request" if is_refusal else "invalid_response")
-
-
-def _read_key(key: Callable[[], str]) -> str:
+def _read_key(key: ReadKey) -> str:
     try:
         secret = key()
     except Exception as error:

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
-from invent_exporter.api.ratelimit import RateLimiter
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
 from invent_exporter.config.load import Config, OrgConfig
@@ -35,15 +34,8 @@ class Found(NamedTuple):
 
 async def ask(config: Config, secrets: Secrets) -> list[Found]:
     """Ask each org for one page."""
-    clocks = SystemClocks()
-    transport = Transport(
-        config.api.url,
-        config.api.timeout_seconds,
-        config.api.max_response_bytes,
-        RateLimiter(config.api.requests_per_minute, clocks.monotonic, clocks.sleep),
-        Telemetry(CollectorRegistry()),
-        version=__version__,
-    )
+    telemetry = Telemetry(CollectorRegistry())
+    transport = Transport(config.api, telemetry, SystemClocks(), __version__)
     api = RunsApi(transport, config.api.page_size)
     try:
         return [await _ask(api, org, secrets) for org in config.orgs]
