@@ -398,7 +398,7 @@ async def test_a_key_that_can_not_be_read_is_that_orgs_failure() -> None:
 
     async with asking(OK) as (setup, server):
         with pytest.raises(ApiError, match="no such file: key") as caught:
-            await setup.transport.get("/runs", {}, unreadable, "org-1", [].append)
+            await setup.transport.get("/runs", {}, unreadable, "org-1", setup.heartbeats.append)
         assert caught.value.reason == "unauthorized"
         assert server.requests == []
 
