@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
-from invent_exporter.api.ratelimit import PageAllowance, RateLimiter
+from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
 from invent_exporter.collector.status import org_status
@@ -69,14 +69,7 @@ class Exporter:
             workflow_names=config.workflow_names,
             clock=clocks.monotonic,
         )
-        self._transport = Transport(
-            config.api.url,
-            config.api.timeout_seconds,
-            config.api.max_response_bytes,
-            RateLimiter(config.api.requests_per_minute, clocks.monotonic, clocks.sleep),
-            telemetry,
-            version=__version__,
-        )
+        self._transport = Transport(config.api, telemetry, clocks, __version__)
         shared = Shared(
             ledger=self.ledger,
             api=RunsApi(self._transport, config.api.page_size),

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -64,34 +64,25 @@ def _run(arguments: list[str]) -> int:
 
         secrets = Secrets()
         setup_logging(flags.log_level, flags.log_format, secrets)
-        result: int = flags.run(flags, secrets)
+        return int(flags.run(flags, secrets))
     except KeyboardInterrupt:
         # 0 of `check` would say that every org has answered.
         return _fail("interrupted") if flags.run is _check else EXIT_OK
-    return result
 
 
 def _fail(message: object, status: int = EXIT_FAILED) -> int:
-    line = " ".join(str(message).splitlines())
-    print(f"{PROGRAM}: {line}", file=sys.stderr)
+    print(f"{PROGRAM}:", *str(message).splitlines(), file=sys.stderr)
     return status
 
 
-@contextlib.contextmanager
-def _output() -> Iterator[None]:
-    """Print what is printed here at once, so that a full disk or a closed pipe is not missed."""
+def _say(text: str) -> None:
+    """Print at once, so that a full disk or a closed pipe is not missed."""
     try:
-        yield
-        print(end="", flush=True)
+        print(text, flush=True)
     except OSError as error:
         # Python would fail again at its end, with what is still in the buffer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError(f"standard output: {error.strerror}") from error
-
-
-def _say(text: str) -> None:
-    with _output():
-        print(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,11 +94,13 @@ class _Parser(argparse.ArgumentParser):
     def print_help(self, _file: object = None) -> None:
         _say(self.format_help().rstrip())
 
-    def add(self, flag: str, meaning: str, **options: Any) -> None:  # noqa: ANN401 - argparse's own
+    # The options are argparse's own.
+    def add(self, flag: str, meaning: str, *aliases: str, **options: Any) -> None:  # noqa: ANN401
         """Add a flag; `--a.b-c` becomes `a_b_c`."""
         if options.get("default") is not None:
             meaning = f"{meaning} (default %(default)s)".lstrip()
-        self.add_argument(flag, dest=re.sub(r"\W", "_", flag[2:]), help=meaning, **options)
+        dest = re.sub(r"\W", "_", flag[2:])
+        self.add_argument(flag, *aliases, dest=dest, help=meaning, **options)
 
 
 def _parser() -> _Parser:
@@ -142,13 +135,10 @@ def _parser() -> _Parser:
         each.add("--web.telemetry-path", "path of the metrics", metavar="PATH", default="/metrics")
     serve.add("--web.config.file", _NOT_YET, metavar="FILE")
     serve.add("--web.enable-lifecycle", _NOT_YET, action="store_true")
+    here, at = "where the simulated API listens, a loopback address", "127.0.0.1:10481"
     for each in (demo, simulate):
-        each.add_argument(
-            *("--simulator.listen-address", "--listen-address"),
-            dest="simulator_address",
-            metavar="HOST:PORT",
-            default="127.0.0.1:10481",
-            help="where the simulated API listens, a loopback address (default %(default)s)",
+        each.add(
+            "--simulator.listen-address", here, "--listen-address", metavar="HOST:PORT", default=at
         )
         each.add("--seed", "", type=int, default=1)
         orders = ("created", "updated", "oldest", "mixed")
@@ -233,12 +223,11 @@ def _check(flags: argparse.Namespace, secrets: Secrets) -> int:
     config = _load(flags)
     import asyncio
 
-    from invent_exporter.commands.check import ask, show
+    from invent_exporter.commands.check import ask, table_of
 
     found = asyncio.run(ask(config, secrets))
-    with _output():
-        show(found, secrets, sys.stdout)
-    return EXIT_OK if all(one.answered for one in found) else EXIT_FAILED
+    _say(table_of(found, secrets))
+    return EXIT_OK if all(one.answer == "ok" for one in found) else EXIT_FAILED
 
 
 def _demo(flags: argparse.Namespace, secrets: Secrets) -> int:
@@ -266,14 +255,12 @@ def _simulate(flags: argparse.Namespace, _secrets: Secrets) -> int:
 
 def _simulator(flags: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
     from invent_exporter.commands.demo import SIMULATOR_FLAG, simulator
+    from invent_exporter.simulator import Settings
 
-    return simulator(
-        _address(SIMULATOR_FLAG, flags.simulator_address),
-        seed=flags.seed,
-        order=flags.order,
-        send_count=not flags.no_count,
-        requests_per_minute=flags.rate_limit,
-    )
+    limit = flags.rate_limit or None
+    settings = Settings(order=flags.order, count=not flags.no_count, rate_limit_per_minute=limit)
+    address = _address(SIMULATOR_FLAG, flags.simulator_listen_address)
+    return simulator(address, flags.seed, settings)
 
 
 def _backfill(_flags: argparse.Namespace, _secrets: Secrets) -> int:

@@ -8,9 +8,9 @@ Exception
 ├── OutputError            standard output can't be written to: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
 │   ├── BadAnswerError     status 200, but no page of runs
-│   └── TooLargeError      broken off at the size limit
+│   ├── TooLargeError      broken off at the size limit
+│   └── PausedError        not asked: the API wants a pause that is not over
 ├── SpoiledPageError       one run makes its whole page undecodable
-├── PausedError            the API asked for a pause that is not over
 ├── BadBodyError           a body that is not encoded as its headers say
 └── OSError
     ├── ListenError        an address can't be listened on
@@ -97,12 +97,12 @@ class SpoiledPageError(Exception):
     """Bytes of one run make the whole page undecodable (a lone surrogate, too deep nesting)."""
 
 
-class PausedError(Exception):
-    """The API asked for a pause that is not over for `seconds`."""
+class PausedError(ApiError):
+    """The API asked for a pause that is not over."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"the API asked to wait {seconds:.0f} s more")
-        self.seconds = seconds
+        message = f"the API asked to wait {seconds:.0f} s more"
+        super().__init__("rate_limited", message, retry_after_seconds=seconds)
 
 
 class BadBodyError(Exception):

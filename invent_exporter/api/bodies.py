@@ -6,7 +6,7 @@ import asyncio
 import html
 import re
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import httpx
 
@@ -26,46 +26,33 @@ async def decoded(response: httpx.Response) -> AsyncIterator[bytes]:
 
     """
     header = response.headers.get("content-encoding", "identity").strip()
-    encoding = header.lower()
-    if encoding in ("", "identity"):
-        async for piece in response.aiter_raw():  # as they come: at most 64 KiB
-            yield piece
-        return
-    if encoding not in ("gzip", "x-gzip"):
+    pieces = response.aiter_raw()  # as they come: at most 64 KiB
+    if header.lower() in ("gzip", "x-gzip"):
+        pieces = _gunzipped(pieces)
+    elif header.lower() not in ("", "identity"):
         raise BadBodyError(f"content-encoding {header} was not asked for")
-    gunzip = _Gunzip()
+    async for piece in pieces:
+        yield piece
+
+
+async def _gunzipped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Decompress gzip members one after the other."""
+    member = zlib.decompressobj(wbits=31)
     try:
-        async for compressed in response.aiter_raw():
-            for piece in gunzip.feed(compressed):
-                yield piece
+        async for data in pieces:
+            rest, is_full = data, False  # a full piece may have more behind it
+            while rest or is_full:
+                if member.eof and rest:
+                    member = zlib.decompressobj(wbits=31)
+                piece = member.decompress(rest, CHUNK_BYTES)
+                if piece:
+                    yield piece
+                rest = member.unused_data if member.eof else member.unconsumed_tail
+                is_full = len(piece) == CHUNK_BYTES
     except zlib.error as error:
         raise BadBodyError(f"gzip: {error}") from error
-    if not gunzip.complete:
+    if not member.eof:
         raise BadBodyError("gzip: cut off")
-
-
-class _Gunzip:
-    """Decompress gzip members one after the other, a bounded piece at a time."""
-
-    def __init__(self) -> None:
-        self._member = zlib.decompressobj(wbits=31)
-        self._fed = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether the last member has come to its end."""
-        return self._member.eof
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        while True:
-            if self._member.eof and data:
-                self._member = zlib.decompressobj(wbits=31)
-            piece = self._member.decompress(data, CHUNK_BYTES)
-            if piece:
-                yield piece
-            data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
-            if not data and len(piece) < CHUNK_BYTES:
-                return
 
 
 async def read_error_text(response: httpx.Response, secret: str) -> str:
@@ -79,12 +66,9 @@ async def read_error_text(response: httpx.Response, secret: str) -> str:
                     break
     except (BadBodyError, TimeoutError, httpx.HTTPError, OSError):
         pass  # what came until then is shown
-    return one_line(_without_tags(body.decode("utf-8", "replace")), secret)
-
-
-def _without_tags(text: str) -> str:
+    text = body.decode("utf-8", "replace")
     text = re.sub(r"<(script|style)\b.*?(</\1\s*>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
-    return html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text))
+    return one_line(html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text)), secret)
 
 
 def one_line(text: str, secret: str = "") -> str:

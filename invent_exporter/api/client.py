@@ -82,8 +82,8 @@ def _proxy(url: SplitResult) -> httpx.Proxy | None:
 
 
 def _tls() -> ssl.SSLContext:
-    file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    keys = os.environ.get("SSLKEYLOGFILE")  # Python itself opens it for each context
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE")  # Python itself opens the last
+    file, folders, keys = map(os.environ.get, names)
     try:
         if folders and not file:
             each = folders.split(os.pathsep)
@@ -92,12 +92,11 @@ def _tls() -> ssl.SSLContext:
                 os.scandir(each[0]).close()  # raises what is wrong
         return httpx.create_ssl_context()  # it reads the first two as well
     except OSError as error:
+        name, expected = "SSL_CERT_DIR", "a folder of CA certificates"
         if keys and error.filename == keys:
-            where, expected = f"SSLKEYLOGFILE: {escaped(keys)}", "a file that can be written"
+            name, expected = "SSLKEYLOGFILE", "a file that can be written"
         elif file:
-            where, expected = f"SSL_CERT_FILE: {escaped(file)}", "a PEM file of CA certificates"
-        else:
-            where = f"SSL_CERT_DIR: {escaped(folders or '')}"
-            expected = "a folder of CA certificates"
+            name, expected = "SSL_CERT_FILE", "a PEM file of CA certificates"
+        where = f"{name}: {escaped(os.environ.get(name, ''))}"
         why = "no certificate in it" if isinstance(error, ssl.SSLError) else why_unreadable(error)
         raise ConfigError(f"{where}: {why}; expected {expected}") from error

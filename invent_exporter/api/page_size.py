@@ -27,10 +27,7 @@ class PageSize:
         self._good = 0
 
     def good(self, asked: int) -> None:
-        """Count a good answer; three in a row to about the current size double it.
-
-        More than three are needed where that was too much before.
-        """
+        """Count a good answer; three in a row double the size, more where that was too much."""
         if asked <= self.current // 2:  # asked for less for another reason: says nothing
             return
         self._good += 1

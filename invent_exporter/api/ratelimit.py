@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
+from invent_exporter.clocks import Clocks
 from invent_exporter.errors import PausedError
 
 MAX_WAIT_SECONDS = 30.0
 """The longest that one request waits for the API's sake; a longer `Retry-After` is the caller's."""
 MAX_RETRY_AFTER_SECONDS = 3600.0
+RECONCILE_SHARE = 0.2
+"""The part of the request budget that reconciliations may take."""
+WAITING_SECONDS = 600.0
+"""An org that has not asked again for so long is not waited for."""
 
-Clock = Callable[[], float]
-Sleep = Callable[[float], Awaitable[None]]
 Heartbeat = Callable[[float], None]
 """Told, before each request and each wait, how many seconds it may take."""
 
@@ -27,15 +30,14 @@ class RateLimiter:
     in any 60 seconds. One `pause` holds everybody: the API's limit is by IP address.
     """
 
-    def __init__(self, requests_per_minute: float, clock: Clock, sleep: Sleep) -> None:
+    def __init__(self, requests_per_minute: float, clocks: Clocks) -> None:
         self._capacity = max(1.0, requests_per_minute / 10)
         # At 1 a minute nothing would be left to refill with: then one goes out every two minutes.
         refill_per_minute = max(requests_per_minute - self._capacity, requests_per_minute / 2)
         self._refill_per_second = refill_per_minute / 60
-        self._clock = clock
-        self._sleep = sleep
+        self._clocks = clocks
         self._tokens = self._capacity
-        self._refilled_at = clock()
+        self._refilled_at = clocks.monotonic()
         self._paused_until = float("-inf")
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -43,11 +45,11 @@ class RateLimiter:
     @property
     def pause_seconds(self) -> float:
         """What is left of a pause that the API asked for."""
-        return max(0.0, self._paused_until - self._clock())
+        return max(0.0, self._paused_until - self._clocks.monotonic())
 
     def pause(self, seconds: float) -> None:
         """Let no request out for so long; the longer of two pauses holds."""
-        self._paused_until = max(self._paused_until, self._clock() + seconds)
+        self._paused_until = max(self._paused_until, self._clocks.monotonic() + seconds)
 
     async def acquire(self, heartbeat: Heartbeat) -> None:
         """Wait for a turn.
@@ -63,13 +65,13 @@ class RateLimiter:
             async with self._turn:
                 while (wait_seconds := self._wait_seconds()) > 0:
                     heartbeat(wait_seconds)
-                    await self._sleep(wait_seconds)
+                    await self._clocks.sleep(wait_seconds)
                 self._tokens -= 1
         finally:
             self._waiting -= 1
 
     def _wait_seconds(self) -> float:
-        now = self._clock()
+        now = self._clocks.monotonic()
         grown = self._tokens + (now - self._refilled_at) * self._refill_per_second
         self._tokens = min(self._capacity, grown)
         self._refilled_at = now
@@ -88,15 +90,13 @@ def parse_retry_after(value: str | None, date: str | None, now: float) -> float 
     """
     if value is None:
         return None
-    value = value.strip()
-    if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", value):
+    if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", value.strip()):
         seconds = float(value)
-    else:
-        until = _http_date(value)
-        if until is None:
-            return None
+    elif (until := _http_date(value)) is not None:
         sent = _http_date(date or "")
         seconds = until - (now if sent is None else sent)
+    else:
+        return None
     return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
 
 
@@ -108,12 +108,6 @@ def _http_date(value: str) -> float | None:
         return None
 
 
-RECONCILE_SHARE = 0.2
-"""The part of the request budget that reconciliations may take."""
-WAITING_SECONDS = 600.0
-"""An org that has not asked again for so long is not waited for."""
-
-
 class PageAllowance:
     """The pages that reconciliations may read: a share of the budget, saved up for a minute.
 
@@ -121,8 +115,7 @@ class PageAllowance:
     must not keep the others from ever looking back.
     """
 
-    def __init__(self, requests_per_minute: float, clock: Clock) -> None:
-        """Begin with a full minute's share."""
+    def __init__(self, requests_per_minute: float, clock: Callable[[], float]) -> None:
         self._share_per_minute = max(1.0, requests_per_minute * RECONCILE_SHARE)
         self._clock = clock
         self._saved = self._share_per_minute
@@ -137,9 +130,8 @@ class PageAllowance:
         self._at = now
         self._waiting.pop(org_id, None)
         # Who has not asked for long does not wait any more: its polls fail, say.
-        self._waiting = {
-            other: asked for other, asked in self._waiting.items() if now - asked < WAITING_SECONDS
-        }
+        since = now - WAITING_SECONDS
+        self._waiting = {org: asked for org, asked in self._waiting.items() if asked > since}
         pages = int(self._saved / (1 + len(self._waiting))) or int(min(self._saved, 1))
         if pages == 0:
             self._waiting[org_id] = now

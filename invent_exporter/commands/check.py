@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
@@ -12,41 +12,30 @@ from rich.table import Table
 
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
-from invent_exporter.api.ratelimit import RateLimiter
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
+from invent_exporter.config.load import Config, OrgConfig
 from invent_exporter.errors import ApiError
+from invent_exporter.log import Secrets
 from invent_exporter.telemetry import Telemetry
 
-if TYPE_CHECKING:
-    from invent_exporter.config.load import Config, OrgConfig
-    from invent_exporter.log import Secrets
 
-
-@dataclass(frozen=True)
-class Found:
-    """What one org answered."""
+class Found(NamedTuple):
+    """What one org answered: a row of the table, whose columns bear the names of the fields."""
 
     org: str
-    answered: bool
+    answer: str = "ok"
     runs: str = ""
-    names_org: str = ""
-    newest: str = ""
+    runs_name_org: str = ""
+    newest_run: str = ""
     seconds: str = ""
     problem: str = ""
 
 
 async def ask(config: Config, secrets: Secrets) -> list[Found]:
     """Ask each org for one page."""
-    clocks = SystemClocks()
-    transport = Transport(
-        config.api.url,
-        config.api.timeout_seconds,
-        config.api.max_response_bytes,
-        RateLimiter(config.api.requests_per_minute, clocks.monotonic, clocks.sleep),
-        Telemetry(CollectorRegistry()),
-        version=__version__,
-    )
+    telemetry = Telemetry(CollectorRegistry())
+    transport = Transport(config.api, telemetry, SystemClocks(), __version__)
     api = RunsApi(transport, config.api.page_size)
     try:
         return [await _ask(api, org, secrets) for org in config.orgs]
@@ -54,22 +43,17 @@ async def ask(config: Config, secrets: Secrets) -> list[Found]:
         await transport.aclose()
 
 
-def show(found: list[Found], secrets: Secrets, stream: TextIO) -> None:
-    """Print a table of what each org answered."""
-    table = Table("org", "answer", "runs", "runs name org", "newest run", "seconds", "problem")
-    for one in found:
-        table.add_row(
-            one.org,
-            "ok" if one.answered else "failed",
-            one.runs,
-            _shown(one.names_org, secrets),
-            one.newest,
-            one.seconds,
-            _shown(one.problem, secrets),
-        )
+def table_of(found: list[Found], secrets: Secrets) -> str:
+    """Draw a table of what each org answered, as wide as the terminal."""
     # A pipe gets the whole table, however wide.
-    width = None if stream.isatty() else 200
-    Console(file=stream, width=width, markup=False, highlight=False).print(table)
+    width = None if sys.stdout.isatty() else 200
+    console = Console(file=sys.stdout, width=width, markup=False, highlight=False)
+    table = Table(*(name.replace("_", " ") for name in Found._fields))
+    for one in found:
+        table.add_row(*(_shown(text, secrets) for text in one))
+    with console.capture() as drawn:
+        console.print(table)
+    return drawn.get().rstrip("\n")
 
 
 def _shown(text: str, secrets: Secrets) -> str:
@@ -88,7 +72,7 @@ async def _ask(api: RunsApi, org: OrgConfig, secrets: Secrets) -> Found:
     try:
         chunk = await api.listing(org.id, read_key).read(0)
     except ApiError as error:
-        return Found(org.id, answered=False, problem=f"{error.reason}: {error.message}")
+        return Found(org.id, "failed", problem=f"{error.reason}: {error.message}")
     runs = f"{len(chunk.runs)} on the first page"
     if chunk.count is not None:
         runs = f"{chunk.count}, {runs}"
@@ -98,10 +82,9 @@ async def _ask(api: RunsApi, org: OrgConfig, secrets: Secrets) -> Found:
     created_at = None if newest is None else newest.created_at
     return Found(
         org.id,
-        answered=True,
         runs=runs,
-        names_org=", ".join(named[:3]),
-        newest="" if created_at is None else created_at.isoformat(timespec="seconds"),
+        runs_name_org=", ".join(named[:3]),
+        newest_run="" if created_at is None else created_at.isoformat(timespec="seconds"),
         seconds=f"{time.monotonic() - began:.2f}",
         problem=f"{len(chunk.invalid)} runs can't be read" if chunk.invalid else "",
     )

@@ -5,27 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 
-from invent_exporter.config.load import (
-    ApiConfig,
-    Config,
-    Key,
-    MetricsConfig,
-    OrgConfig,
-    is_loopback,
-)
+from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
+from invent_exporter.config.values import is_loopback
 from invent_exporter.errors import ListenError, UsageError
-from invent_exporter.simulator import DEMO_KEY, Order, Settings, SimulatorServer, demo_world
+from invent_exporter.simulator import DEMO_KEY, Settings, SimulatorServer, demo_world
 from invent_exporter.web.server import join_address
 
 SIMULATOR_FLAG = "--simulator.listen-address"
-_LABS_KEY = "demo-labs-key"
-_LABS_ORG = "org-aurora-labs"
 
 
 @contextlib.contextmanager
-def simulator(
-    address: tuple[str, int], *, seed: int, order: Order, send_count: bool, requests_per_minute: int
-) -> Iterator[str]:
+def simulator(address: tuple[str, int], seed: int, settings: Settings) -> Iterator[str]:
     """Serve the simulated API with a day of history, and give its URL.
 
     Raises:
@@ -37,10 +27,8 @@ def simulator(
     place = join_address(host, port)
     if not is_loopback(host):
         # Whoever reaches it may change what it answers, and the key to it is no secret.
-        message = f"{SIMULATOR_FLAG}: {place!r} is not of this machine alone"
-        raise UsageError(f"{message}; expected a loopback address")
-    limit = requests_per_minute or None
-    settings = Settings(order=order, count=send_count, rate_limit_per_minute=limit)
+        not_here = f"{place!r} is not of this machine alone"
+        raise UsageError(f"{SIMULATOR_FLAG}: {not_here}; expected a loopback address")
     server = SimulatorServer(demo_world(seed), settings=settings, host=host, port=port)
     with contextlib.ExitStack() as stack:
         try:
@@ -56,7 +44,7 @@ def demo_config(api_url: str) -> Config:
         api=ApiConfig(url=api_url),
         orgs=(
             OrgConfig(id="c", name="Aurora Foods", key=Key.literal(DEMO_KEY)),
-            OrgConfig(id=_LABS_ORG, name="Aurora Labs", key=Key.literal(_LABS_KEY)),
+            OrgConfig(id="org-aurora-labs", name="Aurora Labs", key=Key.literal("demo-labs-key")),
         ),
         poll_interval_seconds=2.0,
         state_url="sqlite://",
@@ -69,7 +57,6 @@ def places(addresses: Iterable[tuple[str, int]], telemetry_path: str, api_url: s
     lines = []
     for host, port in addresses:
         is_anywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
-        address = join_address("localhost" if is_anywhere else host, port)
-        lines.append(f"page for people        http://{address}/")
-        lines.append(f"metrics                http://{address}{telemetry_path}")
+        url = f"http://{join_address('localhost' if is_anywhere else host, port)}"
+        lines += [f"page for people        {url}/", f"metrics                {url}{telemetry_path}"]
     return "\n".join([*lines, f"simulated Invent API   {api_url}"])

@@ -33,7 +33,9 @@ class Key:
     def literal(cls, secret: str, where: str = "key") -> Self:
         """Make a key from its text; `where` names it in errors.
 
-        Raises ConfigError when the text can't stand in a header.
+        Raises:
+            ConfigError: the text can't stand in a header.
+
         """
         return cls(_checked_key(secret, where))
 
@@ -46,18 +48,25 @@ class Key:
         return cls(None, path if base is None else base / path, where, len(path.parts) > 1)
 
     def read(self) -> str:
-        """Return the key as it is now.
+        """Return the key as it is now; the next call after an error tries again.
 
-        Raises ConfigError when its file can't be read, is empty, or holds what can't stand in a
-        header. The next call tries again.
+        Raises:
+            ConfigError: its file can't be read, is empty, or holds what can't stand in a header.
+
         """
         if self._path is None:
             return self._secret or ""
         try:
-            version = _file_version(self._path.stat())
+            status = self._path.stat()
+            of_file = (status.st_dev, status.st_ino, status.st_size)
+            version = (*of_file, status.st_mtime_ns, status.st_ctime_ns)
             if self._cached is not None and self._cached[0] == version:
                 return self._cached[1]
-            version, raw = _read_key_file(self._path)
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would block
+            with os.fdopen(descriptor, "rb") as file:
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(None, "not a regular file")  # noqa: TRY301 - told like the others
+                raw = file.read(MAX_KEY_FILE_BYTES + 1)
         except (OSError, ValueError) as error:
             expected = "expected a file that holds the API key"
             raise ConfigError(f"{self._place}: {why_unreadable(error)}: {expected}") from None
@@ -84,21 +93,6 @@ def _checked_key(text: str, where: str) -> str:
     if not secret:
         raise ConfigError(f"{where}: the key is empty: expected an API key")
     if not re.fullmatch(r"[!-~]+", secret):
-        message = "the key can't stand in a header: expected printable ASCII without white space"
-        raise ConfigError(f"{where}: {message}")
+        expected = "expected printable ASCII without white space"
+        raise ConfigError(f"{where}: the key can't stand in a header: {expected}")
     return secret
-
-
-def _file_version(status: os.stat_result) -> tuple[int, ...]:
-    of_file = (status.st_dev, status.st_ino, status.st_size)
-    return (*of_file, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _read_key_file(path: Path) -> tuple[tuple[int, ...], bytes]:
-    """Read a key file and the version that was read; a pipe is refused, it would block."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(None, "not a regular file")
-        return _file_version(status), file.read(MAX_KEY_FILE_BYTES + 1)

@@ -4,8 +4,8 @@ Every mistake is a `ConfigError` of one line: where (file, line, dotted key or v
 wrong, what is expected. No message shows the text of a key or of a URL, which may hold a password.
 
 The environment is enough alone for one org. A variable goes over its key of the file, but for
-`INVENT_ORG_ID`, which is used only when the file names no orgs. An empty or blank variable counts
-as not set. An org's own key goes over `api.key` and its variables.
+`INVENT_ORG_ID`, which is used only when the file names no orgs; a blank one counts as not set. An
+org's own key goes over `api.key` and its variables.
 """
 
 from __future__ import annotations
@@ -17,19 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from invent_exporter.config.key import Key
-from invent_exporter.config.schema import (
-    KEYS,
-    ApiConfig,
-    Config,
-    MetricsConfig,
-    OrgConfig,
-    Setting,
-)
-from invent_exporter.config.values import is_loopback
+from invent_exporter.config.schema import KEYS, ApiConfig, Config, MetricsConfig, OrgConfig, Setting
 from invent_exporter.config.yaml_nodes import Value, parse
 from invent_exporter.errors import ConfigError
 
-__all__ = ["ApiConfig", "Config", "Key", "MetricsConfig", "OrgConfig", "is_loopback", "load_config"]
+__all__ = ["ApiConfig", "Config", "Key", "MetricsConfig", "OrgConfig", "load_config"]
 
 T = TypeVar("T")
 
@@ -37,7 +29,9 @@ T = TypeVar("T")
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     """Read the configuration file, if any, and the environment; see the module for which wins.
 
-    Every key file is read once, so that a missing one is known now. Raises ConfigError.
+    Raises:
+        ConfigError: a mistake in them, or a key file that can't be read.
+
     """
     given = _given(None if path is None else parse(path))
     api = _build(ApiConfig, given, environ)

@@ -187,19 +187,16 @@ def state_url(value: Value) -> str:
     """Read where the state is kept."""
     text = value.text()
     scheme, separator, rest = text.partition("://")
-    problem = None
-    if scheme.startswith("postgres") and separator:
-        problem = "postgresql:// is not supported yet"
-    elif scheme != "sqlite" or not separator:
-        problem = "not a known kind of state"
-    elif rest and not rest.startswith("/"):
-        problem = "a host is named, or a slash is missing"
-    elif rest.endswith("/") or rest == "/:memory:":
-        problem = "no file is named"
-    elif "?" in rest or "#" in rest:
-        problem = "? and # are not allowed here"
-    if problem is not None:
-        raise value.error(f"{problem}: expected sqlite:///FILE, or sqlite:// to keep nothing")
+    problems = {
+        "postgresql:// is not supported yet": scheme.startswith("postgres") and separator,
+        "not a known kind of state": scheme != "sqlite" or not separator,
+        "a host is named, or a slash is missing": rest and not rest.startswith("/"),
+        "no file is named": rest.endswith("/") or rest == "/:memory:",
+        "? and # are not allowed here": "?" in rest or "#" in rest,
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise value.error(f"{problem}: expected sqlite:///FILE, or sqlite:// to keep nothing")
     return text
 
 

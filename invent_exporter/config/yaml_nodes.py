@@ -112,8 +112,7 @@ class Value:
         if self.is_null:
             raise self.error("no value: expected one, or leave it out")
         text: str = self.node.value
-        kind = _NOT_TEXT.get(self.node.tag)
-        if kind is not None and not is_any:
+        if not is_any and (kind := _NOT_TEXT.get(self.node.tag)) is not None:
             example = "" if is_secret else f', "{excerpt(text)}"'
             raise self.error(f"YAML reads this as {kind}: expected text, put it in quotes{example}")
         if not is_secret and not text.isprintable():
@@ -122,10 +121,9 @@ class Value:
 
     @property
     def _kind(self) -> str:
-        if isinstance(self.node, yaml.SequenceNode):
-            return "this is a list"
-        if isinstance(self.node, yaml.MappingNode):
-            return "this is a mapping"
+        if isinstance(self.node, yaml.CollectionNode):
+            kind = "list" if isinstance(self.node, yaml.SequenceNode) else "mapping"
+            return f"this is a {kind}"
         return "no value" if self.is_null else "this is a single value"
 
 
@@ -154,7 +152,12 @@ def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
 
 
 def parse(path: Path) -> Value | None:
-    """Read a YAML file to its node tree; None for an empty one. Raises ConfigError."""
+    """Read a YAML file to its node tree; None for an empty one.
+
+    Raises:
+        ConfigError: it can't be read, or is no YAML without tags and aliases.
+
+    """
     name = escaped(str(path))
     try:
         with path.open("rb") as file:

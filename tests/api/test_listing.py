@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,8 +13,9 @@ from prometheus_client import CollectorRegistry
 
 from invent_exporter.api.listing import Chunk, Listing, RunsApi
 from invent_exporter.api.page_size import PageSize
-from invent_exporter.api.ratelimit import RateLimiter
 from invent_exporter.api.transport import Answer, Transport
+from invent_exporter.clocks import SystemClocks
+from invent_exporter.config.load import ApiConfig
 from invent_exporter.errors import ApiError, TooLargeError
 from invent_exporter.telemetry import Telemetry
 from tests.raw_server import RawServer, always, answer
@@ -418,8 +418,7 @@ async def test_over_http_the_endpoint_is_asked_as_documented_and_a_large_page_is
     registry = CollectorRegistry()
     page = answer(b"[" + rows + b"]", "Pagination-Count: 100")
     async with RawServer(always(page)) as server:
-        limiter = RateLimiter(300, time.monotonic, asyncio.sleep)
-        transport = Transport(server.url, 30, 2**24, limiter, Telemetry(registry))
+        transport = Transport(ApiConfig(url=server.url), Telemetry(registry), SystemClocks())
         listing = RunsApi(transport).listing("org/1", lambda: "k", "PENDING", label="real")
         chunk = await listing.read(0)
         await transport.aclose()

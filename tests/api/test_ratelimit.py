@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from email.utils import formatdate
 
@@ -17,6 +16,7 @@ from invent_exporter.api.ratelimit import (
     RateLimiter,
     parse_retry_after,
 )
+from invent_exporter.clocks import SystemClocks
 from invent_exporter.errors import PausedError
 from tests.proof.process import FakeClocks
 
@@ -119,7 +119,7 @@ def test_no_minute_ever_has_more_requests_than_the_limit(
 
     async def main() -> list[float]:
         time_ = FakeTime()
-        limiter = RateLimiter(per_minute, time_.monotonic, time_.sleep)
+        limiter = RateLimiter(per_minute, time_)
         sent = []
         for gap in gaps + [0.0] * (2 * per_minute):
             time_.now += gap
@@ -135,7 +135,7 @@ def test_no_minute_ever_has_more_requests_than_the_limit(
 async def test_turns_are_given_in_order_and_the_limit_is_used() -> None:
     """Who asked first goes first; 300 a minute really are about 300."""
     time_ = FakeTime()
-    limiter = RateLimiter(300, time_.monotonic, time_.sleep)
+    limiter = RateLimiter(300, time_)
     order: list[int] = []
     heartbeats: list[float] = []
 
@@ -151,7 +151,7 @@ async def test_turns_are_given_in_order_and_the_limit_is_used() -> None:
 
 async def test_a_turn_that_is_given_up_is_not_lost() -> None:
     """A cancelled waiter lets the next one through."""
-    limiter = RateLimiter(10, time.monotonic, asyncio.sleep)
+    limiter = RateLimiter(10, SystemClocks())
     await limiter.acquire(lambda _seconds: None)
     waiting = asyncio.create_task(limiter.acquire(lambda _seconds: None))
     await asyncio.sleep(0)
@@ -165,7 +165,7 @@ async def test_a_turn_that_is_given_up_is_not_lost() -> None:
 async def test_a_long_pause_refuses_everybody_at_once() -> None:
     """Those who waited already, too."""
     time_ = FakeTime()
-    limiter = RateLimiter(60, time_.monotonic, time_.sleep)
+    limiter = RateLimiter(60, time_)
     limiter.pause(10)
     limiter.pause(5)  # the longer one holds
     await limiter.acquire(lambda _seconds: None)

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
-from invent_exporter.api.ratelimit import RateLimiter
 from invent_exporter.api.transport import Answer, Transport
+from invent_exporter.config.load import ApiConfig
 from invent_exporter.errors import ApiError, TooLargeError
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
+from tests.proof.process import FakeClocks
 from tests.raw_server import Handler, HangUpError, RawServer, Request, Say, always, answer
 
 KEY = "inv_secret_0123456789"
@@ -23,32 +24,26 @@ LIMIT = 256 * 1024
 OK = answer(b"[]")
 
 
-class Setup:
+class Setup(FakeClocks):
     """A transport with its own registry, no real waiting between tries, and a log of waits."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 20, key: str = KEY) -> None:
         self.registry = CollectorRegistry()
-        self.now = 0.0
         self.waits: list[float] = []
         self.heartbeats: list[float] = []
         self.key = key
-        self.limiter = RateLimiter(6000, self.clock, self.sleep)
-        self.transport = Transport(
-            url,
-            timeout_seconds,
-            LIMIT,
-            self.limiter,
-            Telemetry(self.registry),
-            version="1.2.3",
-            clock=self.clock,
-            wall_clock=lambda: 1_000_000.0,
-            sleep=self.sleep,
-            random=lambda: 0.5,
+        config = ApiConfig(
+            url=url,
+            timeout_seconds=timeout_seconds,
+            requests_per_minute=6000,
+            max_response_bytes=LIMIT,
         )
+        self.transport = Transport(config, Telemetry(self.registry), self, version="1.2.3")
+        self.limiter = self.transport._limiter
 
-    def clock(self) -> float:
-        """Tell the fake time."""
-        return self.now
+    def time(self) -> float:
+        """Tell the fake time of day."""
+        return 1_000_000.0
 
     async def sleep(self, seconds: float) -> None:
         """Let fake time pass."""
@@ -403,7 +398,7 @@ async def test_a_key_that_can_not_be_read_is_that_orgs_failure() -> None:
 
     async with asking(OK) as (setup, server):
         with pytest.raises(ApiError, match="no such file: key") as caught:
-            await setup.transport.get("/runs", {}, unreadable, "org-1")
+            await setup.transport.get("/runs", {}, unreadable, "org-1", setup.heartbeats.append)
         assert caught.value.reason == "unauthorized"
         assert server.requests == []
 
