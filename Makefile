@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak soak-prometheus drill bench check format clean
+.PHONY: help demo test test-system bugs soak soak-prometheus drill bench check format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,9 +14,18 @@ help: ## show the targets
 demo: $(VENV)/.runtime ## a simulated Invent API and the exporter on it, no account needed
 	$(BIN)/python exporter.py demo
 
-test: $(VENV)/.dev ## all tests, or some: make test ARGS="-k ledger"
-	@# Two files at a time: most tests wait for a program that they started.
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+# Two at a time, because most tests wait for a program that they started; the order, longest first,
+# is that of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
+test: $(VENV)/.dev ## the tests that need Python alone, 3 minutes; some: make test ARGS="-k ledger"
+	$(PYTEST) -m "not system" $(ARGS)
+
+test-system: $(VENV)/.dev ## images, charts, wheels, other servers, and proofs in their long form
+	$(PYTEST) -m system --long $(ARGS)
+
+bugs: $(VENV)/.dev ## each deliberate bug in a copy of the code: its test must fail
+	$(BIN)/python -m tests.deliberate_bugs $(ARGS)
 
 soak: $(VENV)/.dev ## sequences of the state machine until one fails: make soak ARGS="--seconds 3600"
 	$(BIN)/python -m tests.soak $(ARGS)
@@ -30,18 +39,19 @@ drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which a
 bench: $(VENV)/.dev ## what it costs, against peers and floors: make bench ARGS="ledger"
 	$(BIN)/python -m bench $(ARGS)
 
-check: $(VENV)/.dev ## ruff, mypy and the import order
+check: $(VENV)/.dev ## ruff, mypy, the import order and yamllint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_import_order.py
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/yamllint --strict .
 
 format: $(VENV)/.dev ## let ruff format the code and mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove what make made
-	rm -rf $(VENV) .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # The package itself runs from the checkout: nothing to build, nothing to install again after an
 # edit. The stamps make the second time free, until a lock file changes.

@@ -81,7 +81,7 @@ async def _fetch(url: str, runs: int) -> None:
     import httpx  # noqa: PLC0415 (the process that measures does not need it)
     import msgspec  # noqa: PLC0415
 
-    from invent_exporter.model import Run  # noqa: PLC0415
+    from invent_exporter.api.models import Run  # noqa: PLC0415
 
     decoder = msgspec.json.Decoder(list[Run], strict=False)
     async with httpx.AsyncClient(trust_env=False) as client:

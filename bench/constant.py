@@ -6,7 +6,7 @@ import asyncio
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Self
 
-from invent_exporter.listen import Server
+from invent_exporter.web.server import Server
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -32,7 +32,7 @@ class _Constant:
 
 async def _serve(pipe: Connection, body: bytes) -> None:
     async with Server(_Constant(body), [("127.0.0.1", 0)]) as server:
-        pipe.send(server.port)
+        pipe.send(server.addresses[0][1])
         ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(pipe.fileno(), ended.set)
         await ended.wait()

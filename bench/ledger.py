@@ -6,6 +6,7 @@ rows over the whole file.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import time
 from datetime import UTC, datetime
@@ -16,10 +17,10 @@ import msgspec
 
 from bench.stored import SETTINGS, run_id, store
 from bench.table import Row, Size, ms, percentile
-from invent_exporter.database import open_database
-from invent_exporter.ledger import Ledger
-from invent_exporter.model import Run
-from invent_exporter.recording import OrgLedger
+from invent_exporter.api.models import Run
+from invent_exporter.ledger.ledger import Ledger
+from invent_exporter.ledger.org import OrgLedger
+from invent_exporter.ledger.sqlite import open_database
 
 _RUNS = 100
 
@@ -29,22 +30,25 @@ def rows(size: Size) -> list[Row]:
     many, few = size.of(1_000_000, 20_000), 1_000
     times: dict[int, list[float]] = {many: [], few: []}
     cpus: dict[int, list[float]] = {many: [], few: []}
-    with tempfile.TemporaryDirectory(prefix="invent-bench-") as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="invent-bench-") as directory,
+        asyncio.Runner() as runner,
+    ):
         ledgers: dict[int, tuple[Ledger, OrgLedger]] = {}
         for ids in (many, few):
             path = Path(directory) / f"{ids}.db"
             store(path, "org-0", ids)
             ledger = Ledger(open_database(f"sqlite:///{path}"), SETTINGS)
-            ledgers[ids] = ledger, ledger.load("org-0", walk_floor=0.0)
+            ledgers[ids] = ledger, runner.run(_load(ledger))
         for number in range(size.of(200, 20)):
             page = _page(many + number * _RUNS)
             for ids, (ledger, org) in ledgers.items():
                 cpu, began = time.process_time(), time.perf_counter()
-                ledger.record(org, page(), [], now=time.time())
+                runner.run(_record(ledger, org, page()))
                 times[ids].append(time.perf_counter() - began)
                 cpus[ids].append(time.process_time() - cpu)
         for ledger, _ in ledgers.values():
-            ledger.database.close()
+            ledger.close()
     # The first pages find nothing cached, after a restart too; they are part of no median.
     ratio = median(times[many]) / median(times[few])
     return [
@@ -57,6 +61,14 @@ def rows(size: Size) -> list[Row]:
             ratio <= 1.5 and median(times[many]) < 0.010,
         )
     ]
+
+
+async def _load(ledger: Ledger) -> OrgLedger:
+    return await ledger.load("org-0", walk_floor=0.0)
+
+
+async def _record(ledger: Ledger, org: OrgLedger, runs: list[Run]) -> None:
+    await ledger.record(org, runs, [], now=time.time())
 
 
 class _page:  # noqa: N801 (called like a function: a fresh copy of the same runs each time)

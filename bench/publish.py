@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from bench.client import OPENMETRICS, samples_in
 from bench.table import Row, Size, ms
-from invent_exporter.exposition import Exposition, View
-from invent_exporter.metrics import WorkflowView
-from invent_exporter.numbers import BASE_KEYS, Bounds, WorkflowNumbers
+from invent_exporter.ledger.counts import BASE_KEYS, Bounds, WorkflowCounts
+from invent_exporter.metrics.exposition import Exposition, View
+from invent_exporter.metrics.families import WorkflowView
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -72,14 +72,14 @@ async def _rows(size: Size) -> list[Row]:
 
 
 def _view(number: int) -> WorkflowView:
-    numbers = WorkflowNumbers.empty(_BOUNDS)
+    counts = WorkflowCounts.empty(_BOUNDS)
     for step in range(_STEPS):
-        numbers.steps[f"step-{step}"] = random.random() * 1000
+        counts.steps[f"step-{step}"] = random.random() * 1000
     for key in BASE_KEYS:
-        numbers.finished[key] = random.randrange(10_000)
-        numbers.credits_ai[key] = random.random() * 1000
-    for histogram in [*numbers.duration.values(), numbers.queue, numbers.run_credits]:
+        counts.finished[key] = random.randrange(10_000)
+        counts.credits_ai[key] = random.random() * 1000
+    for histogram in [*counts.duration.values(), counts.queue, counts.run_credits]:
         for run in range(50):
             histogram.observe(random.random() * 3600, f"run-{number}-{run}", 1.7e9 + run)
-    numbers.released = numbers.groups()
-    return WorkflowView("org", f"workflow-{number}", f"Workflow {number}", numbers, ())
+    counts.released = counts.groups()
+    return WorkflowView("org", f"workflow-{number}", f"Workflow {number}", counts, ())

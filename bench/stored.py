@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
 from sqlalchemy import insert
 
-from invent_exporter import database as db
-from invent_exporter.ledger import Ledger
-from invent_exporter.numbers import Bounds
-from invent_exporter.recording import LedgerSettings
+from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.ledger import Ledger
+from invent_exporter.ledger.recorder import LedgerSettings
+from invent_exporter.ledger.schema import run
+from invent_exporter.ledger.sqlite import open_database
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from invent_exporter.ledger.org import OrgLedger
 
 SETTINGS = LedgerSettings(
     Bounds(
@@ -34,15 +38,19 @@ def run_id(number: int) -> str:
 
 def store(path: Path, org_id: str, runs: int) -> None:
     """Make a state file that knows so many finished runs of an org."""
-    database = db.open_database(f"sqlite:///{path}")
-    ledger = Ledger(database, SETTINGS)
     now = time.time()
-    org = ledger.load(org_id, walk_floor=now - 86400)
-    ledger.complete(org, org.scan, absent=(), contact=True)
-    with database.engine.begin() as connection:
+    ledger = Ledger(open_database(f"sqlite:///{path}"), SETTINGS)
+
+    async def contact() -> OrgLedger:
+        org = await ledger.load(org_id, walk_floor=now - 86400)
+        await ledger.complete(org, org.scan, absent=(), contact=True)
+        return org
+
+    org = asyncio.run(contact())
+    with ledger.transaction(org) as connection:
         for first in range(0, runs, 10_000):
             connection.execute(
-                insert(db.run),
+                insert(run),
                 [
                     {
                         "run_id": run_id(number),
@@ -65,4 +73,4 @@ def store(path: Path, org_id: str, runs: int) -> None:
                     for number in range(first, min(runs, first + 10_000))
                 ],
             )
-    database.close()
+    ledger.close()

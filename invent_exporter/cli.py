@@ -1,8 +1,6 @@
 """Flags and commands; nothing else knows about argv.
 
 What a command needs is imported when it runs: `--version` and `--help` load the flag parser alone.
-
-Longer than most modules: the flags of six commands, one after the other.
 """
 
 from __future__ import annotations
@@ -10,59 +8,99 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from invent_exporter import __version__
+from invent_exporter.errors import ConfigError, ListenError, OutputError, StateError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from invent_exporter.config import Config
+    from invent_exporter.config.load import Config
     from invent_exporter.log import Secrets
 
 PROGRAM = "invent-exporter"
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 DEFAULT_ADDRESS = ":10480"
-_REVISION_VARIABLE = "INVENT_EXPORTER_REVISION"
 _NOT_YET = "not supported yet"
+
+Place = tuple[list[tuple[str, int]], str]
+"""Where to serve, and the path of the metrics."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status: 0, 2 for bad flags or configuration, else 1."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except ConfigError as error:
+        return _fail(error, EXIT_USAGE)
+    except (StateError, ListenError, OutputError) as error:
+        return _fail(error)
+    except Exception:  # noqa: BLE001 - a bug is a log line like every other, without secrets
+        from invent_exporter.log import get_logger
+
+        get_logger(__name__).exception("ended by a bug")
+        return EXIT_FAILED
+
+
+def _run(arguments: list[str]) -> int:
+    # `serve` may be left out, also in front of its flags.
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments.insert(0, "serve")
+    flags = _parser().parse_args(arguments)
+    if flags.version:
+        _say(f"{PROGRAM}, version {__version__} (Python {sys.version.split()[0]})")
+        return EXIT_OK
+    # Until a command listens for signals itself. As process 1 of a container it has to: there the
+    # kernel drops a signal that nobody waits for, and the container's stop would time out. A shell
+    # script's background process begins with SIGINT ignored.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        from invent_exporter.log import Secrets, setup_logging
+
+        secrets = Secrets()
+        setup_logging(flags.log_level, flags.log_format, secrets)
+        return int(flags.run(flags, secrets))
+    except KeyboardInterrupt:
+        # 0 of `check` would say that every org has answered.
+        return _fail("interrupted") if flags.run is _check else EXIT_OK
+
+
+def _fail(message: object, status: int = EXIT_FAILED) -> int:
+    print(f"{PROGRAM}:", *str(message).splitlines(), file=sys.stderr)
+    return status
+
+
+def _say(text: str) -> None:
+    """Print at once, so that a full disk or a closed pipe is not missed."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Python would fail again at its end, with what is still in the buffer.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"standard output: {error.strerror}") from error
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the flags in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{PROGRAM}: {message}; see --help\n")
+        raise UsageError(f"{message}; see --help")
 
+    def print_help(self, _file: object = None) -> None:
+        _say(self.format_help().rstrip())
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit status: 0, 2 for bad flags or configuration, else 1."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser()
-    # `serve` may be left out, also in front of its flags.
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        arguments.insert(0, "serve")
-    flags = parser.parse_args(arguments)
-    if flags.version:
-        print(f"{PROGRAM}, version {__version__} (Python {sys.version.split()[0]})")
-        return EXIT_OK
-    # Until a command listens for signals itself. As process 1 of a container it has to: there the
-    # kernel drops a signal that nobody waits for, and the container's stop would time out. A shell
-    # script's background process begins with SIGINT ignored.
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
-    try:
-        result: int = flags.run(flags)
-    except KeyboardInterrupt:
-        # 0 of `check` would say that every org has answered.
-        return _fail("interrupted") if flags.run is _check else EXIT_OK
-    return result
-
-
-def _interrupt(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+    # The options are argparse's own.
+    def add(self, flag: str, meaning: str, *aliases: str, **options: Any) -> None:  # noqa: ANN401
+        """Add a flag; `--a.b-c` becomes `a_b_c`."""
+        if options.get("default") is not None:
+            meaning = f"{meaning} (default %(default)s)".lstrip()
+        dest = re.sub(r"\W", "_", flag[2:])
+        self.add_argument(flag, *aliases, dest=dest, help=meaning, **options)
 
 
 def _parser() -> _Parser:
@@ -72,125 +110,52 @@ def _parser() -> _Parser:
         epilog="Without a command: serve. `invent-exporter COMMAND --help` lists its flags.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="store_true", help="print the version and end")
+    parser.set_defaults(log_level="info", log_format="logfmt")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    serve = commands.add_parser(
-        "serve", help="poll every org and serve metrics until SIGTERM", allow_abbrev=False
-    )
-    _add_config(serve)
-    serve.add_argument(
-        "--config.check",
-        dest="config_check",
-        action="store_true",
-        help="read the configuration, say what is wrong or `ok`, and end; no network",
-    )
-    _add_web(serve)
-    serve.add_argument("--web.config.file", dest="web_config", metavar="FILE", help=_NOT_YET)
-    serve.add_argument(
-        "--web.enable-lifecycle", dest="lifecycle", action="store_true", help=_NOT_YET
-    )
-    _add_log(serve)
-    serve.set_defaults(run=_serve)
-    check = commands.add_parser(
-        "check", help="ask each org for one page and print what was found", allow_abbrev=False
-    )
-    _add_config(check)
-    _add_log(check, level="error")
-    check.set_defaults(run=_check)
-    demo = commands.add_parser(
-        "demo", help="serve a simulated Invent API and the exporter on it", allow_abbrev=False
-    )
-    _add_web(demo)
-    _add_simulator(demo)
-    _add_log(demo)
-    demo.set_defaults(run=_demo)
-    simulate = commands.add_parser(
-        "simulate", help="serve the simulated Invent API alone", allow_abbrev=False
-    )
-    _add_simulator(simulate)
-    simulate.set_defaults(run=_simulate)
-    assets = commands.add_parser(
-        "assets", help="write out the rules and dashboards of this version", allow_abbrev=False
-    )
-    assets.add_argument(
-        "--output", metavar="DIR", type=Path, required=True, help="where to, made when missing"
-    )
-    assets.set_defaults(run=_assets)
-    backfill = commands.add_parser("backfill", help=_NOT_YET, allow_abbrev=False)
-    backfill.set_defaults(run=_backfill)
-    for command in (serve, check, demo, simulate, assets, backfill):
-        command.add_argument("--version", action="store_true", help="print the version and end")
+
+    def command(name: str, run: Callable[..., int], meaning: str) -> _Parser:
+        added: _Parser = commands.add_parser(name, help=meaning, allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    serve = command("serve", _serve, "poll every org and serve metrics until SIGTERM")
+    check = command("check", _check, "ask each org for one page and print what was found")
+    demo = command("demo", _demo, "serve a simulated Invent API and the exporter on it")
+    simulate = command("simulate", _simulate, "serve the simulated Invent API alone")
+    assets = command("assets", _assets, "write out the rules and dashboards of this version")
+    backfill = command("backfill", _backfill, _NOT_YET)
+
+    file = "YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org"
+    for each in (serve, check):
+        each.add("--config.file", file, metavar="FILE", type=_file)
+    only_check = "read the configuration, say what is wrong or `ok`, and end; no network"
+    serve.add("--config.check", only_check, action="store_true")
+    where = f"where to serve (default {DEFAULT_ADDRESS}); may be given several times"
+    for each in (serve, demo):
+        each.add("--web.listen-address", where, metavar="HOST:PORT", action="append")
+        each.add("--web.telemetry-path", "path of the metrics", metavar="PATH", default="/metrics")
+    serve.add("--web.config.file", _NOT_YET, metavar="FILE")
+    serve.add("--web.enable-lifecycle", _NOT_YET, action="store_true")
+    here, at = "where the simulated API listens, a loopback address", "127.0.0.1:10481"
+    for each in (demo, simulate):
+        each.add(
+            "--simulator.listen-address", here, "--listen-address", metavar="HOST:PORT", default=at
+        )
+        each.add("--seed", "", type=int, default=1)
+        orders = ("created", "updated", "oldest", "mixed")
+        each.add("--order", "of the listed runs", choices=orders, default="created")
+        each.add("--no-count", "leave out pagination headers", action="store_true")
+        limit = "requests a minute for each client, 0 for no limit"
+        each.add("--rate-limit", limit, type=_count, default=500, metavar="N")
+    where = "the folder for rules/ and dashboards/, made when it is missing"
+    assets.add("--output", where, metavar="DIR", type=Path, required=True)
+    levels = ("debug", "info", "warn", "error")
+    for each, level in ((serve, "info"), (check, "error"), (demo, "info")):
+        each.add("--log.level", "", choices=levels, default=level)
+        each.add("--log.format", "", choices=("logfmt", "json"), default="logfmt")
+    for each in (parser, serve, check, demo, simulate, assets, backfill):
+        each.add("--version", "print the version and end", action="store_true")
     return parser
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config.file",
-        dest="config_file",
-        metavar="FILE",
-        type=_file,
-        help="YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org",
-    )
-
-
-def _add_web(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--web.listen-address",
-        dest="addresses",
-        metavar="HOST:PORT",
-        action="append",
-        help=f"where to serve (default {DEFAULT_ADDRESS}); may be given several times",
-    )
-    parser.add_argument(
-        "--web.telemetry-path",
-        dest="telemetry_path",
-        metavar="PATH",
-        default="/metrics",
-        help="path of the metrics (default %(default)s)",
-    )
-
-
-def _add_log(parser: argparse.ArgumentParser, level: str = "info") -> None:
-    parser.add_argument(
-        "--log.level",
-        dest="log_level",
-        choices=("debug", "info", "warn", "error"),
-        default=level,
-        help="(default %(default)s)",
-    )
-    parser.add_argument(
-        "--log.format",
-        dest="log_format",
-        choices=("logfmt", "json"),
-        default="logfmt",
-        help="(default %(default)s)",
-    )
-
-
-def _add_simulator(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--simulator.listen-address",
-        "--listen-address",
-        dest="simulator_address",
-        metavar="HOST:PORT",
-        default="127.0.0.1:10481",
-        help="where the simulated API listens, a loopback address (default %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=1, help="(default %(default)s)")
-    parser.add_argument(
-        "--order",
-        choices=("created", "updated", "oldest", "mixed"),
-        default="created",
-        help="of the listed runs (default %(default)s)",
-    )
-    parser.add_argument("--no-count", action="store_true", help="leave out pagination headers")
-    parser.add_argument(
-        "--rate-limit",
-        type=_count,
-        default=500,
-        metavar="N",
-        help="requests a minute for each client, 0 for no limit (default %(default)s)",
-    )
 
 
 def _file(text: str) -> Path:
@@ -205,209 +170,112 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _fail(message: object, status: int = EXIT_FAILED) -> int:
-    line = " ".join(str(message).splitlines())
-    print(f"{PROGRAM}: {line}", file=sys.stderr)
-    return status
+def _load(flags: argparse.Namespace) -> Config:
+    from invent_exporter.api.client import make_client
+    from invent_exporter.config.load import load_config
+
+    config = load_config(flags.config_file, os.environ)
+    make_client(config.api.url)  # for its errors, before anything is opened
+    return config
 
 
-def _load(flags: argparse.Namespace) -> tuple[Config, Secrets] | int:
-    from invent_exporter.client import make_client
-    from invent_exporter.config import ConfigError, load_config
-    from invent_exporter.log import Secrets, setup_logging
-
-    secrets = Secrets()
-    setup_logging(flags.log_level, flags.log_format, secrets)
-    try:
-        config = load_config(flags.config_file, os.environ)
-        make_client(config.api.url)  # for its errors, before anything is opened
-        return config, secrets
-    except ConfigError as error:
-        return _fail(error, EXIT_USAGE)
-
-
-def _serve(flags: argparse.Namespace) -> int:
-    for flag, given in (
-        ("--web.config.file", flags.web_config is not None),
-        ("--web.enable-lifecycle", flags.lifecycle),
-    ):
-        if given:
-            return _fail(f"{flag} is {_NOT_YET}; leave it out", EXIT_USAGE)
+def _serve(flags: argparse.Namespace, secrets: Secrets) -> int:
+    if flags.web_config_file is not None or flags.web_enable_lifecycle:
+        flag = "--web.enable-lifecycle" if flags.web_enable_lifecycle else "--web.config.file"
+        raise UsageError(f"{flag} is {_NOT_YET}; leave it out")
     place = _web_place(flags)
-    if isinstance(place, int):
-        return place
-    loaded = _load(flags)
-    if isinstance(loaded, int):
-        return loaded
+    config = _load(flags)
     if flags.config_check:
-        print("ok")
+        _say("ok")
         return EXIT_OK
-    config, secrets = loaded
-    return _run_serve(config, secrets, *place)
+    return _run_serve(config, secrets, place)
 
 
-def _web_place(flags: argparse.Namespace) -> tuple[list[tuple[str, int]], str] | int:
-    from invent_exporter.listen import parse_listen_address
-    from invent_exporter.server import check_telemetry_path
+def _web_place(flags: argparse.Namespace) -> Place:
+    from invent_exporter.web.routes import check_telemetry_path
+
+    given = flags.web_listen_address or [DEFAULT_ADDRESS]
+    addresses = dict.fromkeys(_address("--web.listen-address", each) for each in given)
+    try:
+        return list(addresses), check_telemetry_path(flags.web_telemetry_path)
+    except ValueError as error:
+        raise UsageError(error) from None  # it names the flag
+
+
+def _address(flag: str, text: str) -> tuple[str, int]:
+    from invent_exporter.web.server import parse_listen_address
 
     try:
-        given = flags.addresses or [DEFAULT_ADDRESS]
-        addresses = list(dict.fromkeys(parse_listen_address(each) for each in given))
+        return parse_listen_address(text)
     except ValueError as error:
-        return _fail(f"--web.listen-address: {error}", EXIT_USAGE)
-    try:
-        return addresses, check_telemetry_path(flags.telemetry_path)
-    except ValueError as error:
-        return _fail(error, EXIT_USAGE)  # it names the flag
+        raise UsageError(f"{flag}: {error}") from None
 
 
-def _run_serve(
-    config: Config,
-    secrets: Secrets,
-    addresses: Sequence[tuple[str, int]],
-    telemetry_path: str,
-    *,
-    outlives_hangup: bool = True,
-    on_listening: Callable[[Sequence[tuple[str, int]]], None] = lambda _addresses: None,
-) -> int:
+def _run_serve(config: Config, secrets: Secrets, place: Place, **options: Any) -> int:  # noqa: ANN401
     import asyncio
 
     from invent_exporter.app import serve
-    from invent_exporter.database import StateError
-    from invent_exporter.listen import ListenError
 
-    try:
-        asyncio.run(
-            serve(
-                config,
-                secrets,
-                addresses=addresses,
-                telemetry_path=telemetry_path,
-                revision=os.environ.get(_REVISION_VARIABLE, ""),
-                outlives_hangup=outlives_hangup,
-                on_listening=on_listening,
-            )
-        )
-    except (StateError, ListenError) as error:
-        return _fail(error)
-    except Exception:  # noqa: BLE001 - a bug is logged
-        return _bug()
+    options |= {"addresses": place[0], "telemetry_path": place[1]}
+    options["revision"] = os.environ.get("INVENT_EXPORTER_REVISION", "")
+    asyncio.run(serve(config, secrets, **options))
     return EXIT_OK
 
 
-def _bug() -> int:
-    """Log the exception as a line like every other: in the log's format, and without secrets."""
-    from invent_exporter.log import get_logger
-
-    get_logger(__name__).exception("ended by a bug")
-    return EXIT_FAILED
-
-
-def _check(flags: argparse.Namespace) -> int:
-    loaded = _load(flags)
-    if isinstance(loaded, int):
-        return loaded
+def _check(flags: argparse.Namespace, secrets: Secrets) -> int:
+    config = _load(flags)
     import asyncio
 
-    from invent_exporter.check import check
+    from invent_exporter.commands.check import ask, table_of
 
-    try:
-        return EXIT_OK if asyncio.run(check(*loaded, sys.stdout)) else EXIT_FAILED
-    except Exception:  # noqa: BLE001 - a bug is logged
-        return _bug()
+    found = asyncio.run(ask(config, secrets))
+    _say(table_of(found, secrets))
+    return EXIT_OK if all(one.answer == "ok" for one in found) else EXIT_FAILED
 
 
-def _demo(flags: argparse.Namespace) -> int:
+def _demo(flags: argparse.Namespace, secrets: Secrets) -> int:
     place = _web_place(flags)
-    if isinstance(place, int):
-        return place
-    simulator = _simulator_place(flags)
-    if isinstance(simulator, int):
-        return simulator
-    from invent_exporter.demo import demo_config, start_simulator
-    from invent_exporter.listen import join_address
-    from invent_exporter.log import Secrets, setup_logging
-
-    secrets = Secrets()
-    setup_logging(flags.log_level, flags.log_format, secrets)
-    addresses, telemetry_path = place
-    with contextlib.ExitStack() as stack:
-        try:
-            server = stack.enter_context(
-                start_simulator(
-                    *simulator,
-                    seed=flags.seed,
-                    order=flags.order,
-                    send_count=not flags.no_count,
-                    requests_per_minute=flags.rate_limit,
-                )
-            )
-        except OSError as error:
-            return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
-
-        def print_addresses(addresses: Sequence[tuple[str, int]]) -> None:
-            for host, port in addresses:
-                is_anywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 - compared, not listened on
-                address = join_address("localhost" if is_anywhere else host, port)
-                print(f"page for people        http://{address}/")
-                print(f"metrics                http://{address}{telemetry_path}")
-            print(f"simulated Invent API   {server.url}", flush=True)
+    with _simulator(flags) as url:
+        from invent_exporter.commands.demo import demo_config, places
 
         return _run_serve(
-            demo_config(server.url),
+            demo_config(url),
             secrets,
-            addresses,
-            telemetry_path,
+            place,
             outlives_hangup=False,  # it ends with the terminal that it was started in
-            on_listening=print_addresses,
+            on_listening=lambda addresses: _say(places(addresses, place[1], url)),
         )
 
 
-def _simulator_place(flags: argparse.Namespace) -> tuple[str, int] | int:
-    from invent_exporter.config import is_loopback
-    from invent_exporter.listen import parse_listen_address
+def _simulate(flags: argparse.Namespace, _secrets: Secrets) -> int:
+    with _simulator(flags) as url:
+        from invent_exporter.simulator import DEMO_KEY
 
-    try:
-        host, port = parse_listen_address(flags.simulator_address)
-    except ValueError as error:
-        return _fail(f"--simulator.listen-address: {error}", EXIT_USAGE)
-    host = host or "127.0.0.1"
-    if not is_loopback(host):
-        # Whoever reaches it may change what it answers, and the key to it is no secret.
-        message = f"--simulator.listen-address: {flags.simulator_address!r} is not of this machine"
-        return _fail(f"{message} alone; expected a loopback address", EXIT_USAGE)
-    return host, port
+        _say(f"simulated Invent API: {url}  key: {DEMO_KEY}")
+        while True:  # until SIGTERM or SIGINT
+            signal.pause()
 
 
-def _simulate(flags: argparse.Namespace) -> int:
-    place = _simulator_place(flags)
-    if isinstance(place, int):
-        return place
-    from invent_exporter.demo import simulate
+def _simulator(flags: argparse.Namespace) -> contextlib.AbstractContextManager[str]:
+    from invent_exporter.commands.demo import SIMULATOR_FLAG, simulator
+    from invent_exporter.simulator import Settings
 
-    try:
-        simulate(
-            *place,
-            seed=flags.seed,
-            order=flags.order,
-            send_count=not flags.no_count,
-            requests_per_minute=flags.rate_limit,
-        )
-    except OSError as error:
-        return _fail(f"--simulator.listen-address: {flags.simulator_address}: {error.strerror}")
-    return EXIT_OK
+    limit = flags.rate_limit or None
+    settings = Settings(order=flags.order, count=not flags.no_count, rate_limit_per_minute=limit)
+    address = _address(SIMULATOR_FLAG, flags.simulator_listen_address)
+    return simulator(address, flags.seed, settings)
 
 
-def _assets(flags: argparse.Namespace) -> int:
+def _assets(flags: argparse.Namespace, _secrets: Secrets) -> int:
     from invent_exporter.commands.assets import write_assets
 
     try:
-        for path in write_assets(flags.output):
-            print(path)
+        written = write_assets(flags.output)
     except OSError as error:
-        return _fail(f"--output: {error.filename}: {error.strerror}")
+        raise OutputError(f"--output: {error.filename}: {error.strerror}") from error
+    _say("\n".join(map(str, written)))
     return EXIT_OK
 
 
-def _backfill(_flags: argparse.Namespace) -> int:
-    return _fail(f"backfill is {_NOT_YET}", EXIT_USAGE)
+def _backfill(_flags: argparse.Namespace, _secrets: Secrets) -> int:
+    raise UsageError(f"backfill is {_NOT_YET}")

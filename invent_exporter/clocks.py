@@ -27,18 +27,7 @@ class Clocks(Protocol):
 class SystemClocks:
     """The time of this machine, and chance."""
 
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-        return time.monotonic()
-
-    def time(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def random(self) -> float:
-        """Return a number from 0 up to 1."""
-        return random.random()  # noqa: S311 (spreads polls, guards nothing)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
+    monotonic = staticmethod(time.monotonic)
+    random = staticmethod(random.random)  # spreads polls, guards nothing
+    sleep = staticmethod(asyncio.sleep)
+    time = staticmethod(time.time)

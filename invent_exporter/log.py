@@ -1,44 +1,33 @@
 """Logs: one line each, logfmt or JSON, without secrets, whatever a field holds.
 
-The exporter's own lines come through structlog, those of libraries (uvicorn, httpx, SQLAlchemy)
-through `logging` from warning level on; both take the same way. Each line begins with `ts` (UTC,
-milliseconds), `level` and `msg`. A line that can't be written is dropped: there is no other place
-to tell it, and a log must not end the process.
+The exporter's own lines come through structlog, those of libraries through `logging` from warning
+level on; `_Clean` makes the fields of both plain, structlog renders them. A line that can't be
+written is dropped: there is no other place to tell it, and a log must not end the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import math
 import re
 import sys
-import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TextIO, cast
+from typing import Final, TextIO, cast
 from urllib.parse import quote
 
 import structlog
-from structlog.typing import FilteringBoundLogger
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-if TYPE_CHECKING:
-    from structlog.typing import EventDict, WrappedLogger
-
-LEVELS: Final = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
+LEVELS: Final = {"debug": 10, "info": 20, "warn": 30, "error": 40}
+FORMATS: Final[dict[str, Processor]] = {
+    "logfmt": structlog.processors.LogfmtRenderer(),
+    "json": structlog.processors.JSONRenderer(ensure_ascii=False, separators=(",", ":")),
 }
-FORMATS: Final = ("logfmt", "json")
-
 MIN_SECRET_CHARACTERS: Final = 4
 """Anything shorter is no secret, and redacting it would spoil every line."""
-
-MAX_CHARACTERS: Final = 10_000
-MAX_DEPTH: Final = 6
-MAX_INTEGER: Final = 2**63
+MAX_CHARACTERS, MAX_DEPTH, MAX_NUMBER = 10_000, 6, 2**63
 """Bounds of one field: its length, its nesting, and what readers of JSON take for an integer."""
 
 
@@ -47,25 +36,20 @@ class Secrets:
 
     def __init__(self) -> None:
         self._known: frozenset[str] = frozenset()
-        self._pattern: re.Pattern[str] | None = None
+        self._pattern = re.compile("(?!)")  # matches nothing
 
     def add(self, secret: str) -> None:
         """Redact this text from now on, as it is, and as JSON and URLs spell it."""
         if len(secret) < MIN_SECRET_CHARACTERS or secret in self._known:
             return
-        spellings = {secret, json.dumps(secret)[1:-1], quote(secret, safe="", errors="replace")}
-        self._known |= spellings
+        self._known |= {secret, json.dumps(secret)[1:-1], quote(secret, safe="", errors="replace")}
         # The longest first, so that no end of a secret stays behind that begins with another.
         longest_first = sorted(self._known, key=len, reverse=True)
-        self._pattern = re.compile("|".join(re.escape(known) for known in longest_first))
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def redact(self, text: str) -> str:
         """Replace each occurrence of a known secret with `[redacted]`."""
-        return text if self._pattern is None else self._pattern.sub("[redacted]", text)
-
-    def __repr__(self) -> str:
-        """Show how many there are, not what they are."""
-        return f"Secrets({len(self._known)} spellings)"
+        return self._pattern.sub("[redacted]", text)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -73,39 +57,36 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger(logger_name=name))
 
 
-def setup_logging(
-    level: str,
-    format: str,  # noqa: A002 - named as its flag
-    secrets: Secrets,
-    stream: TextIO | None = None,
-) -> None:
-    """Send the lines of structlog and of `logging` to one stream, in one format.
+def setup_logging(level: str, form: str, secrets: Secrets, stream: TextIO | None = None) -> None:
+    """Send the lines of structlog and of `logging` to one stream (stderr), in one format.
 
-    `level` is one of LEVELS, `format` one of FORMATS, `stream` stderr when not given. A second
-    call replaces the first. Raises ValueError for another level or format.
+    A second call replaces the first.
+
+    Raises:
+        ValueError: the level is not in LEVELS, or the format not in FORMATS.
+
     """
-    if level not in LEVELS:
-        raise ValueError(f"{level!r} is not a log level: expected one of {', '.join(LEVELS)}")
-    if format not in FORMATS:
-        raise ValueError(f"{format!r} is not a log format: expected one of {', '.join(FORMATS)}")
-    writer = _Writer(sys.stderr if stream is None else stream)
+    for value, what, expected in ((level, "level", LEVELS), (form, "format", FORMATS)):
+        if value not in expected:
+            names = ", ".join(expected)
+            raise ValueError(f"{value!r} is not a log {what}: expected one of {names}")
+    writer = _Writer(stream or sys.stderr)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
-            _Renderer(secrets, is_json=format == "json"),
+            _Clean(secrets, is_json=form == "json"),
+            FORMATS[form],
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=lambda *_: writer,
         # Loggers are made when modules are imported, before this is called.
         cache_logger_on_first_use=False,
     )
-    root = logging.getLogger()
-    for handler in [each for each in root.handlers if isinstance(each, _Bridge)]:
-        root.removeHandler(handler)
-    root.addHandler(_Bridge(logging.WARNING))
-    root.setLevel(logging.WARNING)
+    handlers = logging.getLogger().handlers
+    others = [each for each in handlers if not isinstance(each, _Bridge)]
+    handlers[:] = [*others, _Bridge(logging.WARNING)]
     logging.captureWarnings(capture=True)
 
 
@@ -122,74 +103,39 @@ class _Bridge(logging.Handler):
         write(message, exc_info=record.exc_info or None)
 
 
-class _Writer:
-    """Writes whole lines; the last stop of every log line."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-
-    def msg(self, line: str) -> None:
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        line = line.encode(encoding, "backslashreplace").decode(encoding)
-        with self._lock:
-            try:
-                self._stream.write(f"{line}\n")
-                self._stream.flush()
-            except (OSError, ValueError):
-                # A closed or broken stream: see the module's docstring.
-                return
-
-    debug = info = warning = error = critical = exception = log = msg
-
-
-class _Renderer:
-    """Turns an event into its line; the only place that knows the two formats."""
+class _Clean:
+    """Makes every field what both formats can say: plain, bounded, without secrets."""
 
     def __init__(self, secrets: Secrets, *, is_json: bool) -> None:
         self._secrets = secrets
         self._is_json = is_json
 
-    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        level = event.pop("level", "info")
-        fields = {
-            "ts": now,
-            "level": "warn" if level == "warning" else level,
-            "msg": self._field(event.pop("event", "")),
-        }
+        level = event.pop("level", "info").replace("warning", "warn")
+        line = {"ts": now, "level": level, "msg": self._field(event.pop("event", ""))}
         if "logger_name" in event:  # structlog keeps `logger` for itself
-            fields["logger"] = self._field(event.pop("logger_name"))
+            line["logger"] = self._field(event.pop("logger_name"))
         for name, value in event.items():
-            shown = self._text(name)
-            # A field that is called as one of these does not replace it.
-            fields[f"{shown}_" if shown in ("ts", "level", "msg", "logger") else shown] = (
-                self._field(value)
-            )
-        if self._is_json:
-            return _one_line(fields)
-        return " ".join(f"{_logfmt_name(name)}={_logfmt(value)}" for name, value in fields.items())
+            shown = re.sub(r"[^\w.-]", "_", self._text(name), flags=re.ASCII) or "_"
+            # A field that is called as one of the first does not replace it.
+            line[f"{shown}_" if shown in line else shown] = self._field(value)
+        return line
 
     def _field(self, value: object) -> object:
         try:
             plain = self._plain(value)
-            if (
-                isinstance(plain, (dict, list))
-                and len(encoded := _one_line(plain)) > MAX_CHARACTERS
-            ):
-                return f"{encoded[:MAX_CHARACTERS]}..."
+            encoded = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
         except Exception:  # noqa: BLE001 - a value that can't be shown must not cost the line
             return f"<{type(value).__name__} that can't be shown>"
-        return plain
+        if isinstance(plain, str) or (self._is_json and len(encoded) <= MAX_CHARACTERS):
+            return plain
+        return _cut(encoded)
 
     def _plain(self, value: object, depth: int = 0) -> object:
         """Turn any value into what JSON has, with its secrets redacted."""
-        if value is None or isinstance(value, bool):
+        if value is None or (isinstance(value, (int, float)) and abs(value) < MAX_NUMBER):
             return value
-        if isinstance(value, int) and abs(value) < MAX_INTEGER:
-            return int(value)
-        if isinstance(value, float) and math.isfinite(value):
-            return float(value)
         if isinstance(value, Mapping) and depth < MAX_DEPTH:
             items = value.items()
             return {self._text(name): self._plain(item, depth + 1) for name, item in items}
@@ -198,43 +144,29 @@ class _Renderer:
         return self._text(value)
 
     def _text(self, value: object) -> str:
-        if isinstance(value, bytes):
-            text = value.decode("utf-8", "backslashreplace")
-        elif isinstance(value, BaseException):
-            text = f"{type(value).__name__}: {value}".removesuffix(": ")
-        else:
-            text = str(value)
+        text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+        if isinstance(value, BaseException):
+            text = f"{type(value).__name__}: {text}".removesuffix(": ")
         # Redacted first: a secret that was cut would not be found.
-        text = self._secrets.redact(text)
-        return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
+        return _cut(self._secrets.redact(text))
 
 
-_BARE = re.compile(r"[A-Za-z0-9_.:/@+-]+")
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
 
 
-def _logfmt_name(name: str) -> str:
-    return _NOT_IN_NAMES.sub("_", name) or "_"
+class _Writer(structlog.WriteLogger):
+    """Writes lines whole, with what is not printable spelled as in JSON; the last stop of each."""
 
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # see the module's docstring
+            super().msg(re.sub("[^ -~]", self._spell, message))
 
-def _logfmt(value: object) -> str:
-    if isinstance(value, str):
-        return value if _BARE.fullmatch(value) else _one_line(value)
-    encoded = _one_line(value)
-    return _one_line(encoded) if isinstance(value, (dict, list)) else encoded
+    @staticmethod
+    def _spell(match: re.Match[str]) -> str:
+        if match[0].isprintable():
+            return match[0]
+        # Half a surrogate pair has no valid form.
+        return "\\ufffd" if "\ud800" <= match[0] <= "\udfff" else json.dumps(match[0])[1:-1]
 
-
-def _one_line(value: object) -> str:
-    """Encode as JSON, with every character that is not printable escaped.
-
-    Outside of strings JSON is printable, so each escape lands in a string. Half a surrogate pair
-    has no valid form in JSON's UTF-8 and becomes the replacement character.
-    """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    return "\\ufffd" if "\ud800" <= char <= "\udfff" else json.dumps(char)[1:-1]
+    debug = info = warning = error = critical = exception = log = msg

@@ -6,12 +6,8 @@ is read from the API goes another way, through the ledger.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from prometheus_client import Counter, Gauge, Histogram, Info, disable_created_metrics
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client.metrics import Counter, Gauge, Histogram, Info
 
 POLL_ERROR_REASONS = (
     "unauthorized",
@@ -30,6 +26,7 @@ POLL_ERROR_REASONS = (
 REQUEST_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 _OF_A_POLL = "Set by a poll, not by the scrape."
+_BY_POLLS = "by polls, not by the scrape."
 
 
 class Telemetry:
@@ -38,63 +35,61 @@ class Telemetry:
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register every family. Turns off prometheus-client's `_created` series, process-wide."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._poll_errors = Counter(
+        self._of_orgs: list[Counter | Gauge] = []
+
+        def org_counter(name: str, text: str, label: str) -> Counter:
+            labels = ("org_id", label)
+            family = Counter(name, f"{text} Counted {_BY_POLLS}", labels, registry=registry)
+            self._of_orgs.append(family)
+            return family
+
+        def org_gauge(name: str, text: str) -> Gauge:
+            family = Gauge(name, f"{text} {_OF_A_POLL}", ["org_id"], registry=registry)
+            self._of_orgs.append(family)
+            return family
+
+        self._poll_errors = org_counter(
             "invent_poll_errors",
-            "Polls that failed, and what failed beside them, by reason. "
-            "Counted by polls, not by the scrape.",
-            ["org_id", "reason"],
-            registry=registry,
+            "Polls that failed, and what failed beside them, by reason.",
+            "reason",
         )
-        self._requests = Counter(
+        self._requests = org_counter(
             "invent_api_requests",
-            "Tries of API requests, by HTTP status; `error` when there was none. "
-            "Counted by polls, not by the scrape.",
-            ["org_id", "code"],
-            registry=registry,
+            "Tries of API requests, by HTTP status; `error` when there was none.",
+            "code",
         )
         self._request_duration = Histogram(
             "invent_api_request_duration_seconds",
-            "Seconds that one try of an API request took, body included. "
-            "Observed by polls, not by the scrape.",
+            f"Seconds that one try of an API request took, body included. Observed {_BY_POLLS}",
             buckets=REQUEST_BUCKETS_SECONDS,
             registry=registry,
         )
         self._throttled = Counter(
             "invent_api_throttled_seconds",
             "Seconds that requests waited for the own rate limit or for Retry-After. "
-            "Counted by polls, not by the scrape.",
+            f"Counted {_BY_POLLS}",
             registry=registry,
         )
-        self._up = _org_gauge(
-            "invent_up",
-            f"1 when the last poll of the org was complete, else 0. {_OF_A_POLL}",
-            registry,
-        )
-        self._poll_last_success = _org_gauge(
+        self._up = org_gauge("invent_up", "1 when the last poll of the org was complete, else 0.")
+        self._poll_last_success = org_gauge(
             "invent_poll_last_success_timestamp_seconds",
-            f"Unix time in seconds at which the last complete poll ended. {_OF_A_POLL}",
-            registry,
+            "Unix time in seconds at which the last complete poll ended.",
         )
-        self._poll_duration = _org_gauge(
-            "invent_poll_duration_seconds",
-            f"Seconds that the last poll took. {_OF_A_POLL}",
-            registry,
+        self._poll_duration = org_gauge(
+            "invent_poll_duration_seconds", "Seconds that the last poll took."
         )
-        self._poll_interval = _org_gauge(
+        self._poll_interval = org_gauge(
             "invent_poll_interval_seconds",
-            f"Seconds between polls as they are now, stretched or not. {_OF_A_POLL}",
-            registry,
+            "Seconds between polls as they are now, stretched or not.",
         )
-        self._api_runs = _org_gauge(
+        self._api_runs = org_gauge(
             "invent_api_runs",
             "Runs that the API said it has (pagination-count of the last listing of all runs); "
-            f"absent when it did not say. {_OF_A_POLL}",
-            registry,
+            "absent when it did not say.",
         )
-        self._reconcile_last_success = _org_gauge(
+        self._reconcile_last_success = org_gauge(
             "invent_reconcile_last_success_timestamp_seconds",
-            f"Unix time in seconds at which the last reconciliation ended. {_OF_A_POLL}",
-            registry,
+            "Unix time in seconds at which the last reconciliation ended.",
         )
         self._ledger_size = Gauge(
             "invent_ledger_size_bytes",
@@ -102,14 +97,6 @@ class Telemetry:
             registry=registry,
         )
         self._build = Info("invent_exporter_build", "The version that runs.", registry=registry)
-        self._org_gauges = (
-            self._up,
-            self._poll_last_success,
-            self._poll_duration,
-            self._poll_interval,
-            self._api_runs,
-            self._reconcile_last_success,
-        )
 
     def declare_org(self, org_id: str) -> None:
         """Make the org's error series exist at 0, so that `increase()` sees the first error."""
@@ -120,18 +107,17 @@ class Telemetry:
         """Move an org's series to its real id. A counter goes on from the old label's value."""
         if old == new:
             return
-        for counter, label in ((self._poll_errors, "reason"), (self._requests, "code")):
-            for value_label, value in _values_by(counter, label, old).items():
-                counter.labels(**{"org_id": new, label: value_label}).inc(value)
-                counter.remove_by_labels({"org_id": old, label: value_label})
-        for gauge in self._org_gauges:
-            for value in _values_by(gauge, "org_id", old).values():
-                gauge.labels(org_id=new).set(value)
-                gauge.remove_by_labels({"org_id": old})
+        for family in self._of_orgs:
+            for sample in [sample for metric in family.collect() for sample in metric.samples]:
+                if sample.labels["org_id"] == old:
+                    series = family.labels(**{**sample.labels, "org_id": new})
+                    move = series.inc if isinstance(series, Counter) else series.set
+                    move(sample.value)
+        self.forget_org(old)
 
     def forget_org(self, org_id: str) -> None:
         """Remove every series of an org that is not polled any more."""
-        for family in (self._poll_errors, self._requests, *self._org_gauges):
+        for family in self._of_orgs:
             family.remove_by_labels({"org_id": org_id})
 
     def poll_failed(self, org_id: str, reason: str, duration_seconds: float) -> None:
@@ -183,17 +169,3 @@ class Telemetry:
         self._build.info(
             {"version": version, "revision": revision, "python_version": python_version}
         )
-
-
-def _org_gauge(name: str, documentation: str, registry: CollectorRegistry) -> Gauge:
-    return Gauge(name, documentation, ["org_id"], registry=registry)
-
-
-def _values_by(family: Counter | Gauge, label: str, org_id: str) -> dict[str, float]:
-    """Read the values of one org's series, by another label."""
-    return {
-        sample.labels[label]: sample.value
-        for metric in family.collect()
-        for sample in metric.samples
-        if sample.labels.get("org_id") == org_id
-    }

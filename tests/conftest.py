@@ -1,13 +1,79 @@
-"""Give every test the same surroundings."""
+"""Give every test the same surroundings, and tell quick tests from long ones.
+
+A test is `system` when it needs a program beside Python, or minutes: `make test` leaves those out,
+`make test-system` runs them alone. A proof that takes the fixture `effort` is in both, in two
+sizes: with `--long` it is `system` as well.
+"""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+from tests.effort import Effort
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("untimed", settings(), deadline=None)
 settings.load_profile("untimed")
+
+_FOLDER = Path(__file__).parent
+_LONGEST_FIRST = ("deploy/test_image.py", "process", "deploy", "grafana", "proof")
+"""Where tests wait or work for seconds. A long one that begins last is waited for alone."""
+
+
+_EACH_BY_ITSELF = ("tests/process/", "tests/proof/")
+"""Tests there share nothing; those of another file may share servers, builds and data."""
+
+
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives each worker a file, or one long test.
+
+    xdist's own groups (3.8) are lost with pytest 9.2: they are written into node ids.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith(_EACH_BY_ITSELF) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Let files and long tests be what workers take."""
+    return _Scheduling(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let proofs be asked for in their long form."""
+    parser.addoption("--long", action="store_true", help="proofs in their long form, as `system`")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run `async def` tests as the program runs."""
+    return "asyncio"
+
+
+@pytest.fixture
+def effort(request: pytest.FixtureRequest) -> Effort:
+    """Return the size that this proof should have."""
+    return Effort.LONG if request.config.getoption("--long") else Effort.QUICK
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark long proofs, and put the longest tests first."""
+
+    def rank(item: pytest.Item) -> int:
+        place = item.path.relative_to(_FOLDER)
+        parents = {str(place), *map(str, place.parents)}
+        ranks = (number for number, name in enumerate(_LONGEST_FIRST) if name in parents)
+        return next(ranks, len(_LONGEST_FIRST))
+
+    for item in items:
+        if config.getoption("--long") and "effort" in getattr(item, "fixturenames", ()):
+            item.add_marker("system")
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

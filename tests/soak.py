@@ -34,8 +34,8 @@ class Batch:
     failure: str | None
 
 
-def run_batch(number: int, sequences: int) -> Batch:
-    """Run sequences that follow from a seed alone."""
+def run_batch(number: int, sequences: int, *, shrinks: bool = True) -> Batch:
+    """Run sequences that follow from a seed alone; `shrinks` looks for a short one that fails."""
     machine = seed(number)(type("SeededMachine", (Machine,), {"__doc__": Machine.__doc__}))
     chosen = settings(
         max_examples=sequences,
@@ -43,7 +43,7 @@ def run_batch(number: int, sequences: int) -> Batch:
         deadline=None,
         database=None,
         derandomize=False,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, *([Phase.shrink] if shrinks else [])),
         suppress_health_check=list(HealthCheck),
     )
     try:

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from invent_exporter.app import Exporter, serve
-from invent_exporter.collector import Collector
-from invent_exporter.config import ApiConfig, Config, Key, OrgConfig
+from invent_exporter.collector.loop import Collector
+from invent_exporter.config.load import ApiConfig, Config, Key, OrgConfig
 from invent_exporter.log import Secrets
 from invent_exporter.simulator import Settings, SimulatorServer, add_many, quiet_world
 
@@ -55,7 +55,7 @@ def test_the_first_answer_after_a_restart_has_every_series(
     async def story(config: Config) -> None:
         exporter = Exporter(config, Secrets())
         await exporter.load()
-        await exporter.collectors[0].poll()
+        await exporter.supervisor.collectors[0].poll()
         await exporter.close()
         monkeypatch.setattr(Collector, "start", start_slowly)
         assert "invent_runs_finished_total{" in await first_answer(config)
@@ -84,7 +84,7 @@ raise SystemExit(main(["--log.format=json", "--web.listen-address=127.0.0.1:0"])
 """
 
 BUG_OF_CHECK = """
-from invent_exporter.api import RunsApi
+from invent_exporter.api.listing import RunsApi
 from invent_exporter.cli import main
 
 def listing(_self, _org_id, read_key):

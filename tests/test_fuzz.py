@@ -15,12 +15,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from invent_exporter.config import Config, ConfigError, load_config
-from invent_exporter.decoding import DecodedPage, SpoiledPageError, decode_page
-from invent_exporter.model import INVALID_REASONS
-from invent_exporter.numbers import WorkflowNumbers
-from invent_exporter.order import row_signature
-from invent_exporter.transport import ApiError
+from invent_exporter.api.decoding import DecodedPage, decode_page
+from invent_exporter.api.models import INVALID_REASONS
+from invent_exporter.config.load import Config, load_config
+from invent_exporter.errors import ApiError, ConfigError, SpoiledPageError
+from invent_exporter.ledger.counts import WorkflowCounts
+from invent_exporter.scan.order import row_signature
 from tests.proof.runs import BOUNDS
 
 SECRET = "sk-hidden-0123456789"
@@ -64,13 +64,13 @@ def decode(body: bytes) -> None:
         assert "\n" not in refused.message
     assert page.rows == len(page.runs) + len(page.invalid)
     assert all(invalid.reason in INVALID_REASONS for invalid in page.invalid)
-    numbers = WorkflowNumbers.empty(BOUNDS)
+    counts = WorkflowCounts.empty(BOUNDS)
     for run in page.runs:
-        numbers.learn(run)
-        numbers.submit(run)
-        numbers.finish(run)
-        numbers.conclude(run)
-        numbers.spend_first("TRIGGER/FAILED", run)
+        counts.learn(run)
+        counts.submit(run)
+        counts.finish(run)
+        counts.conclude(run)
+        counts.spend_first("TRIGGER/FAILED", run)
         assert all(credits_of_it > 0 for credits_of_it in run.step_credits.values())
         assert isinstance(run.is_final, bool)
         row_signature(run)
@@ -107,7 +107,7 @@ def test_no_json_ends_in_anything_but_runs_or_a_typed_error(
 @given(st.binary(max_size=3), st.integers(0, 10_000))
 def test_a_page_with_a_few_other_bytes_in_it_is_still_no_trouble(noise: bytes, at: int) -> None:
     """Bytes that were lost or changed on the way, anywhere."""
-    page = (Path(__file__).parent / "data" / "get-runs.example.json").read_bytes()
+    page = (Path(__file__).parent / "api" / "get-runs.example.json").read_bytes()
     at %= len(page)
     decode(page[:at] + noise + page[at:])
     decode(page[:at] + noise + page[at + len(noise) :])

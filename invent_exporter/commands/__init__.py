@@ -1,1 +1,1 @@
-"""The commands beside `serve`, one module each."""
+"""The commands beside `serve`, a module each."""

@@ -9,7 +9,7 @@ from invent_exporter.simulator.catalogue import DEMO_KEY, demo_world, quiet_worl
 from invent_exporter.simulator.faults import Answer, Fault, Faults
 from invent_exporter.simulator.listing import Order
 from invent_exporter.simulator.runs import Call, StepTotal, Usage
-from invent_exporter.simulator.server import SimulatorServer, run_simulator
+from invent_exporter.simulator.server import SimulatorServer
 from invent_exporter.simulator.service import Request, Service, Settings
 from invent_exporter.simulator.truth import Truth
 from invent_exporter.simulator.workflows import Workflow
@@ -35,5 +35,4 @@ __all__ = [
     "add_many",
     "demo_world",
     "quiet_world",
-    "run_simulator",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import struct
 import threading
@@ -13,19 +12,12 @@ from urllib.parse import parse_qsl, unquote
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from invent_exporter.simulator.catalogue import (
-    DEMO_KEY,
-    LIVE_PACE,
-    demo_world,
-    quiet_world,
-)
+from invent_exporter.simulator.catalogue import quiet_world
 from invent_exporter.simulator.control import PREFIX, control
 from invent_exporter.simulator.faults import Fault
 from invent_exporter.simulator.service import Request, SeenRequest, Service, Settings
-from invent_exporter.simulator.workflows import DAY_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
 
     from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
@@ -261,31 +253,3 @@ class SimulatorServer:
     def forget_requests(self) -> None:
         """Start the memory of requests anew."""
         self.service.forget_requests()
-
-
-def run_simulator(
-    host: str = "127.0.0.1",
-    port: int = 10481,
-    *,
-    seed: int = 0,
-    settings: Settings | None = None,
-    history_seconds: float = DAY_SECONDS,
-    pace: float = LIVE_PACE,
-    faults: Iterable[Fault] = (),
-) -> None:
-    """Serve the demo's world until SIGTERM or SIGINT; prints its address and its key.
-
-    Call it from the main thread.
-
-    Raises:
-        OSError: the address can't be had.
-
-    """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    world = demo_world(seed, history_seconds=history_seconds, pace=pace)
-    with SimulatorServer(world, settings=settings, host=host, port=port) as server:
-        server.add_faults(*faults)
-        print(f"simulated Invent API: {server.url}  key: {DEMO_KEY}", flush=True)  # noqa: T201
-        stop.wait()

@@ -81,7 +81,10 @@ class Server:
     def get(self, path: str, **parameters: str) -> httpx.Response:
         """Ask it."""
         return httpx.get(
-            f"http://127.0.0.1:{self.port}{path}", params=parameters, timeout=30, trust_env=False
+            f"http://127.0.0.1:{self.port}{path}",
+            params=parameters,
+            timeout=DEADLINE_SECONDS,
+            trust_env=False,
         )
 
     def data(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON of another's API

@@ -36,6 +36,8 @@ from tests.deploy.cluster import operator_definitions
 from tests.deploy.restricted import violations
 from tests.programs import require
 
+pytestmark = pytest.mark.system
+
 OPERATOR_API = "monitoring.coreos.com/v1"
 
 every_values_file = pytest.mark.parametrize(
@@ -44,7 +46,6 @@ every_values_file = pytest.mark.parametrize(
 every_helm = pytest.mark.parametrize("program", HELMS)
 
 
-@pytest.mark.system
 @every_helm
 @every_values_file
 def test_lint_is_strict_and_clean(program: str, values_file: Path) -> None:

@@ -23,6 +23,8 @@ from tests.deploy.chart import (
 )
 from tests.deploy.odd_values import ODD_NAMES, ODD_TEXTS, SCHEMA, with_odd_texts
 
+pytestmark = pytest.mark.system
+
 CI: Final = CHART / "ci"
 POD_OF_TEST: Final = {
     "podSelector": {

@@ -15,6 +15,8 @@ from tests.deploy.go_modules import run_program
 from tests.deploy.processes import Server, exporter, free_port, prometheus, wait_for
 from tests.programs import require
 
+pytestmark = pytest.mark.system
+
 LOADER = "github.com/compose-spec/compose-go/v2/cmd@v2.16.2"
 """What docker compose itself reads its files with."""
 
@@ -123,7 +125,6 @@ def test_alertmanager_accepts_its_configuration() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.system
 def test_the_stack_works_with_real_servers(tmp_path: Path) -> None:
     """The demo's exporter, Prometheus and Alertmanager find each other and the rules run.
 

@@ -16,6 +16,8 @@ from tests.deploy.chart import CHART, ROOT, helm_test_command, only, render
 from tests.deploy.processes import Server, exporter, prometheus, wait_for
 from tests.programs import require
 
+pytestmark = pytest.mark.system
+
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 LEDGER_SERIES = re.compile(r"invent_(runs?|credits?|step_credits|workflows?|org)_.+")
 PROCESS_SERIES = re.compile(
@@ -71,7 +73,6 @@ def _series(server: Server, job: str) -> list[dict[str, str]]:
     return found
 
 
-@pytest.mark.system
 def test_increase_spans_the_replacement_of_a_pod(tmp_path: Path) -> None:
     """Counters of the ledger stay one series when another pod serves them; the process' do not."""
     (kubernetes,) = yaml.safe_load((PROMETHEUS / "kubernetes.yml").read_text())["scrape_configs"]

@@ -4,9 +4,13 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from invent_exporter.cli import EXIT_USAGE
 from tests.deploy.chart import ROOT
 from tests.programs import require
+
+pytestmark = pytest.mark.system
 
 UNIT = ROOT / "deploy" / "systemd" / "invent-exporter.service"
 

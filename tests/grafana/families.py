@@ -6,7 +6,7 @@ import re
 
 from prometheus_client import CollectorRegistry
 
-from invent_exporter.metrics import FAMILIES
+from invent_exporter.metrics.families import FAMILIES
 from invent_exporter.telemetry import Telemetry
 
 NOT_IN_THE_DEMO = {

@@ -20,11 +20,13 @@ def _amtool(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.system
 def test_amtool_accepts_the_example() -> None:
     """Alertmanager loads it."""
     assert "SUCCESS" in _amtool("check-config", str(CONFIG))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("labels", "receiver"),
     [

@@ -41,6 +41,7 @@ def test_no_duration_is_left_as_it_was() -> None:
             assert rule.get("keep_firing_for", "0ms").endswith("ms")
 
 
+@pytest.mark.system
 def test_prometheus_accepts_the_fast_rules(tmp_path: Path) -> None:
     """What the drill loads is valid."""
     path = tmp_path / "rules.yml"

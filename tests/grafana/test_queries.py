@@ -19,7 +19,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from invent_exporter.metrics import FAMILIES
+from invent_exporter.metrics.families import FAMILIES
 from tests.grafana.families import NOT_IN_THE_DEMO
 from tests.grafana.history import write_history
 from tests.grafana.promql import bare_counters, grouping_labels, selectors
@@ -189,6 +189,7 @@ def _ask(prometheus: tuple[httpx.Client, int], query: Query) -> list[dict[str, A
     return result
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("query", DASHBOARDS, ids=lambda query: query.place)
 def test_queries_of_dashboards_return_data_in_the_demo(
     prometheus: tuple[httpx.Client, int], query: Query
@@ -204,6 +205,7 @@ def test_queries_of_dashboards_return_data_in_the_demo(
     assert all(math.isnan(value) or value >= 0 for value in values), "nothing shown is below 0"
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("query", RULES, ids=lambda query: query.place)
 def test_rules_run(prometheus: tuple[httpx.Client, int], query: Query) -> None:
     """Joins find one partner each, recorded series put in as the queries that make them."""
@@ -219,6 +221,7 @@ def _expand(expr: str) -> str:
     return expr
 
 
+@pytest.mark.system
 @queries
 def test_names_are_declared(scrape: tuple[str, float], query: Query) -> None:
     """Every metric and label that a query names is one that the exporter serves."""

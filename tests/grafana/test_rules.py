@@ -53,11 +53,13 @@ def test_thresholds_must_be_flat(tmp_path: Path) -> None:
         read_thresholds(path)
 
 
+@pytest.mark.system
 def test_promtool_accepts_the_rules() -> None:
     """Prometheus loads each file."""
     _run(str(require("promtool")), "check", "rules", *map(str, RULES))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("path", PROMTOOL_TESTS, ids=lambda path: path.stem)
 def test_alerts_fire_and_stay_silent_as_promtool_is_told(path: Path) -> None:
     """What each alert does to which series is written in promtool/*.yaml."""

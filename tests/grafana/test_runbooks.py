@@ -24,7 +24,7 @@ RECORDED = {
     for rule in group["rules"]
     if "record" in rule
 }
-CODE = "".join(path.read_text() for path in (ROOT / "invent_exporter").glob("*.py"))
+CODE = "".join(path.read_text() for path in (ROOT / "invent_exporter").rglob("*.py"))
 THRESHOLDS = yaml.safe_load((ROOT / "grafana/thresholds.yaml").read_text())
 
 pages = pytest.mark.parametrize("name", sorted(PAGES))

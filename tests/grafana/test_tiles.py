@@ -11,6 +11,8 @@ import yaml
 from tests.grafana.test_queries import DASHBOARDS
 from tests.programs import require
 
+pytestmark = pytest.mark.system
+
 ASKED_AT = "2h"
 STREAK = 'invent_workflow_consecutive_failures{job="j", org_id="acme", workflow_id="%s"}'
 OPEN = (

@@ -19,6 +19,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from tests.process.watcher import Watcher
+
 ROOT: Final = Path(__file__).parents[2]
 DEADLINE_SECONDS: Final = 90.0
 """Long: it says that something will never happen, not how fast it should."""
@@ -35,7 +37,7 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = DEADLI
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 class Samples(dict[tuple[str, Labels], float]):
@@ -107,8 +109,9 @@ class Exporter:
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         program: Sequence[str | Path] = (ROOT / "exporter.py",),
+        watcher: Watcher | None = None,
     ) -> None:
-        """Prepare; `start` starts it, as often as it is asked to."""
+        """Prepare; `start` starts it, as often as it is asked to; `watcher` sees every scrape."""
         self.folder = folder
         self.config_file = folder / "config.yaml"
         self._file = []
@@ -122,6 +125,7 @@ class Exporter:
         self._arguments = arguments
         self._environment = environment or {}
         self._program = program
+        self._watcher = watcher
         self._client = httpx.Client(trust_env=False, timeout=60)
 
     def __enter__(self) -> Self:
@@ -189,7 +193,7 @@ class Exporter:
         """Send a signal that ends it; return its exit status."""
         assert self.process is not None
         self.process.send_signal(signal_number)
-        return self.process.wait(30)
+        return self.process.wait(DEADLINE_SECONDS)
 
     @property
     def log(self) -> str:
@@ -205,6 +209,8 @@ class Exporter:
         accept = "application/openmetrics-text" if openmetrics else "text/plain"
         answer = self.get("/metrics", accept=accept)
         assert answer.status_code == 200, answer
+        if self._watcher is not None:
+            self._watcher.take(answer.text)
         return parse(answer.text, openmetrics=openmetrics)
 
     def wait_for(self, what: str, condition: Callable[[Samples], object]) -> Samples:

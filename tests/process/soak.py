@@ -7,7 +7,6 @@ faults and kills; `test_prometheus` is the short one.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -15,16 +14,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-
-import httpx
+from typing import Any
 
 from invent_exporter.simulator import Settings, SimulatorServer, Truth
-from tests.deploy.processes import free_port
+from tests.deploy.processes import Server, free_port
+from tests.deploy.processes import prometheus as run_prometheus
 from tests.process.expected import DURABLE, differences, expected_of
 from tests.process.harness import Exporter, Labels, Samples, make_config, wait_for
 from tests.process.traffic import Trouble, faults, lively_world
@@ -100,7 +98,8 @@ def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
         trouble = Trouble(simulator, seed)
         with Exporter(folder, config, arguments=(address,)) as exporter:
             exporter.wait_until_up()
-            with _prometheus(folder, port) as prometheus:
+            with run_prometheus(folder, _scraping(port)) as server:
+                prometheus = _Prometheus(server)
                 wait_for("a first scrape", lambda: prometheus.query("invent_up"))
                 begun = time.time()
                 since = begun - 0.002
@@ -123,6 +122,12 @@ def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
         result.unreadable = trouble.spoiled
         result.runs = sum(group.submitted for group in truth.submitted)
     return result
+
+
+def _scraping(port: int) -> dict[str, Any]:
+    target = {"targets": [f"127.0.0.1:{port}"]}
+    job = {"job_name": "invent-exporter", "static_configs": [target]}
+    return {"global": {"scrape_interval": f"{SCRAPE_SECONDS:g}s"}, "scrape_configs": [job]}
 
 
 def _live(
@@ -181,19 +186,12 @@ def _compare(prometheus: _Prometheus, truth: Truth, window: int) -> Iterator[Lin
 class _Prometheus:
     """The queries that are asked."""
 
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self._client = httpx.Client(trust_env=False, timeout=120)
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._client.close()
+    def __init__(self, server: Server) -> None:
+        self._server = server
 
     def query(self, query: str) -> list[dict[str, object]]:
         """Ask for an instant vector, or a range of raw samples."""
-        answer = self._client.post(f"{self.url}/api/v1/query", data={"query": query})
-        assert answer.is_success, answer.text
-        found: list[dict[str, object]] = answer.json()["data"]["result"]
+        found: list[dict[str, object]] = self._server.data("/api/v1/query", query=query)["result"]
         return found
 
     def samples(self, query: str, name: str) -> Samples:
@@ -229,51 +227,6 @@ def _labels(series: dict[str, object]) -> Labels:
     metric = series["metric"]
     assert isinstance(metric, dict)
     return frozenset((key, value) for key, value in metric.items() if key not in _TARGET_LABELS)
-
-
-@contextmanager
-def _prometheus(folder: Path, exporter_port: int) -> Iterator[_Prometheus]:
-    """Run a real one that scrapes once a second."""
-    program = require("prometheus")
-    config = {
-        "global": {"scrape_interval": f"{SCRAPE_SECONDS:g}s"},
-        "scrape_configs": [
-            {
-                "job_name": "invent-exporter",
-                "static_configs": [{"targets": [f"127.0.0.1:{exporter_port}"]}],
-            }
-        ],
-    }
-    (folder / "prometheus.yml").write_text(json.dumps(config))
-    port = free_port()
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={folder}/prometheus.yml",
-                f"--storage.tsdb.path={folder}/tsdb",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    prometheus = _Prometheus(port)
-
-    def is_ready() -> bool:
-        assert process.poll() is None, (folder / "prometheus.log").read_text()[-2000:]
-        try:
-            return httpx.get(f"{prometheus.url}/-/ready", trust_env=False).is_success
-        except httpx.TransportError:
-            return False
-
-    try:
-        wait_for("Prometheus is ready", is_ready)
-        yield prometheus
-    finally:
-        prometheus.close()
-        process.terminate()
-        process.wait(60)
 
 
 def report(result: Result) -> str:

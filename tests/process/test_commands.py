@@ -1,4 +1,4 @@
-"""Flags, environment, exit statuses and one-line errors of the commands, as a shell sees them."""
+"""What the commands do, and what stops them, as a shell sees it; bad flags are in `test_cli`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from invent_exporter import __version__
 from invent_exporter.simulator import Fault
 from tests.process.harness import (
     ROOT,
@@ -34,112 +33,6 @@ def _one_line(text: str) -> str:
     assert text.count("\n") == 1, text
     assert text.startswith("invent-exporter: "), text
     return text
-
-
-# -- without a network
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [("--version",), ("serve", "--version"), ("check", "--version"), ("demo", "--version")],
-)
-def test_version(arguments: tuple[str, ...]) -> None:
-    """`--version` names the program and its version, with every command."""
-    done = run_command(*arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"invent-exporter, version {__version__} ")
-
-
-def test_help_lists_commands_and_flags() -> None:
-    """`--help` lists the commands; that of `serve` its flags."""
-    done = run_command("--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    for command in ("serve", "check", "demo", "simulate", "backfill"):
-        assert f"\n    {command} " in done.stdout
-    done = run_command("serve", "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    for flag in (
-        *("--config.file", "--config.check", "--web.listen-address", "--web.telemetry-path"),
-        *("--web.config.file", "--log.level", "--log.format", "--version", "--help"),
-    ):
-        assert flag in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--nonsense",), "--nonsense"),
-        (("serve", "--config.fil=x"), "--config.fil"),
-        (("fetch",), "fetch"),
-        (("--log.level=loud",), "--log.level"),
-        (("--log.format=xml",), "--log.format"),
-        (("--web.listen-address=here",), "--web.listen-address"),
-        (("--web.listen-address=127.0.0.1:70000",), "--web.listen-address"),
-        (("--web.listen-address=:0", "--config.check", "--web.listen-address=there"), "'there'"),
-        (("--web.listen-address=here", "--config.check", "--web.listen-address=:0"), "'here'"),
-        (("demo", "--web.listen-address=here", "--web.listen-address=:0"), "'here'"),
-        (("--web.telemetry-path=metrics",), "--web.telemetry-path"),
-        (("--web.telemetry-path=/-/healthy",), "--web.telemetry-path"),
-        (("--web.config.file=web.yaml",), "not supported yet"),
-        (("--web.enable-lifecycle",), "not supported yet"),
-        (("backfill",), "not supported yet"),
-        (("--config.file=/nowhere/config.yaml",), "/nowhere/config.yaml"),
-        (("check", "--config.file=/nowhere/config.yaml"), "/nowhere/config.yaml"),
-        (("--config.file=",), "--config.file: the path is empty"),
-        ((), "no API key"),
-        (("simulate", "--order=random"), "--order"),
-        (("simulate", "--rate-limit=-1"), "expected 0 or more"),
-        (("simulate", "--rate-limit=many"), "expected 0 or more"),
-        (("demo", "--simulator.listen-address=0"), "--simulator.listen-address"),
-        (("demo", "--simulator.listen-address=0.0.0.0:0"), "expected a loopback address"),
-        (("simulate", "--listen-address=[::]:0"), "expected a loopback address"),
-    ],
-)
-def test_bad_flags_end_with_2_and_one_line(arguments: tuple[str, ...], said: str) -> None:
-    """A flag that is wrong, not supported yet or missing is named in one line; exit status 2."""
-    done = run_command(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert _one_line(done.stderr).count(said) == 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"pol_interval": "1s"}, "pol_interval"),
-        ({"poll_interval": "soon"}, "poll_interval"),
-        ({"state": {"url": "postgresql://user@host/db"}}, "not supported yet"),
-        ({"orgs": [{"id": "c", "sub_orgs": True}]}, "not supported yet"),
-        ({"orgs": [{"id": "a"}, {"id": "a"}]}, "orgs"),
-        ({"metrics": {"duration_buckets": [2, 1]}}, "metrics.duration_buckets"),
-        ({"api": {"url": "http://example.com", "key": KEY}}, "api.url"),
-    ],
-)
-def test_bad_configuration_ends_with_2_and_one_line(
-    tmp_path: Path, changes: dict[str, object], said: str
-) -> None:
-    """A mistake in the file is named by its key; `check` and `--config.check` say the same."""
-    file = tmp_path / "config.yaml"
-    file.write_text(json.dumps(make_config("http://127.0.0.1:9", tmp_path) | changes))
-    lines = set()
-    for command in (("serve",), ("serve", "--config.check"), ("check",)):
-        done = run_command(*command, f"--config.file={file}")
-        assert (done.returncode, done.stdout) == (2, "")
-        lines.add(_one_line(done.stderr))
-    (line,) = lines
-    assert said in line
-    assert KEY not in line
-
-
-def test_config_check_touches_nothing(tmp_path: Path) -> None:
-    """`--config.check` says `ok` without a request, a port or a state file."""
-    with quiet_api() as simulator, socket.create_server(("127.0.0.1", 0)) as busy:
-        file = tmp_path / "config.yaml"
-        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
-        address = f"--web.listen-address=127.0.0.1:{busy.getsockname()[1]}"
-        done = run_command("--config.check", f"--config.file={file}", address)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
-        assert simulator.requests == ()
-    assert list(tmp_path.iterdir()) == [file]
 
 
 # -- check

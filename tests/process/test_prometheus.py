@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.process.soak import soak
 
 
+@pytest.mark.system
 def test_prometheus_stores_the_truth(tmp_path: Path) -> None:
     """Raw increments sum up to the truth exactly, `increase()` within extrapolation.
 

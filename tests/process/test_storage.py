@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -47,7 +46,7 @@ class _Case:
             )
 
     def wait_for_storage_errors(self, more: int = 2) -> None:
-        """Wait for polls that fail, with the old numbers served all the while."""
+        """Wait for so many polls that fail, with the old numbers served all the while."""
         old = self._counted(self.exporter.scrape())
         before = self.errors(self.exporter.scrape())
         samples = self.exporter.wait_for(
@@ -82,12 +81,10 @@ def _case(folder: Path, state: Path, environment: dict[str, str] | None = None) 
     """Start an exporter with its state in a folder, and let it count."""
     with quiet_api() as simulator:
         config = make_config(
-            simulator.url, state, reconcile_interval="500ms", metrics={"newborn_hold": "1s"}
+            simulator.url, state, reconcile_interval="300ms", metrics={"newborn_hold": "300ms"}
         )
-        with (
-            Exporter(folder, config, environment=environment) as exporter,
-            Watcher(lambda: exporter.url) as watcher,
-        ):
+        watcher = Watcher()
+        with Exporter(folder, config, environment=environment, watcher=watcher) as exporter:
             exporter.wait_until_up()
             case = _Case(simulator, exporter, time.time() - 0.002, watcher)
             case.happen()
@@ -118,71 +115,49 @@ def _tmpfs(folder: Path) -> Iterator[Path]:
         subprocess.run([require("umount"), "-l", folder], check=True)
 
 
+@pytest.mark.system
 def test_disk_full(tmp_path: Path) -> None:
-    """Nothing is lost while nothing can be written, and all is there when there is room again."""
+    """Nothing is lost while nothing can be written, and all is there when there is room again.
+
+    The same process goes on then, and so does the next one when it was killed meanwhile.
+    """
     with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
-        filler = disk / "filler"
-        with filler.open("wb", buffering=0) as file:
-            try:
+        for is_killed in (False, True):
+            with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
                 while True:
                     file.write(b"\0" * 4096)
-            except OSError:
-                pass
-        case.happen(500)
-        case.wait_for_storage_errors()
-        case.exporter.kill()
-        # Not even the start may harm the state; with no room it may fail, but cleanly.
-        filler.unlink()
-        case.exporter.start()
-        case.wait_until_exact()
-        filler.write_bytes(b"\0" * 1024 * 1024)
-        filler.unlink()
-        case.happen()
-        case.wait_until_exact()
-
-
-def test_disk_full_recovers_without_a_restart(tmp_path: Path) -> None:
-    """The same process goes on when there is room again."""
-    with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
-        filler = disk / "filler"
-        with filler.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(b"\0" * 4096)
-            except OSError:
-                pass
-        case.happen(500)
-        case.wait_for_storage_errors()
-        filler.unlink()
-        case.wait_until_exact()
+            case.happen(500)
+            case.wait_for_storage_errors()
+            if is_killed:
+                case.exporter.kill()
+            (disk / "filler").unlink()
+            if is_killed:
+                case.exporter.start()
+            case.wait_until_exact()
 
 
 def test_database_locked(tmp_path: Path) -> None:
-    """Another connection holds the write lock for longer than the exporter waits."""
-    with _case(tmp_path, tmp_path) as case:
-        with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            case.happen()
-            case.wait_for_storage_errors()
-            other.execute("ROLLBACK")
-        case.wait_until_exact()
+    """Another connection holds the write lock for longer than the exporter waits.
 
-
-def test_database_locked_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    """SIGTERM ends it within 5 s also while it waits for another connection's write lock."""
+    The numbers stay as they are until it lets go; and it does not hold up the end.
+    """
     with (
         _case(tmp_path, tmp_path) as case,
         closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
         case.happen()
-        case.wait_for_storage_errors()
+        case.wait_for_storage_errors(1)  # each waits as long as SQLite does for a lock
+        other.execute("ROLLBACK")
+        case.wait_until_exact()
+        other.execute("BEGIN IMMEDIATE")
+        case.happen()
         case.simulator.forget_requests()
         wait_for("a page that can't be recorded", lambda: case.simulator.requests)
-        process = case.exporter.process
-        assert process is not None
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert case.exporter.stop() == 0
+        other.execute("ROLLBACK")
+        case.exporter.start()
+        case.wait_until_exact()
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
@@ -245,6 +220,7 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
 """
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("what", ["fsync", "write"])
 def test_disk_fails(tmp_path: Path, what: str) -> None:
     """A disk that can't promise to keep what it took, and one that turned read-only after errors.

@@ -126,6 +126,7 @@ class Trouble:
 
     def __init__(self, simulator: SimulatorServer, seed: int) -> None:
         """Make trouble in the world of `simulator`."""
+        self._simulator = simulator
         self._world = simulator.world
         self._random = Random(f"{seed}:trouble")
         self._polls: list[float] = []
@@ -145,8 +146,9 @@ class Trouble:
 
     @property
     def has_come(self) -> bool:
-        """Each kind of trouble was made at least once."""
-        return min(self.removed, self.revised, self.spoiled) > 0
+        """Each kind of trouble was made at least once, and requests met some faults."""
+        faults = [fault for fault, hits in self._simulator.faults.hits if hits]
+        return len(faults) > 2 and min(self.removed, self.revised, self.spoiled) > 0
 
     def polled(self, samples: Samples) -> None:
         """Note how far the exporter has got, by its own account."""

@@ -17,8 +17,8 @@ import structlog
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from invent_exporter.model import FINAL_STATUSES, OPEN_STATUSES, ORIGINS
-from invent_exporter.numbers import Bounds
+from invent_exporter.api.models import FINAL_STATUSES, OPEN_STATUSES, ORIGINS
+from invent_exporter.ledger.counts import Bounds
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper, labels_of

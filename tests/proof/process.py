@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
-from invent_exporter.api import RunsApi
+from invent_exporter.api.listing import RunsApi
+from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.clocks import Clocks
-from invent_exporter.collector import Collector, CollectorSettings
-from invent_exporter.database import open_database
-from invent_exporter.exposition import Exposition
-from invent_exporter.ledger import Ledger
-from invent_exporter.numbers import Bounds
-from invent_exporter.pacing import PageAllowance
-from invent_exporter.publisher import Publisher
-from invent_exporter.recording import LedgerSettings
+from invent_exporter.collector.loop import Collector
+from invent_exporter.collector.poller import Poller
+from invent_exporter.collector.target import Shared, Target
+from invent_exporter.config.key import Key
+from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.ledger import Ledger
+from invent_exporter.ledger.recorder import LedgerSettings
+from invent_exporter.ledger.sqlite import open_database
+from invent_exporter.metrics.exposition import Exposition
+from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.telemetry import Telemetry
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper
@@ -35,11 +38,12 @@ from tests.proof.service import Service
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from invent_exporter.exposition import View
-    from invent_exporter.model import Run
-    from invent_exporter.recording import InvalidRow, OrgLedger, Recorded
-    from invent_exporter.scan import ScanState
-    from invent_exporter.transport import Transport
+    from invent_exporter.api.models import Run
+    from invent_exporter.api.transport import Transport
+    from invent_exporter.ledger.org import OrgLedger
+    from invent_exporter.ledger.recorder import InvalidRow, Recorded
+    from invent_exporter.metrics.exposition import View
+    from invent_exporter.scan.poll import ScanState
 
 _T = TypeVar("_T")
 
@@ -113,7 +117,7 @@ class _WatchedLedger(Ledger):
     service: Service
     reference: Reference
 
-    def record(
+    async def record(
         self,
         org: OrgLedger,
         runs: Sequence[Run],
@@ -124,7 +128,7 @@ class _WatchedLedger(Ledger):
         recovering: bool = False,
     ) -> Recorded:
         """Record, and tell what was committed, as the service has it."""
-        recorded = super().record(
+        recorded = await super().record(
             org, runs, invalid, now=now, other_org_ids=other_org_ids, recovering=recovering
         )
         self.reference.floor = org.floor_seconds
@@ -133,11 +137,11 @@ class _WatchedLedger(Ledger):
         self.reference.see(rows, [row.key for row in invalid])
         return recorded
 
-    def complete(
+    async def complete(
         self, org: OrgLedger, scan: ScanState, *, absent: Iterable[str], contact: bool
     ) -> int:
         """Complete, and tell that first contact was made."""
-        vanished = super().complete(org, scan, absent=absent, contact=contact)
+        vanished = await super().complete(org, scan, absent=absent, contact=contact)
         self.reference.contacted = org.contacted
         return vanished
 
@@ -157,8 +161,20 @@ class _WatchedExposition(Exposition):
         return generation
 
 
+class _NoPeers:
+    """There is one org."""
+
+    def other_org_ids(self, _poller: Poller) -> frozenset[str]:
+        """List none."""
+        return frozenset()
+
+    def claim(self, _poller: Poller, _org_id: str) -> bool:
+        """Nobody else could be it."""
+        return True
+
+
 class Process:
-    """One life of the exporter with one org; it is what `Collector` calls `Shared`."""
+    """One life of the exporter with one org."""
 
     def __init__(
         self,
@@ -203,23 +219,31 @@ class Process:
         self.exposition: Exposition = exposition
         self.publisher = Publisher(
             exposition,
-            self._release,
+            self.ledger,
+            self.telemetry,
             newborn_hold_seconds=settings.newborn_hold_seconds,
             workflow_names={},
             clock=clocks.monotonic,
         )
-        self.api = RunsApi(cast("Transport", service), settings.page_size)
-        self.allowance = PageAllowance(3000, clocks.monotonic)
         self.collector = Collector(
-            CollectorSettings(
-                settings.configured_id,
-                None,
-                30.0,
-                settings.lookback_seconds,
-                settings.reconcile_interval_seconds,
+            Target(
+                id=settings.configured_id,
+                key=Key.literal("key"),
+                poll_interval_seconds=30.0,
+                lookback_seconds=settings.lookback_seconds,
+                reconcile_interval_seconds=settings.reconcile_interval_seconds,
             ),
-            self,
-            lambda: "key",
+            Shared(
+                ledger=self.ledger,
+                api=RunsApi(cast("Transport", service), settings.page_size),
+                telemetry=self.telemetry,
+                publisher=self.publisher,
+                clocks=clocks,
+                allowance=PageAllowance(3000, clocks.monotonic),
+                read_key=Key.read,
+                redact=str,
+            ),
+            _NoPeers(),
         )
 
     def _before_statement(self, *_arguments: object) -> None:
@@ -227,31 +251,6 @@ class Process:
 
     def _before_commit(self, *_arguments: object) -> None:
         self.steps.step(on_disk=True)
-
-    # -- what `Shared` asks for
-
-    async def in_ledger(self, call: Callable[[], _T]) -> _T:
-        """Run a call at once: there is no other thread to leave free."""
-        return call()
-
-    def redact(self, text: str) -> str:
-        """There are no secrets."""
-        return text
-
-    def other_org_ids(self, _collector: Collector) -> frozenset[str]:
-        """There is one org."""
-        return frozenset()
-
-    def claim(self, _collector: Collector, _org_id: str) -> bool:
-        """There is one org."""
-        return True
-
-    async def _release(self, org: OrgLedger, groups: dict[str, list[str]]) -> bool:
-        try:
-            self.ledger.release(org, groups)
-        except SQLAlchemyError:
-            return False
-        return True
 
     # -- what a test does
 
@@ -271,7 +270,7 @@ class Process:
     def stop(self) -> None:
         """End, in order or after a kill: in both cases nothing more is written."""
         self.exposition.close()
-        self.ledger.database.close()
+        self.ledger.close()
 
 
 def run(coroutine: Awaitable[_T]) -> _T:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from invent_exporter.model import FINAL_STATUSES, OPEN_STATUSES, ORIGINS
+from invent_exporter.api.models import FINAL_STATUSES, OPEN_STATUSES, ORIGINS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from invent_exporter.model import Run, Usage, Version
-from invent_exporter.numbers import Bounds
+from invent_exporter.api.models import Run, Usage, Version
+from invent_exporter.ledger.counts import Bounds
 
 NOW = 1_800_000_000.0
 BOUNDS = Bounds((1.0, 10.0, 60.0), (1.0, 10.0), (1.0, 10.0))

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from invent_exporter.model import FINAL_STATUSES, OPEN_STATUSES
-from invent_exporter.transport import Answer, ApiError
+from invent_exporter.api.models import FINAL_STATUSES, OPEN_STATUSES
+from invent_exporter.api.transport import Answer
+from invent_exporter.errors import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from invent_exporter.pacing import Heartbeat
+    from invent_exporter.api.ratelimit import Heartbeat
 
 ORDERS = ("created_desc", "created_asc", "updated_desc", "updated_asc", "mixed")
 

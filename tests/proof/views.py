@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from invent_exporter.metrics import OpenRuns, OrgView, WorkflowView
-from invent_exporter.numbers import OrgNumbers, WorkflowNumbers
+from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
+from invent_exporter.metrics.families import OpenRuns, OrgView, WorkflowView
 from tests.proof.runs import BOUNDS, NOW, run, usage
 
 HOSTILE = 'a "quoted"\\ name,\n# HELP over {two="lines"} 1 # {run_id="x"} 1\r\u2028\u00fc\U0001f600'
 
 
-def released(numbers: WorkflowNumbers) -> WorkflowNumbers:
+def released(counts: WorkflowCounts) -> WorkflowCounts:
     """Show the numbers at their value."""
-    numbers.released = numbers.groups()
-    return numbers
+    counts.released = counts.groups()
+    return counts
 
 
-def busy_numbers() -> WorkflowNumbers:
+def busy_counts() -> WorkflowCounts:
     """Make the numbers of a workflow with some of everything."""
-    numbers = WorkflowNumbers.empty(BOUNDS)
+    counts = WorkflowCounts.empty(BOUNDS)
     runs = (
         run("run-1", version=3.0, workflow_org_id="owner", credits_used=usage(5.5, 1.5)),
         run("run-2", "FAILED", origin="WEBHOOK", ended=40.0, credits_used=usage(0.0)),
@@ -27,22 +27,22 @@ def busy_numbers() -> WorkflowNumbers:
         run("x" * 200, "CANCELED", origin="WORKFLOW", ended=None, updated=9.0),
     )
     for each in runs:
-        numbers.submit(each)
-        numbers.learn(each)
-        numbers.finish(each)
-        numbers.conclude(each)
-        numbers.spend_first(f"{each.origin_label}/{each.status_label}", each)
-    numbers.spend_step("collect", 4.0)
-    return numbers
+        counts.submit(each)
+        counts.learn(each)
+        counts.finish(each)
+        counts.conclude(each)
+        counts.spend_first(f"{each.origin_label}/{each.status_label}", each)
+    counts.spend_step("collect", 4.0)
+    return counts
 
 
 def golden_views() -> dict[object, OrgView | WorkflowView]:
     """Make what the golden files show."""
-    org = OrgNumbers(
+    org = OrgCounts(
         invalid={"time": 2}, recovered=1, vanished=2, revised=3, credit_corrections=0.25
     )
-    newborn = busy_numbers()
-    folded = WorkflowNumbers.empty(BOUNDS)
+    newborn = busy_counts()
+    folded = WorkflowCounts.empty(BOUNDS)
     folded.finish(run("run-9"))
     open_runs = (
         OpenRuns("TRIGGER", "RUNNING", 2, NOW - 60),
@@ -52,7 +52,7 @@ def golden_views() -> dict[object, OrgView | WorkflowView]:
     )
     return {
         (1,): OrgView("org-1", "Acme", org, 2),
-        (1, "busy"): WorkflowView("org-1", "busy", "Invoices", released(busy_numbers()), open_runs),
+        (1, "busy"): WorkflowView("org-1", "busy", "Invoices", released(busy_counts()), open_runs),
         (1, "newborn"): WorkflowView("org-1", "newborn", HOSTILE, newborn, ()),
         (1, "__other__"): WorkflowView("org-1", "__other__", "__other__", released(folded), None),
     }

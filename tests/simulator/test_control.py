@@ -173,13 +173,9 @@ def test_it_serves_on_ipv6_too() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_the_demo_until_a_signal(number: signal.Signals) -> None:
     """It prints address and key, serves the past, and ends with 0."""
-    program = (
-        "from invent_exporter.simulator import run_simulator, Settings\n"
-        "run_simulator(port=0, history_seconds=3600, settings=Settings(order='oldest'))"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
-    ) as run:
+    flags = ("--listen-address=127.0.0.1:0", "--order=oldest")
+    program = (sys.executable, "-m", "invent_exporter", "simulate", *flags)
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as run:
         try:
             assert run.stdout is not None
             words = run.stdout.readline().split()

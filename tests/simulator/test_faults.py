@@ -114,7 +114,7 @@ def test_slow_answers_time_out_and_patience_gets_them_whole(
     simulator.add_faults(fault)
     if kind == "slow":
         with pytest.raises(httpx.ReadTimeout):
-            client.get(RUNS, timeout=0.2)
+            client.get(RUNS, timeout=httpx.Timeout(60.0, read=0.2))
     else:
         with client.stream("GET", RUNS) as answer:
             pieces = list(answer.iter_raw())

@@ -1,0 +1,1 @@
+"""The Invent API as typed, paginated calls."""

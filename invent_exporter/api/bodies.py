@@ -1,0 +1,80 @@
+"""Bodies of answers: decompressed within bounds, and made fit to be shown where they are errors."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import re
+import zlib
+from collections.abc import AsyncIterator
+
+import httpx
+
+from invent_exporter.errors import BadBodyError
+
+CHUNK_BYTES = 64 * 1024
+LINE_LENGTH = 200
+ERROR_BODY_BYTES = 64 * 1024
+ERROR_BODY_SECONDS = 2.0
+
+
+async def decoded(response: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the body decompressed, in pieces that stay small whatever a small input expands to.
+
+    Raises:
+        BadBodyError: it is not compressed as its header says.
+
+    """
+    header = response.headers.get("content-encoding", "identity").strip()
+    pieces = response.aiter_raw()  # as they come: at most 64 KiB
+    if header.lower() in ("gzip", "x-gzip"):
+        pieces = _gunzipped(pieces)
+    elif header.lower() not in ("", "identity"):
+        raise BadBodyError(f"content-encoding {header} was not asked for")
+    async for piece in pieces:
+        yield piece
+
+
+async def _gunzipped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Decompress gzip members one after the other."""
+    member = zlib.decompressobj(wbits=31)
+    try:
+        async for data in pieces:
+            rest, is_full = data, False  # a full piece may have more behind it
+            while rest or is_full:
+                if member.eof and rest:
+                    member = zlib.decompressobj(wbits=31)
+                piece = member.decompress(rest, CHUNK_BYTES)
+                if piece:
+                    yield piece
+                rest = member.unused_data if member.eof else member.unconsumed_tail
+                is_full = len(piece) == CHUNK_BYTES
+    except zlib.error as error:
+        raise BadBodyError(f"gzip: {error}") from error
+    if not member.eof:
+        raise BadBodyError("gzip: cut off")
+
+
+async def read_error_text(response: httpx.Response, secret: str) -> str:
+    """Read the beginning of an error's body as one line; the status matters more than the body."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(ERROR_BODY_SECONDS):
+            async for piece in decoded(response):
+                body += piece
+                if len(body) > ERROR_BODY_BYTES:
+                    break
+    except (BadBodyError, TimeoutError, httpx.HTTPError, OSError):
+        pass  # what came until then is shown
+    text = body.decode("utf-8", "replace")
+    text = re.sub(r"<(script|style)\b.*?(</\1\s*>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
+    return one_line(html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text)), secret)
+
+
+def one_line(text: str, secret: str = "") -> str:
+    """Make text fit for a log line: no control characters, no key, a bounded length."""
+    text = " ".join(re.sub(r"[^\S ]+", " ", text).split())
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    if secret:
+        text = text.replace(secret, "***")
+    return text if len(text) <= LINE_LENGTH else text[: LINE_LENGTH - 1] + "…"

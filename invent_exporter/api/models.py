@@ -1,0 +1,250 @@
+"""A workflow run as the API lists it, and what it says about itself.
+
+Only the fields that are used are decoded; everything else on a page (`result`, `outputs`, the steps
+of a version) is skipped without being built. Times stay what the API said, in seconds since the
+epoch, so that no clock of ours enters a number.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
+
+FINAL_STATUSES = ("CANCELED", "COMPLETED", "SKIPPED", "FAILED")
+OPEN_STATUSES = ("PENDING", "RUNNING")
+ORIGINS = ("WORKFLOW", "TRIGGER", "WEBHOOK")
+TIMED_STATUSES = ("COMPLETED", "FAILED", "CANCELED")
+"""Final statuses of runs whose duration and queue time mean something; SKIPPED ones did no work."""
+
+UNKNOWN = "UNKNOWN"
+NO_WORKFLOW = "__none__"
+OTHER_WORKFLOW = "__other__"
+OTHER_STEP = "__other__"
+"""Label values that stand for what the API did not name, or what was folded together."""
+
+
+INVALID_REASONS = (
+    "undecodable",
+    "too_large",
+    "not_an_object",
+    "id",
+    "status",
+    "origin",
+    "org_id",
+    "workflow_id",
+    "time",
+    "usage",
+    "other",
+)
+"""Why a run was left out: its bytes, its size, its kind, or the field that can't be read."""
+
+
+NEVER_SECONDS = 0.0
+"""Stands for the end of a final run of which the API tells no time at all."""
+
+MAX_CREDITS = 1e12
+"""Credits of one run above this are no credits: a few such sums reach infinity, which the ledger
+can't hold, and one swallows the fractions of all others."""
+
+
+class StepUsage(msgspec.Struct, frozen=True, gc=False):
+    """The object form of one value of `usage.steps`."""
+
+    total: float | None = None
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Credits of one run; `ai_total` is a part of `total`."""
+
+    total: float | None = None
+    ai_total: float | None = None
+    steps: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Version(msgspec.Struct, frozen=True, gc=False):
+    """The one field that is read of the workflow version that ran."""
+
+    version: float | None = None
+
+
+class _Once(Generic[_T]):
+    """A property that is read once; functools.cached_property takes a lock each time, up to 3.11.
+
+    Two threads may read it both, which costs time and changes nothing: a run never changes.
+    """
+
+    def __init__(self, read: Callable[[Any], _T]) -> None:
+        self._read = read
+        self._name = read.__name__
+        self.__doc__ = read.__doc__
+
+    @overload
+    def __get__(self, run: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, run: object, owner: type) -> _T: ...
+    def __get__(self, run: object | None, owner: type) -> Self | _T:
+        if run is None:
+            return self
+        # Found in the instance from now on, before the class is asked for this descriptor.
+        value = run.__dict__[self._name] = self._read(run)
+        return value
+
+
+class Run(msgspec.Struct, frozen=True, dict=True):
+    """One run. Field names and meanings are the API's; a property is our reading of them.
+
+    Each reading is made once: turning times into seconds is most of what counting a run costs.
+    """
+
+    id: str
+    status: str
+    origin: str | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    updated_at: datetime | None = None
+    org_id: str | None = None
+    workflow_org_id: str | None = None
+    workflow_id: str | None = None
+    workflow_version: Version | None = None
+    version: float | None = None
+    error: str | None = None
+    usage: Usage | None = None
+
+    @_Once
+    def status_label(self) -> str:
+        """The status as the API spells it, or UNKNOWN for one that is not in its documentation."""
+        known = self.status in FINAL_STATUSES or self.status in OPEN_STATUSES
+        return self.status if known else UNKNOWN
+
+    @_Once
+    def origin_label(self) -> str:
+        """The origin as the API spells it, or UNKNOWN."""
+        return self.origin if self.origin in ORIGINS and self.origin is not None else UNKNOWN
+
+    @_Once
+    def workflow_label(self) -> str:
+        """The workflow's id; `__none__` for a run without one."""
+        return self.workflow_id or NO_WORKFLOW
+
+    @_Once
+    def is_final(self) -> bool:
+        """A known status alone decides; an unknown one is final when the run has ended."""
+        if self.status in OPEN_STATUSES:
+            return False
+        return self.status in FINAL_STATUSES or self.ended_at is not None
+
+    @_Once
+    def created(self) -> float | None:
+        """When the run was created, in seconds since the epoch."""
+        return seconds(self.created_at)
+
+    @_Once
+    def started(self) -> float | None:
+        """When the run started."""
+        return seconds(self.started_at)
+
+    @_Once
+    def updated(self) -> float | None:
+        """When the run was last changed."""
+        return seconds(self.updated_at)
+
+    @_Once
+    def ended(self) -> float | None:
+        """When the run ended; where the API does not say, when it was last changed."""
+        return self.updated if self.ended_at is None else seconds(self.ended_at)
+
+    @_Once
+    def first_time(self) -> float | None:
+        """When the run came to be, as well as it can be known: its first time that is not null."""
+        times = (self.created, self.started, self.ended)
+        return next((time for time in times if time is not None), None)
+
+    @_Once
+    def concluded(self) -> float:
+        """When the run ended, as well as it can be known; `NEVER_SECONDS` without any time."""
+        time = self.first_time if self.ended is None else self.ended
+        return NEVER_SECONDS if time is None else time
+
+    @_Once
+    def duration_seconds(self) -> float | None:
+        """How long the run worked; None unless it started and ended. Clock skew reads as 0."""
+        return None if self.ended_at is None else difference(self.started, self.ended)
+
+    @_Once
+    def queue_seconds(self) -> float | None:
+        """How long the run waited to start; None unless it did. Clock skew reads as 0."""
+        return difference(self.created, self.started)
+
+    @_Once
+    def credits(self) -> tuple[float, float] | None:
+        """Credits as (ai, other), each at least 0; None when the usage is not known yet."""
+        if self.usage is None or self.usage.total is None:
+            return None
+        ai = max(0.0, self.usage.ai_total or 0.0)
+        return ai, max(0.0, self.usage.total - ai)
+
+    @_Once
+    def credits_total(self) -> float | None:
+        """`usage.total`, at least 0; None when it is not known yet."""
+        if self.usage is None or self.usage.total is None:
+            return None
+        return max(0.0, self.usage.total)
+
+    @_Once
+    def step_credits(self) -> dict[str, float]:
+        """Credits by step, without values that are neither a number nor an object with `total`.
+
+        The documentation does not say what the values are, so both forms are read.
+        """
+        return {} if self.usage is None else _read_steps(self.usage.steps)
+
+    @_Once
+    def version_label(self) -> str:
+        """The version of the workflow that ran, without a trailing `.0`; empty when not known."""
+        number = self.version
+        if number is None and self.workflow_version is not None:
+            number = self.workflow_version.version
+        return "" if number is None else f"{number:.15g}"
+
+
+def seconds(time: datetime | None) -> float | None:
+    """Turn a time into seconds since the epoch; one without an offset is taken as UTC."""
+    if time is None:
+        return None
+    return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
+
+
+def difference(start: float | None, end: float | None) -> float | None:
+    """Seconds from start to end, 0 when the end is before the start; None without both."""
+    if start is None or end is None:
+        return None
+    return max(0.0, end - start)
+
+
+_STEPS = msgspec.json.Decoder(dict[str, msgspec.Raw] | None, strict=False)
+_STEP_VALUE = msgspec.json.Decoder(float | StepUsage | None, strict=False)
+
+
+def _read_steps(raw: msgspec.Raw) -> dict[str, float]:
+    try:
+        values = _STEPS.decode(raw) or {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    steps = {}
+    for step, value in values.items():
+        try:
+            decoded = _STEP_VALUE.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        total = decoded.total if isinstance(decoded, StepUsage) else decoded
+        if total is not None and 0 < total <= MAX_CREDITS:
+            steps[step] = total
+    return steps

@@ -1,0 +1,143 @@
+"""When a request may go out: the own rate limit, and what the API asks for with Retry-After."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+from invent_exporter.clocks import Clocks
+from invent_exporter.errors import PausedError
+
+MAX_WAIT_SECONDS = 30.0
+"""The longest that one request waits for the API's sake; a longer `Retry-After` is the caller's."""
+MAX_RETRY_AFTER_SECONDS = 3600.0
+RECONCILE_SHARE = 0.2
+"""The part of the request budget that reconciliations may take."""
+WAITING_SECONDS = 600.0
+"""An org that has not asked again for so long is not waited for."""
+
+Heartbeat = Callable[[float], None]
+"""Told, before each request and each wait, how many seconds it may take."""
+
+
+class RateLimiter:
+    """The pace of all requests of this process, first come first served.
+
+    A token bucket whose capacity and refill together never let more than `requests_per_minute` out
+    in any 60 seconds. One `pause` holds everybody: the API's limit is by IP address.
+    """
+
+    def __init__(self, requests_per_minute: float, clocks: Clocks) -> None:
+        self._capacity = max(1.0, requests_per_minute / 10)
+        # At 1 a minute nothing would be left to refill with: then one goes out every two minutes.
+        refill_per_minute = max(requests_per_minute - self._capacity, requests_per_minute / 2)
+        self._refill_per_second = refill_per_minute / 60
+        self._clocks = clocks
+        self._tokens = self._capacity
+        self._refilled_at = clocks.monotonic()
+        self._paused_until = float("-inf")
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    @property
+    def pause_seconds(self) -> float:
+        """What is left of a pause that the API asked for."""
+        return max(0.0, self._paused_until - self._clocks.monotonic())
+
+    def pause(self, seconds: float) -> None:
+        """Let no request out for so long; the longer of two pauses holds."""
+        self._paused_until = max(self._paused_until, self._clocks.monotonic() + seconds)
+
+    async def acquire(self, heartbeat: Heartbeat) -> None:
+        """Wait for a turn.
+
+        Raises:
+            PausedError: a pause holds for longer than a request waits.
+
+        """
+        self._waiting += 1
+        try:
+            if self._waiting > 1:  # the lock is held: this is how long those before may need
+                heartbeat(self._waiting / self._refill_per_second + MAX_WAIT_SECONDS)
+            async with self._turn:
+                while (wait_seconds := self._wait_seconds()) > 0:
+                    heartbeat(wait_seconds)
+                    await self._clocks.sleep(wait_seconds)
+                self._tokens -= 1
+        finally:
+            self._waiting -= 1
+
+    def _wait_seconds(self) -> float:
+        now = self._clocks.monotonic()
+        grown = self._tokens + (now - self._refilled_at) * self._refill_per_second
+        self._tokens = min(self._capacity, grown)
+        self._refilled_at = now
+        if self.pause_seconds > MAX_WAIT_SECONDS:
+            raise PausedError(self.pause_seconds)
+        # A rounding error short of a whole token would ask for a wait that no clock can measure.
+        missing = 1 - self._tokens if self._tokens < 1 - 1e-9 else 0.0
+        return max(self.pause_seconds, missing / self._refill_per_second)
+
+
+def parse_retry_after(value: str | None, date: str | None, now: float) -> float | None:
+    """Read a Retry-After header (RFC 9110, 10.2.3) as seconds to wait, at most an hour.
+
+    A date counts from the answer's own Date, so that clock skew does not matter, else from `now`.
+    What is not positive or can't be read is ignored.
+    """
+    if value is None:
+        return None
+    if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", value.strip()):
+        seconds = float(value)
+    elif (until := _http_date(value)) is not None:
+        sent = _http_date(date or "")
+        seconds = until - (now if sent is None else sent)
+    else:
+        return None
+    return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
+
+
+def _http_date(value: str) -> float | None:
+    try:
+        parsed = parsedate_to_datetime(value)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+class PageAllowance:
+    """The pages that reconciliations may read: a share of the budget, saved up for a minute.
+
+    Orgs that ask while others wait leave a part to each of them: one that always has more to read
+    must not keep the others from ever looking back.
+    """
+
+    def __init__(self, requests_per_minute: float, clock: Callable[[], float]) -> None:
+        self._share_per_minute = max(1.0, requests_per_minute * RECONCILE_SHARE)
+        self._clock = clock
+        self._saved = self._share_per_minute
+        self._at = clock()
+        self._waiting: dict[str, float] = {}
+
+    def take(self, org_id: str) -> int:
+        """Take as many pages as the org may read now; 0 when it has to ask again."""
+        now = self._clock()
+        earned = (now - self._at) * self._share_per_minute / 60
+        self._saved = min(self._share_per_minute, self._saved + earned)
+        self._at = now
+        self._waiting.pop(org_id, None)
+        # Who has not asked for long does not wait any more: its polls fail, say.
+        since = now - WAITING_SECONDS
+        self._waiting = {org: asked for org, asked in self._waiting.items() if asked > since}
+        pages = int(self._saved / (1 + len(self._waiting))) or int(min(self._saved, 1))
+        if pages == 0:
+            self._waiting[org_id] = now
+        self._saved -= pages
+        return pages
+
+    def give_back(self, pages: int) -> None:
+        """Return what was taken and not read."""
+        self._saved += pages

@@ -1,0 +1,190 @@
+"""One GET request to the API: paced, tried again, bounded in time and size.
+
+Whatever goes wrong ends as one `ApiError` with a reason of the contract. Retrying and waiting live
+together here, because `Retry-After` touches both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import httpx
+
+from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_error_text
+from invent_exporter.api.client import make_client
+from invent_exporter.api.ratelimit import (
+    MAX_WAIT_SECONDS,
+    Heartbeat,
+    RateLimiter,
+    parse_retry_after,
+)
+from invent_exporter.clocks import Clocks
+from invent_exporter.config.schema import ApiConfig
+from invent_exporter.errors import ApiError, BadAnswerError, BadBodyError, TooLargeError
+from invent_exporter.telemetry import Telemetry
+
+TRIES = 4
+FIRST_BACKOFF_SECONDS = 1.0
+
+Params = Mapping[str, str]
+ReadKey = Callable[[], str]
+_REASONS: Mapping[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "unauthorized",
+    HTTPStatus.FORBIDDEN: "forbidden",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
+    4: "bad_request",  # any other 4xx, and so on
+    5: "server_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer with status 200, its body decompressed."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | bytearray
+
+
+class Transport:
+    """GET requests to one API, over connections that are kept; see `make_client` for errors."""
+
+    def __init__(
+        self, config: ApiConfig, telemetry: Telemetry, clocks: Clocks, version: str = "dev"
+    ) -> None:
+        self._config = config
+        self._telemetry = telemetry
+        self._clocks = clocks
+        self._limiter = RateLimiter(config.requests_per_minute, clocks)
+        self._client = make_client(
+            config.url, version=version, timeout_seconds=config.timeout_seconds
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def get(
+        self, path: str, params: Params, key: ReadKey, org_id: str, heartbeat: Heartbeat
+    ) -> Answer:
+        """Ask until an answer with status 200 is complete, or there is no use in asking again.
+
+        5xx, 429 and network errors are tried up to four times; a timeout is the caller's, who may
+        ask for less. `org_id` is a label of the request's metrics.
+
+        Raises:
+            ApiError: whatever went wrong.
+
+        """
+        waited_seconds = 0.0
+        for attempt in range(1, TRIES + 1):
+            await self._wait_for_turn(heartbeat)
+            try:
+                return await self._try(path, params, key, org_id, heartbeat)
+            except ApiError as error:
+                wait_seconds = self._wait_after(error, attempt)
+                if wait_seconds is None:
+                    raise
+                if error.reason == "rate_limited":
+                    self._limiter.pause(wait_seconds)
+                waited_seconds += wait_seconds
+                if attempt == TRIES or waited_seconds > MAX_WAIT_SECONDS:
+                    raise
+                if error.reason != "rate_limited":  # the limiter does that wait, for every org
+                    heartbeat(wait_seconds)
+                    await self._clocks.sleep(wait_seconds)
+                    if error.retry_after_seconds is not None:
+                        self._telemetry.throttled(wait_seconds)
+        raise AssertionError("the last try returns or raises")
+
+    def _wait_after(self, error: ApiError, attempt: int) -> float | None:
+        """Tell how long to wait before the next try; None when there is no use in one."""
+        if error.reason not in ("rate_limited", "server_error", "network"):
+            return None
+        if error.retry_after_seconds is not None:
+            return error.retry_after_seconds
+        return self._clocks.random() * FIRST_BACKOFF_SECONDS * (1 << attempt - 1)
+
+    async def _wait_for_turn(self, heartbeat: Heartbeat) -> None:
+        started = self._clocks.monotonic()
+        try:
+            await self._limiter.acquire(heartbeat)
+        finally:
+            self._telemetry.throttled(self._clocks.monotonic() - started)
+
+    async def _try(
+        self, path: str, params: Params, key: ReadKey, org_id: str, heartbeat: Heartbeat
+    ) -> Answer:
+        secret = _read_key(key)
+        url, headers = self._config.url + path, {"Authorization": f"Bearer {secret}"}
+        request = self._client.build_request("GET", url, params=params, headers=headers)
+        heartbeat(self._config.timeout_seconds)
+        status: int | None = None  # what is known of the try, whatever breaks it off
+        started = self._clocks.monotonic()
+        try:
+            async with asyncio.timeout(self._config.timeout_seconds):
+                response = await self._client.send(request, stream=True)
+                async with aclosing(response):
+                    status = response.status_code
+                    return await self._read(response, secret)
+        except ApiError:
+            raise
+        except BadBodyError as error:
+            raise BadAnswerError(one_line(str(error), secret)) from error
+        except (TimeoutError, httpx.TimeoutException) as error:
+            message = f"no complete answer within {self._config.timeout_seconds:g} s"
+            raise ApiError("timeout", message) from error
+        except Exception as error:
+            # httpx, its backends and ssl let exceptions out that share no base class; what they
+            # say of the network is one reason, and a poll must outlive all of them.
+            what = one_line(str(error), secret) or "no further words"
+            message = f"{type(error).__name__}: {what}"
+            raise ApiError("network", message, status=status) from error
+        finally:
+            code = "error" if status is None else str(status)
+            self._telemetry.request_done(org_id, code, self._clocks.monotonic() - started)
+
+    async def _read(self, response: httpx.Response, secret: str) -> Answer:
+        status, body = response.status_code, bytearray()
+        if status != HTTPStatus.OK:
+            raise self._error_of(response, await read_error_text(response, secret), secret)
+        async for piece in decoded(response):
+            body += piece
+            if len(body) > self._config.max_response_bytes:
+                raise TooLargeError(
+                    self._config.max_response_bytes, bytes(body[:CHUNK_BYTES]), status
+                )
+        return Answer(status, response.headers, body)
+
+    def _error_of(self, response: httpx.Response, text: str, secret: str) -> ApiError:
+        status, headers = response.status_code, response.headers
+        if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+            target = one_line(headers.get("location", "").split("?")[0], secret) or "nowhere"
+            message = f"HTTP {status}: redirect to {target} not followed"
+            return ApiError("invalid_response", message, status=status)
+        retry_after_seconds = parse_retry_after(
+            headers.get("retry-after"), headers.get("date"), self._clocks.time()
+        )
+        return ApiError(
+            _REASONS.get(status) or _REASONS.get(min(status // 100, 5), "invalid_response"),
+            f"HTTP {status}: {text}" if text else f"HTTP {status}",
+            retry_after_seconds=retry_after_seconds,
+            status=status,
+        )
+
+
+def _read_key(key: ReadKey) -> str:
+    try:
+        secret = key()
+    except Exception as error:
+        # However a key is kept, a key that can't be read is this org's failure and no other's.
+        raise ApiError("unauthorized", f"the key can't be read: {error}") from error
+    if not secret or not secret.isascii() or not secret.isprintable() or secret.strip() != secret:
+        # h11 would refuse it as well, and show it in the error.
+        raise ApiError("unauthorized", "the key is empty or has characters that no header carries")
+    return secret

@@ -1,0 +1,1 @@
+"""The loop of one org: scan, record, publish, wait."""

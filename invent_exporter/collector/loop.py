@@ -1,0 +1,187 @@
+"""The loop of one org: poll, take note of the outcome, wait.
+
+It alone owns timing and success; what a poll does is the poller's. Whatever breaks a poll ends as
+a reason of the contract, and the next poll begins from what was committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from invent_exporter.collector.poller import Peers, Poller, SupersededError
+from invent_exporter.errors import ApiError, StorageError
+from invent_exporter.log import get_logger
+
+if TYPE_CHECKING:
+    from invent_exporter.collector.target import Shared, Target
+    from invent_exporter.ledger.org import OrgLedger
+
+FAILED_POLLS_TO_DROP_GAUGES = 3
+STALL_POLLS = 10
+STALL_SECONDS = 300.0
+_WALK_STRETCH = 20
+_LONGEST_BACKOFF_SECONDS = 10.0
+"""The most that is waited, at random, after a failed poll whose interval is over already."""
+
+log = get_logger(__package__)
+
+
+class Collector:
+    """Polls one org."""
+
+    def __init__(self, target: Target, shared: Shared, peers: Peers) -> None:
+        self.first_attempt = asyncio.Event()
+        self.up: bool | None = None
+        self.error: str | None = None
+        self.last_poll_seconds: float | None = None
+        self.last_success_seconds: float | None = None
+        self.interval_seconds = target.poll_interval_seconds
+        self._shared = shared
+        self._clocks = shared.clocks
+        self._poller = Poller(target, shared, peers, beat=self._beat, hold=self._hold)
+        self._changed = asyncio.Event()
+        self._failures = 0
+        self._alive_until = shared.clocks.monotonic()
+        self._not_before = float("-inf")
+        self._held_seconds = 0.0
+
+    # -- for others to see
+
+    @property
+    def target(self) -> Target:
+        """What is polled, as it was told last."""
+        return self._poller.target
+
+    @property
+    def label(self) -> str:
+        """The org's real id; `c` until it is known."""
+        return self._poller.label
+
+    @property
+    def org(self) -> OrgLedger | None:
+        """What is committed of the org; None until it was loaded."""
+        return self._poller.org
+
+    @property
+    def is_stalled(self) -> bool:
+        """No request, planned wait or commit for too long."""
+        patience = max(STALL_SECONDS, STALL_POLLS * self.target.poll_interval_seconds)
+        return self._clocks.monotonic() > self._alive_until + patience
+
+    # -- the loop
+
+    async def start(self) -> None:
+        """Load what is known of the org, and serve it; on StorageError the first poll tries again.
+
+        Raises:
+            StorageError: it can't be loaded.
+            SupersededError: an earlier target is the same org.
+
+        """
+        await self._poller.start()
+        self._shared.telemetry.set_poll_interval(self.label, self.interval_seconds)
+
+    async def change(self, target: Target) -> None:
+        """Go on with another name, key or interval, at once where the API may be asked."""
+        if target == self.target:
+            return
+        self._poller.target = target
+        await self._poller.publish()
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Poll until cancelled, or until an earlier target turns out to be this org: Superseded."""
+        while True:
+            began = self._clocks.monotonic()
+            wait_seconds = await self.poll()
+            left = began + wait_seconds - self._clocks.monotonic()
+            if left > 0:
+                self._beat(left)
+                await self._wait(left)
+                self._shared.telemetry.throttled(min(left, self._held_seconds))
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, or until the target changes; but never less than the API asked for."""
+        sleep, change = self._clocks.sleep(seconds), self._changed.wait()
+        waits = [asyncio.ensure_future(sleep), asyncio.ensure_future(change)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._changed.is_set():
+            self._changed.clear()
+            await self._clocks.sleep(max(0.0, self._not_before - self._clocks.monotonic()))
+
+    async def poll(self) -> float:
+        """Poll once; return the seconds from its beginning to the next one's."""
+        clocks = self._clocks
+        began = clocks.monotonic()
+        reason, is_walk = None, False
+        self._beat()
+        try:
+            is_walk = await self._poller.poll()
+        except SupersededError:
+            raise
+        except ApiError as error:
+            reason, self.error = error.reason, error.message
+            self._hold(error)
+        except StorageError as error:
+            reason, self.error = "storage", f"the state can't be written: {error}"
+        except Exception as error:
+            # A poll must outlive its bugs: the next one may go another way, and says so if not.
+            reason, self.error = "invalid_response", f"unexpected: {type(error).__name__}: {error}"
+            log.exception("a poll met a bug", org_id=self.label)
+        duration = clocks.monotonic() - began
+        wait_seconds = self._wait_seconds(reason, duration, is_walk=is_walk)
+        self._held_seconds = max(0.0, self._not_before - began - wait_seconds)
+        wait_seconds += self._held_seconds
+        self.last_poll_seconds = clocks.time()
+        if reason is None:
+            self._succeeded(duration)
+        else:
+            await self._failed(reason, duration)
+        self.first_attempt.set()
+        self.interval_seconds = wait_seconds
+        self._shared.telemetry.set_poll_interval(self.label, wait_seconds)
+        self._shared.telemetry.set_ledger_size(self._shared.ledger.size_bytes())
+        return wait_seconds
+
+    def _wait_seconds(self, reason: str | None, duration: float, *, is_walk: bool) -> float:
+        """Tell how long after a poll's beginning the next one begins, for our own sake."""
+        interval = self.target.poll_interval_seconds
+        if reason is None:
+            return max(interval, _WALK_STRETCH * duration) if is_walk else interval
+        if reason == "storage":
+            return interval
+        chance = self._clocks.random()
+        # A slow poll may have failed after its interval: the next waits nevertheless.
+        backoff_seconds = min(interval, _LONGEST_BACKOFF_SECONDS) * self._clocks.random()
+        return max(interval * (0.9 + 0.1 * chance), duration + backoff_seconds)
+
+    def _hold(self, error: ApiError) -> None:
+        """Begin no poll before the API may be asked again."""
+        if error.retry_after_seconds is not None:
+            self._not_before = self._clocks.monotonic() + error.retry_after_seconds
+
+    def _succeeded(self, duration_seconds: float) -> None:
+        if self._failures:
+            log.info("polls succeed again", org_id=self.label, failed_polls=self._failures)
+        self._failures, self.error, self.up = 0, None, True
+        now = self.last_success_seconds = self._clocks.time()
+        self._shared.telemetry.poll_succeeded(self.label, duration_seconds, now)
+
+    async def _failed(self, reason: str, duration_seconds: float) -> None:
+        self._failures += 1
+        self.up = False
+        self._shared.telemetry.poll_failed(self.label, reason, duration_seconds)
+        fields = {"reason": reason, "error": self.error, "failed_polls": self._failures}
+        log.error("poll failed", org_id=self.label, **fields)
+        await self._poller.publish()
+        if self.org is not None and self._failures >= FAILED_POLLS_TO_DROP_GAUGES:
+            await self._shared.publisher.set_open(self.org, None)
+
+    def _beat(self, seconds: float = 0.0) -> None:
+        """Note a sign of life, and for how long none is to be expected."""
+        self._alive_until = self._clocks.monotonic() + seconds

@@ -1,0 +1,256 @@
+"""One poll of one org: what the scan asks for is read, recorded, settled and published.
+
+Each page is one transaction, and what the poll learned is the last one. Whatever breaks a poll
+leaves what was committed, and the next one begins from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from invent_exporter.collector.publishing import Publishing
+from invent_exporter.collector.reader import Reader
+from invent_exporter.collector.reconciler import Reconciler
+from invent_exporter.errors import ApiError
+from invent_exporter.log import get_logger
+from invent_exporter.scan.poll import Poll
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from invent_exporter.api.listing import Listing
+    from invent_exporter.api.models import Run
+    from invent_exporter.collector.target import Shared, Target
+    from invent_exporter.ledger.org import OrgLedger
+    from invent_exporter.ledger.recorder import Recorded
+    from invent_exporter.scan.walk import Steps
+
+_PRUNE_SECONDS = 60.0
+_ERROR_LENGTH = 300
+_NAMED_INVALID_RUNS = 5
+"""After a change in the API all of a page may be unreadable; some of their names are enough."""
+
+log = get_logger(__package__)
+
+
+class Peers(Protocol):
+    """The other orgs that are polled."""
+
+    def other_org_ids(self, poller: Poller) -> frozenset[str]:
+        """List the real ids of the others."""
+
+    def claim(self, poller: Poller, org_id: str) -> bool:
+        """Tell whether no target before this one is the same org; a later one gives way."""
+
+
+class SupersededError(Exception):
+    """An earlier target is the same org: this one is not polled."""
+
+
+class Poller:
+    """The polls of one org, and what the next one must know of the last."""
+
+    def __init__(
+        self,
+        target: Target,
+        shared: Shared,
+        peers: Peers,
+        *,
+        beat: Callable[[float], None],
+        hold: Callable[[ApiError], None],
+    ) -> None:
+        """Read nothing until `start`; `target` may be replaced between two requests.
+
+        `beat` is told of each sign of life, and for how many seconds none is to be expected, `hold`
+        when the API wants no requests for a while.
+        """
+        self.target = target
+        self.label = target.id
+        self.org: OrgLedger | None = None
+        self.publishing = Publishing(shared.publisher, shared.clocks)
+        self._shared = shared
+        self._peers = peers
+        self._beat = beat
+        self._reconciler = Reconciler(shared, self._drive, hold)
+        self._unsettled = self._news = self._open_known = True
+        self._pruned_at = 0.0
+        self._history_failed = 0
+
+    @property
+    def org_name(self) -> str:
+        """The configured name, else the id."""
+        return self.target.name or self.label
+
+    @property
+    def _walk_floor(self) -> float:
+        """How far back a first contact reads, seconds since the epoch."""
+        return self._shared.clocks.time() - self.target.lookback_seconds
+
+    async def start(self) -> OrgLedger:
+        """Load what is known of the org, and serve it.
+
+        Raises:
+            StorageError: it can't be loaded.
+            SupersededError: an earlier target is the same org.
+
+        """
+        if self.org is None:
+            org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
+            if org.org_id is not None:
+                if not self._peers.claim(self, org.org_id):
+                    raise SupersededError(org.org_id)
+                self._rename(org.org_id)
+                # Behind the step of a target that has just given way, which ends whole.
+                org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
+            self._shared.telemetry.declare_org(self.label)
+            self._take(org)
+            await self.publish()
+            return org
+        return self.org
+
+    def _take(self, org: OrgLedger) -> None:
+        """Go on with this ledger; the target that had it may not have served it to the end."""
+        self.org = org
+        self._unsettled = self._news = self._open_known = True
+        self.publishing.note(org.workflows)
+
+    async def publish(self) -> None:
+        """Serve what is committed."""
+        if self.org is not None:
+            await self.publishing.publish(self.org, self.org_name)
+
+    async def poll(self) -> bool:
+        """Poll once; True when nothing but a walk through all pages could prove that it was whole.
+
+        Raises:
+            ApiError: the API could not be read.
+            StorageError: the ledger could not be written.
+            SupersededError: an earlier target is the same org.
+
+        """
+        org = await self.start()
+        contact = not org.contacted
+        floor = org.floor_seconds if contact else None
+        poll = Poll(org.scan, open_known=self._open_known, contact_floor=floor)
+        # While nobody has named the org of `c`, a known run may do it, though nothing else changed.
+        may_skip = not (self._unsettled or self._open_known or org.org_id is None)
+        await self._drive(org, poll.steps(), may_skip=may_skip)
+        if not poll.is_whole and not contact:
+            raise ApiError("invalid_response", "the listing changed too fast to be read whole")
+        poll.note_unmet(org.counts.met)
+        if poll.state.unmet > org.scan.unmet:
+            line = "the API's count grew by more runs than the poll met; they are looked for"
+            log.warning(line, org_id=self.label, runs=poll.state.unmet)
+        if self._unsettled or contact or poll.absent or poll.state != org.scan:
+            await self._shared.ledger.complete(org, poll.state, absent=poll.absent, contact=contact)
+            self._unsettled = False
+            self._beat(0.0)
+        named = await self._identify(org)
+        if named is not org:
+            # What was read went into the ledger of `c`; it must be told to the one of its id, and
+            # at once: a run that was open now may have ended by the next poll.
+            return await self.poll()
+        self._shared.telemetry.set_api_runs(self.label, poll.listing_count)
+        if contact:
+            known = {
+                "workflows": len(org.workflows),
+                "failed_runs_in_history": self._history_failed,
+            }
+            log.info("first contact", org_id=self.label, **known)
+        await self.publish()
+        await self._publish_open(org)
+        seconds, is_fresh = self.target.reconcile_interval_seconds, contact or poll.walked_all
+        await self._reconciler.run(org, self.label, interval_seconds=seconds, is_fresh=is_fresh)
+        await self.publish()
+        await self._prune(org)
+        return poll.is_walk
+
+    async def _publish_open(self, org: OrgLedger) -> None:
+        publisher = self._shared.publisher
+        if self._open_known or self._news or publisher.open_runs(org) is None:
+            groups = await self._shared.ledger.open_groups(org)
+            self._open_known = bool(groups)
+            await publisher.set_open(org, groups)
+            self._news = False
+
+    async def _prune(self, org: OrgLedger) -> None:
+        clocks = self._shared.clocks
+        if clocks.monotonic() - self._pruned_at < _PRUNE_SECONDS:
+            return
+        if not await self._shared.ledger.prune(org, clocks.time()):
+            self._pruned_at = clocks.monotonic()
+
+    # -- reading
+
+    async def _drive(self, org: OrgLedger, steps: Steps, *, may_skip: bool = False) -> int:
+        """Do what the scan asks for; return how many pages were read."""
+        others = self._peers.other_org_ids(self)
+        reader = Reader(org, self._shared, self._listing, self._recorded, others, may_skip)
+        return await reader.drive(steps)
+
+    def _listing(self, status: str) -> Listing:
+        return self._shared.api.listing(
+            self.target.id,
+            lambda: self._shared.read_key(self.target.key),
+            status,
+            label=self.label,
+            heartbeat=self._beat,
+        )
+
+    async def _recorded(self, org: OrgLedger, recorded: Recorded) -> None:
+        """Take note of a page that was committed."""
+        self._beat(0.0)
+        self._news = self._news or recorded.news
+        # Also when this poll breaks off: the next one must settle, and look for what is open.
+        self._unsettled = self._unsettled or recorded.news
+        self._open_known = self._open_known or any(row.is_open for row in recorded.facts)
+        self._history_failed += recorded.history_failed
+        for run in recorded.failed:
+            log.warning("run failed", **failed_run_fields(self.label, run))
+        if recorded.invalid:
+            named = [f"{row.key} ({row.reason})" for row in recorded.invalid[:_NAMED_INVALID_RUNS]]
+            runs = {"runs": len(recorded.invalid), "run_ids": ", ".join(named)}
+            log.warning("runs can't be read and are left out", org_id=self.label, **runs)
+        self.publishing.note(recorded.changed)
+        if self.publishing.is_due:
+            await self.publishing.publish(org, self.org_name)
+
+    # -- who the org is
+
+    async def _identify(self, org: OrgLedger) -> OrgLedger:
+        """Learn which org `c` is: the one that most of its runs name."""
+        org_id = org.likely_org_id
+        if org.org_id is not None or org_id is None:
+            return org
+        was_foreign = org_id in self._peers.other_org_ids(self)
+        if not self._peers.claim(self, org_id):
+            await self._shared.ledger.dissolve(org)
+            self.org = None
+            raise SupersededError(org_id)
+        # The name first: from now on nobody else may take this org over, or forget it.
+        self._rename(org_id)
+        named = await self._shared.ledger.identify(
+            org, org_id, walk_floor=self._walk_floor, was_foreign=was_foreign
+        )
+        if named is not org:
+            self._take(named)
+        return named
+
+    def _rename(self, org_id: str) -> None:
+        if org_id != self.label:
+            self._shared.telemetry.rename_org(self.label, org_id)
+            self.label = org_id
+
+
+def failed_run_fields(org_id: str, run: Run) -> dict[str, object]:
+    """List what a log line says of a failed run: what a metric must not carry."""
+    duration = run.duration_seconds
+    return {
+        "org_id": org_id,
+        "workflow_id": run.workflow_label,
+        "run_id": run.id,
+        "origin": run.origin_label,
+        "duration_seconds": None if duration is None else round(duration, 3),
+        "credits": run.credits_total,
+        "error": (run.error or "")[:_ERROR_LENGTH],
+    }

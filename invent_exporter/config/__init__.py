@@ -1,0 +1,1 @@
+"""YAML, environment and secret files become one frozen, typed `Config`."""

@@ -1,0 +1,1 @@
+"""Remembers which runs were counted and what the counters say, and changes both at once."""

@@ -1,0 +1,318 @@
+"""Remembers which runs were counted and what the counters say: one transaction a step.
+
+The ledger has a thread of its own, which alone touches the database and changes what is committed
+of an org, so that a step that is awaited in vain (its org is withdrawn) still ends whole.
+`transaction` is the only way in. Why no run counts twice: docs/how-it-counts.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+from sqlalchemy import and_, bindparam, delete, func, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from invent_exporter.api.models import NEVER_SECONDS
+from invent_exporter.errors import StateGoneError, StorageError
+from invent_exporter.ledger import org as stored
+from invent_exporter.ledger import schema
+from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
+from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded, Recorder
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from invent_exporter.api.models import Run
+    from invent_exporter.ledger.sqlite import Database
+    from invent_exporter.scan.poll import ScanState
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+VANISHED = 2
+"""Complete searches without a run, after which it counts as vanished."""
+_PRUNE_ROWS = 500
+_RUN = schema.run.c
+
+
+class OpenGroup(msgspec.Struct, frozen=True):
+    """Open runs with the same labels, and since when the oldest is in that status."""
+
+    workflow_id: str
+    origin: str
+    status: str
+    runs: int
+    oldest_timestamp_seconds: float
+
+
+def _in_thread(
+    method: Callable[Concatenate[Ledger, _P], _T],
+) -> Callable[Concatenate[Ledger, _P], Awaitable[_T]]:
+    """Run a method in the ledger's thread, in the order of the calls."""
+
+    @wraps(method)
+    async def call(self: Ledger, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(method, self, *args, **kwargs))
+
+    return call
+
+
+class Ledger:
+    """The ledgers of all orgs, in one database. Every call may raise StorageError."""
+
+    def __init__(self, database: Database, settings: LedgerSettings) -> None:
+        self.settings = settings
+        self._database = database
+        self._loaded: dict[int, OrgLedger] = {}
+        self._thread = ThreadPoolExecutor(1, "ledger")
+
+    @contextmanager
+    def transaction(self, _org: OrgLedger | None = None) -> Iterator[Connection]:
+        """Commit the one transaction of a step when the block ends; on StorageError nothing is."""
+        try:
+            with self._database.engine.begin() as connection:
+                yield connection
+        except (SQLAlchemyError, OSError) as error:
+            cause = getattr(error, "orig", None) or error
+            if isinstance(error, StateGoneError):
+                # Nothing has changed; the next transaction finds the file in its place.
+                try:
+                    self._database.put_back()
+                except OSError as failed:
+                    cause = failed
+            raise StorageError(str(cause)) from error
+
+    def size_bytes(self) -> int:
+        """Size of the database, 0 for one in memory."""
+        return self._database.size_bytes()
+
+    def close(self) -> None:
+        """End the thread, and let the next process have the file; what is committed stays."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._database.close()
+
+    # -- orgs
+
+    @_in_thread
+    def load(self, configured_id: str, *, walk_floor: float) -> OrgLedger:
+        """Load an org by its configured id, or make it, with the floor of a first contact.
+
+        There is one `OrgLedger` of each, also when two entries of the configuration turn out to be
+        the same org: with two, what one committed would be taken back by the other.
+        """
+        return self._load(configured_id, walk_floor)
+
+    def _load(self, configured_id: str, walk_floor: float) -> OrgLedger:
+        column = schema.org.c.alias if configured_id == "c" else schema.org.c.org_id
+        query = select(schema.org).where(column == configured_id)
+        with self.transaction() as connection:
+            row = connection.execute(query).first()
+            if row is None:
+                stored.add_org(connection, configured_id, walk_floor)
+                row = connection.execute(query).one()
+            org = self._loaded.get(row.org)
+            if org is None:
+                org = stored.load_org(connection, row, self.settings.bounds)
+        self._loaded[org.key] = org
+        return org
+
+    @_in_thread
+    def unload(self, org: OrgLedger) -> None:
+        """Forget what is in memory of an org that is not polled any more; its rows stay."""
+        self._loaded.pop(org.key, None)
+
+    @_in_thread
+    def identify(
+        self, org: OrgLedger, org_id: str, *, walk_floor: float, was_foreign: bool = False
+    ) -> OrgLedger:
+        """Give the org of `c` the real id that its runs name; or the ledger that this id has.
+
+        `was_foreign`: another entry had this id, so that these runs passed for that entry's, and
+        the ledger of `c` says nothing of them: its id begins with an empty one.
+        """
+        with self.transaction(org) as connection:
+            by_id = schema.org.c.org_id == org_id
+            is_known = connection.execute(select(schema.org).where(by_id)).first() is not None
+            keeps = not (is_known or was_foreign)
+            if keeps:
+                update_org(connection, org, org_id=org_id)
+            else:
+                _delete(connection, org)
+                if not is_known:
+                    stored.add_org(connection, org_id, walk_floor)
+                connection.execute(update(schema.org).where(by_id).values(alias="c"))
+        if keeps:
+            org.org_id = org_id
+            org.named_by.clear()
+            return org
+        del self._loaded[org.key]
+        return self._load(org_id, walk_floor)
+
+    @_in_thread
+    def dissolve(self, org: OrgLedger) -> None:
+        """Forget the ledger of `c`, whose org another entry of the configuration polls."""
+        with self.transaction(org) as connection:
+            _delete(connection, org)
+        del self._loaded[org.key]
+
+    # -- pages
+
+    @_in_thread
+    def record(
+        self,
+        org: OrgLedger,
+        runs: Sequence[Run],
+        invalid: Sequence[InvalidRow],
+        *,
+        now: float,
+        other_org_ids: frozenset[str] = frozenset(),
+        recovering: bool = False,
+    ) -> Recorded:
+        """Record one page in one transaction; afterwards `org` holds what was committed.
+
+        One of `runs` may stand there twice; those of `other_org_ids` are theirs; `now` is our time,
+        seconds since the epoch; `recovering`: only the reconciliation reads this page.
+        """
+        recorder = Recorder(self.settings, org, now, other_org_ids, recovering=recovering)
+        with self.transaction(org) as connection:
+            recorder.record(connection, runs)
+            recorder.record_invalid(connection, invalid)
+            recorder.store(connection)
+        return recorder.put_in_place()
+
+    @_in_thread
+    def complete(
+        self, org: OrgLedger, scan: ScanState, *, absent: Iterable[str], contact: bool
+    ) -> int:
+        """Settle a complete poll: the last transaction of it. Return how many runs vanished.
+
+        `absent` are open runs that a complete search did not find; `contact`: it was the first.
+        """
+        walk = org.settled_walk + 1
+        contacted = org.contacted or contact
+        counts = org.counts.draft()
+        floor = org.floor_seconds
+        if contact and org.newest_seconds is not None and org.newest_seconds < floor:
+            # The API's clock is behind ours, or the org sleeps: what comes next may be as old.
+            floor = math.nextafter(org.newest_seconds, math.inf)
+        vanished = 0
+        with self.transaction(org) as connection:
+            for run_id in absent:
+                where = and_(_RUN.org == org.key, _RUN.run_id == run_id)
+                misses = connection.execute(select(_RUN.absent).where(where)).scalar_one() + 1
+                connection.execute(update(schema.run).where(where).values(absent=misses))
+                vanished += misses == VANISHED
+            counts.vanished += vanished
+            update_org(
+                connection,
+                org,
+                settled_walk=walk,
+                scan=to_json(scan),
+                contacted=int(contacted),
+                floor=floor,
+                counts=to_json(counts),
+            )
+        org.settled_walk, org.scan, org.counts = walk, scan, counts
+        org.contacted, org.floor_seconds = contacted, floor
+        return vanished
+
+    @_in_thread
+    def save_scan(self, org: OrgLedger, scan: ScanState) -> None:
+        """Store where the reconciliation stands; settles nothing."""
+        with self.transaction(org) as connection:
+            update_org(connection, org, scan=to_json(scan))
+        org.scan = scan
+
+    @_in_thread
+    def open_runs(self, org: OrgLedger) -> dict[str, float]:
+        """List the runs that were open when last seen, but vanished ones: id to creation time."""
+        query = select(_RUN.run_id, _RUN.created).where(*_open(org))
+        with self.transaction(org) as connection:
+            return {row.run_id: row.created for row in connection.execute(query)}
+
+    @_in_thread
+    def open_groups(self, org: OrgLedger) -> tuple[OpenGroup, ...]:
+        """Count the open runs by their labels."""
+        labels = (_RUN.workflow_id, _RUN.origin, _RUN.status)
+        query = select(*labels, func.count(), func.min(_RUN.since)).where(*_open(org))
+        with self.transaction(org) as connection:
+            rows = connection.execute(query.group_by(*labels)).all()
+        return tuple(OpenGroup(*row) for row in rows)
+
+    # -- releases, the kept window
+
+    @_in_thread
+    def window_from(self, org: OrgLedger, now: float) -> float:
+        """Tell where the kept window begins: what is older is not looked for, and may be forgotten.
+
+        It is behind the newest run, so an API whose clock is behind, or an org that sleeps, loses
+        nothing.
+        """
+        with self.transaction(org) as connection:
+            return self._window_from(connection, org, now)
+
+    def _window_from(self, connection: Connection, org: OrgLedger, now: float) -> float:
+        query = select(func.max(_RUN.created)).where(_RUN.org == org.key)
+        newest = connection.execute(query).scalar()
+        latest = now if newest is None else min(now, newest)
+        return latest - self.settings.reconcile_window_seconds
+
+    @_in_thread
+    def release(self, org: OrgLedger, groups: dict[str, list[str]]) -> None:
+        """Commit that groups of series (by workflow) are shown at their value from now on."""
+        drafts = {}
+        for name, names in groups.items():
+            draft = org.workflows[name].draft()
+            draft.released = [*draft.released, *names]
+            drafts[name] = draft
+        with self.transaction(org) as connection:
+            put_workflows(connection, org, drafts)
+        org.workflows.update(drafts)
+
+    @_in_thread
+    def prune(self, org: OrgLedger, now: float) -> bool:
+        """Move the kept window, and delete a few rows that fell out; True when more are left.
+
+        The floor moves first: a row is deleted only when an unknown run created then is history.
+        """
+        window = self.settings.reconcile_window_seconds
+        with self.transaction(org) as connection:
+            floor = max(org.floor_seconds, self._window_from(connection, org, now))
+            fallen = (
+                _RUN.org == org.key,
+                _RUN.created < floor,
+                _RUN.seen < now - window,
+                or_(_RUN.final == 1, _RUN.owned == 0),
+                # Without any time of the API's it would pass for a new run whenever it is listed.
+                _RUN.since != NEVER_SECONDS,
+            )
+            ids = select(_RUN.run_id).where(*fallen).limit(_PRUNE_ROWS)
+            doomed = [{"doomed": run_id} for run_id in connection.execute(ids).scalars()]
+            if doomed:
+                update_org(connection, org, floor=floor)
+                where = and_(_RUN.org == org.key, _RUN.run_id == bindparam("doomed"))
+                connection.execute(delete(schema.run).where(where), doomed)
+            table = schema.invalid
+            is_old = and_(table.c.org == org.key, table.c.seen < now - 2 * window)
+            connection.execute(delete(table).where(is_old))
+        if doomed:
+            org.floor_seconds = floor
+            self._database.give_back_pages()
+        return len(doomed) == _PRUNE_ROWS
+
+
+def _delete(connection: Connection, org: OrgLedger) -> None:
+    for table in (schema.run, schema.workflow, schema.invalid, schema.org):
+        connection.execute(delete(table).where(table.c.org == org.key))
+
+
+def _open(org: OrgLedger) -> tuple[Any, ...]:
+    return _RUN.org == org.key, _RUN.final == 0, _RUN.owned == 1, _RUN.absent < VANISHED

@@ -1,0 +1,100 @@
+"""The ledger of one org, as it is committed, and how it is read and written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import insert, select, update
+
+from invent_exporter.ledger import schema
+from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
+from invent_exporter.scan.poll import ScanState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+
+class OrgLedger:
+    """What is committed of one org; only the ledger's thread changes it, after a commit."""
+
+    def __init__(self, row: Any) -> None:  # noqa: ANN401 (a SQLAlchemy row)
+        """Take the org's stored row."""
+        self.key: int = row.org
+        self.org_id: str | None = row.org_id
+        self.settled_walk: int = row.settled_walk
+        self.contacted = bool(row.contacted)
+        self.floor_seconds: float = row.floor
+        self.scan = msgspec.json.decode(row.scan, type=ScanState)
+        self.counts = msgspec.json.decode(row.counts, type=OrgCounts)
+        self.workflows: dict[str, WorkflowCounts] = {}
+        self.folded: set[str] = set()
+        self.newest_seconds: float | None = None
+        """Until first contact is complete: the newest time that any run told."""
+        self.named_by: dict[str, str] = {}
+        """Until it is known which org `c` is: which org each of its runs names."""
+        if self.org_id is None and self.counts.named:
+            # What a process before this one had heard is one vote: those runs may be gone by now.
+            self.named_by[""] = self.counts.named
+
+    @property
+    def likely_org_id(self) -> str | None:
+        """Tell the org that most of the runs of `c` name."""
+        votes = Counter(self.named_by.values()).most_common(1)
+        return votes[0][0] if votes else None
+
+
+def load_org(connection: Connection, row: Any, bounds: Bounds) -> OrgLedger:  # noqa: ANN401
+    """Load an org whole from its stored row; its histograms follow the configured bounds."""
+    org = OrgLedger(row)
+    changed = {}
+    for stored in connection.execute(
+        select(schema.workflow).where(schema.workflow.c.org == org.key)
+    ):
+        if stored.counts is None:
+            org.folded.add(stored.workflow_id)
+            continue
+        counts = msgspec.json.decode(stored.counts, type=WorkflowCounts)
+        if counts.rebucket(bounds):
+            changed[stored.workflow_id] = counts
+        org.workflows[stored.workflow_id] = counts
+    put_workflows(connection, org, changed)
+    return org
+
+
+def add_org(connection: Connection, configured_id: str, walk_floor: float) -> None:
+    """Insert an org that is about to have its first contact."""
+    connection.execute(
+        insert(schema.org).values(
+            org_id=None if configured_id == "c" else configured_id,
+            alias="c" if configured_id == "c" else None,
+            settled_walk=0,
+            contacted=0,
+            floor=walk_floor,
+            scan=to_json(ScanState()),
+            counts=to_json(OrgCounts()),
+        )
+    )
+
+
+def update_org(connection: Connection, org: OrgLedger, **values: object) -> None:
+    """Write columns of an org."""
+    connection.execute(update(schema.org).where(schema.org.c.org == org.key).values(**values))
+
+
+def put_workflows(
+    connection: Connection, org: OrgLedger, drafts: Mapping[str, WorkflowCounts | None]
+) -> None:
+    """Write the counts of workflows; None for one that is folded."""
+    rows = [
+        (org.key, name, None if draft is None else to_json(draft)) for name, draft in drafts.items()
+    ]
+    schema.put(connection, schema.workflow, rows)
+
+
+def to_json(value: object) -> str:
+    """Encode what is stored."""
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,368 @@
+"""Takes one page into the ledger: what each run is, and what it adds, in one transaction.
+
+Everything is drawn up as drafts, written in the caller's transaction, and put in place after the
+commit; on any error the drafts are dropped, and nothing has changed.
+
+Longer than most modules: what a run can be when it is met, and what each case adds, is one
+decision, and is read best in one place.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+from sqlalchemy import and_, bindparam, func, insert, select, tuple_, update
+
+from invent_exporter.api.models import Run
+from invent_exporter.ledger import schema
+from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, series_key
+from invent_exporter.ledger.drafts import WorkflowDrafts
+from invent_exporter.ledger.org import to_json, update_org
+from invent_exporter.ledger.schema import RunRow
+from invent_exporter.scan.order import RowFact, row_signature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from invent_exporter.ledger.org import OrgLedger
+
+KEPT_FAILED_RUNS = 20
+_ERROR_LENGTH = 300
+_RUN, _INVALID = schema.run.c, schema.invalid.c
+
+
+class LedgerSettings(msgspec.Struct, frozen=True):
+    """What of the configuration decides how runs are counted."""
+
+    bounds: Bounds
+    max_workflows: int
+    step_credits: bool
+    reconcile_window_seconds: float
+
+
+class InvalidRow(msgspec.Struct, frozen=True):
+    """A run that could not be read: its id, else a digest of its bytes, and why."""
+
+    key: str
+    reason: str
+
+
+class Recorded(msgspec.Struct):
+    """What a page brought: facts for the scan, and what to publish and log.
+
+    `changed` names the workflows whose numbers changed, `news` says whether any row did, `invalid`
+    lists unreadable runs that were counted now.
+    """
+
+    facts: list[RowFact] = []
+    failed: list[Run] = []
+    history_failed: int = 0
+    invalid: list[InvalidRow] = []
+    changed: set[str] = set()
+    news: bool = False
+
+
+class Recorder:
+    """One page on its way into the ledger: drafts of all it changes, dropped on any error."""
+
+    def __init__(
+        self,
+        settings: LedgerSettings,
+        org: OrgLedger,
+        now: float,
+        other_org_ids: frozenset[str],
+        *,
+        recovering: bool,
+    ) -> None:
+        self._settings = settings
+        self._org = org
+        self._now = now
+        self._other_org_ids = other_org_ids
+        self._recovering = recovering
+        self._missed_until = -math.inf
+        self._walk = org.settled_walk + 1
+        self._workflows = WorkflowDrafts(org, settings.bounds, settings.max_workflows)
+        self._counts = org.counts.draft()
+        self._inserted: dict[str, RunRow] = {}
+        self._updated: dict[str, RunRow] = {}
+        self.recorded = Recorded()
+
+    # -- reading a page
+
+    def record(self, connection: Connection, runs: Sequence[Run]) -> None:
+        """Draw up what the page's runs change."""
+        if not self._org.contacted:
+            self._note_newest(runs)
+        if self._org.org_id is None:
+            # Also a run that is not kept: it may be all that says which org `c` is.
+            self._org.named_by.update((run.id, run.org_id) for run in runs if run.org_id)
+            self._counts.named = self._org.likely_org_id
+        if self._recovering:
+            # A run that is newer than all that is known may have come after the poll.
+            newest = select(func.max(_RUN.created)).where(_RUN.org == self._org.key)
+            self._missed_until = connection.execute(newest).scalar() or -math.inf
+        known, elsewhere = self._look_up(connection, runs)
+        # In the order in which runs ended, so that streaks need no second look within a page.
+        for run in sorted(runs, key=lambda run: (run.concluded, run.id)):
+            row = known.get(run.id)
+            if row is None:
+                if not self._is_below_floor(run):
+                    foreign = run.org_id in self._other_org_ids or run.id in elsewhere
+                    known[run.id] = self._meet(connection, run, owned=not foreign)
+                continue
+            if row.final:
+                self._meet_again(run, row)
+            else:
+                self._follow(connection, run, row)
+        self.recorded.facts = [self._fact(run, known.get(run.id)) for run in runs]
+        # Those that only the reconciliation found were in the count before.
+        recovered = self._counts.recovered - self._org.counts.recovered
+        self._counts.met += len(self._inserted) - recovered
+
+    def _look_up(
+        self, connection: Connection, runs: Sequence[Run]
+    ) -> tuple[dict[str, RunRow], set[str]]:
+        known: dict[str, RunRow] = {}
+        elsewhere: set[str] = set()
+        for *columns, polled_as in connection.execute(_LOOK_UP, {"ids": [run.id for run in runs]}):
+            row = RunRow(*columns)
+            if row.org == self._org.key:
+                known[row.run_id] = row
+            elif row.owned and polled_as is not None:
+                # A `c` that is not known yet may turn out to be this org, and is forgotten then.
+                elsewhere.add(row.run_id)
+        return known, elsewhere
+
+    def _note_newest(self, runs: Sequence[Run]) -> None:
+        told = [time for run in runs for time in _times(run)]
+        before = self._org.newest_seconds
+        self._org.newest_seconds = max(told if before is None else [before, *told], default=None)
+
+    def _is_below_floor(self, run: Run) -> bool:
+        """Tell whether a final run is wholly before the kept window: history, not to be kept."""
+        return run.is_final and max(_times(run), default=math.inf) < self._org.floor_seconds
+
+    def _fact(self, run: Run, row: RunRow | None) -> RowFact:
+        settled = row is None or (row.walk <= self._org.settled_walk and row.updated == run.updated)
+        return RowFact(
+            run.id,
+            run.created,
+            run.updated,
+            is_open=not run.is_final and (row is None or not row.final),
+            owned=row is not None and row.owned,
+            settled=settled,
+            signature=row_signature(run),
+            is_new=run.id in self._inserted,
+        )
+
+    # -- a run that is not known yet
+
+    def _meet(self, connection: Connection, run: Run, *, owned: bool) -> RunRow:
+        created = self._now if run.first_time is None else run.first_time
+        contacted = self._org.contacted
+        counted = owned and run.is_final and contacted and created >= self._org.floor_seconds
+        row = RunRow(
+            run_id=run.id,
+            org=self._org.key,
+            workflow_id=run.workflow_label,
+            origin=run.origin_label,
+            status=run.status_label,
+            final=run.is_final,
+            owned=owned,
+            counted=counted,
+            walk=self._walk,
+            created=created,
+            since=_since(run, self._now),
+            updated=run.updated,
+            seen=self._now,
+        )
+        if owned:
+            counts = self._workflows.draft(run.workflow_label)
+            counts.learn(run)
+            if contacted and (counted or not run.is_final):
+                counts.submit(run)
+                self._counts.recovered += created <= self._missed_until
+            if counted:
+                self._count(connection, run, row, counts)
+            elif run.is_final:
+                self._conclude(connection, run, counts)
+                if run.status == "FAILED":
+                    self.recorded.history_failed += 1
+                    self._keep_failed(run)
+        self._inserted[run.id] = row
+        self.recorded.news = True
+        return row
+
+    def _count(self, connection: Connection, run: Run, row: RunRow, counts: WorkflowCounts) -> None:
+        """Count a run with its first final status: the one place where it happens."""
+        counts.finish(run)
+        self._conclude(connection, run, counts)
+        row.counted = True
+        self._spend(run, row, counts)
+        if run.status == "FAILED":
+            self.recorded.failed.append(run)
+            self._keep_failed(run)
+
+    def _conclude(self, connection: Connection, run: Run, counts: WorkflowCounts) -> None:
+        if not counts.conclude(run):
+            return
+        moment = counts.last_completed
+        assert moment is not None  # noqa: S101 (conclude has just set it)
+        query = select(func.count()).where(
+            _RUN.org == self._org.key,
+            _RUN.workflow_id == run.workflow_label,
+            _RUN.status == "FAILED",
+            _RUN.owned == 1,
+            tuple_(_RUN.since, _RUN.run_id) > moment,
+        )
+        counts.consecutive_failures = connection.execute(query).scalar_one()
+
+    # -- a run that is known as open
+
+    def _follow(self, connection: Connection, run: Run, row: RunRow) -> None:
+        if run.is_final:
+            row.final = True
+            row.status = run.status_label
+            row.origin = run.origin_label
+            row.workflow_id = run.workflow_label
+            row.since = _since(run, self._now)
+            if row.owned:
+                counts = self._workflows.draft(run.workflow_label)
+                counts.learn(run)
+                self._count(connection, run, row, counts)
+        else:
+            status = run.status_label
+            # Without a time of the API's it is in its status since it was first seen there.
+            since = _since(run, row.since if status == row.status else self._now)
+            # A start that is told late, or revised, need not come with another time of update.
+            now_known = (status, since, run.updated, 0, _created(run, row))
+            if now_known == (row.status, row.since, row.updated, row.absent, row.created):
+                return
+            row.status, row.since = status, since
+        row.absent = 0
+        self._touch(run, row)
+
+    # -- a run that is known as final
+
+    def _meet_again(self, run: Run, row: RunRow) -> None:
+        """Follow late or revised usage and a revised status; the run is never counted again."""
+        changed = run.is_final and (run.updated, _created(run, row)) != (row.updated, row.created)
+        if row.counted and run.is_final and row.revised is None and run.status_label != row.status:
+            self._counts.revised += 1
+            row.revised = run.status_label
+            changed = True
+        if row.counted and run.credits is not None and self._has_new_usage(run, row):
+            self._spend(run, row, self._workflows.draft(row.workflow_id))
+            changed = True
+        if changed:
+            self._touch(run, row)
+
+    def _has_new_usage(self, run: Run, row: RunRow) -> bool:
+        if (row.credits_ai, row.credits_other) != run.credits:
+            return True
+        return self._settings.step_credits and _steps(row) != run.step_credits
+
+    def _spend(self, run: Run, row: RunRow, counts: WorkflowCounts) -> None:
+        """Add what usage grew by; what it shrank by goes to the corrections."""
+        spent = run.credits
+        if spent is None:
+            return
+        key = series_key(row.origin, row.status)
+        if row.credits_ai is None or row.credits_other is None:
+            counts.spend_first(key, run)
+        else:
+            growth = (spent[0] - row.credits_ai, spent[1] - row.credits_other)
+            counts.spend(key, *growth)
+            self._counts.credit_corrections += sum(-part for part in growth if part < 0)
+        row.credits_ai, row.credits_other = spent
+        if self._settings.step_credits:
+            before = _steps(row)
+            steps = run.step_credits
+            for step, total in steps.items():
+                added = total - before.get(step, 0.0)
+                if added > 0:
+                    counts.spend_step(step, added)
+            row.steps = to_json(steps)
+
+    # -- bookkeeping
+
+    def _keep_failed(self, run: Run) -> None:
+        failed = FailedRun(run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH])
+        self._counts.failed.append(failed)
+        self._counts.failed.sort(key=lambda failed: failed.ended_seconds or 0.0)
+        del self._counts.failed[:-KEPT_FAILED_RUNS]
+
+    def _touch(self, run: Run, row: RunRow) -> None:
+        """Take the row's change into the transaction; it is unsettled until a complete poll."""
+        row.updated = run.updated
+        row.created = _created(run, row)
+        row.walk = self._walk
+        row.seen = self._now
+        self.recorded.news = True
+        if run.id not in self._inserted:
+            self._updated[run.id] = row
+
+    # -- writing
+
+    def record_invalid(self, connection: Connection, invalid: Sequence[InvalidRow]) -> None:
+        """Count each unreadable run once for each id and reason."""
+        for row in dict.fromkeys(invalid):
+            key = {"org": self._org.key, "run_key": row.key, "reason": row.reason}
+            where = and_(*(_INVALID[name] == value for name, value in key.items()))
+            seen = connection.execute(select(_INVALID.seen).where(where)).scalar()
+            if seen is None:
+                connection.execute(insert(schema.invalid).values(**key, seen=self._now))
+                self._counts.met += 1
+                self._counts.invalid[row.reason] = self._counts.invalid.get(row.reason, 0) + 1
+                self.recorded.invalid.append(row)
+            elif seen < self._now - self._settings.reconcile_window_seconds / 2:
+                connection.execute(update(schema.invalid).where(where).values(seen=self._now))
+
+    def store(self, connection: Connection) -> None:
+        """Write the drafts."""
+        rows = [*self._inserted.values(), *self._updated.values()]
+        schema.put(connection, schema.run, [msgspec.structs.astuple(row) for row in rows])
+        self._workflows.store(connection)
+        if self._counts != self._org.counts:
+            update_org(connection, self._org, counts=to_json(self._counts))
+
+    def put_in_place(self) -> Recorded:
+        """After the commit: let the drafts be what is published."""
+        self.recorded.changed = self._workflows.put_in_place()
+        self._org.counts = self._counts
+        return self.recorded
+
+
+_LOOK_UP = (
+    select(schema.run, schema.org.c.org_id.label("polled_as"))
+    .join(schema.org, schema.org.c.org == schema.run.c.org)
+    .where(schema.run.c.run_id.in_(bindparam("ids", expanding=True)))
+)
+
+
+def _times(run: Run) -> list[float]:
+    return [time for time in (run.first_time, run.updated, run.ended) if time is not None]
+
+
+def _since(run: Run, now: float) -> float:
+    """When a final run ended; since when an open one is PENDING or RUNNING."""
+    if run.is_final:
+        return run.concluded
+    times = (None if run.status == "PENDING" else run.started, run.created, now)
+    return next(time for time in times if time is not None)
+
+
+def _created(run: Run, row: RunRow) -> float:
+    """When the run came to be, by the latest that was told: so long its row is kept.
+
+    With an earlier one the row might be gone while the run still passes for a new one.
+    """
+    return row.created if run.first_time is None else max(row.created, run.first_time)
+
+
+def _steps(row: RunRow) -> dict[str, float]:
+    return {} if row.steps is None else msgspec.json.decode(row.steps, type=dict[str, float])

@@ -1,0 +1,1 @@
+"""From what was committed to the bytes of a scrape."""

@@ -1,0 +1,1 @@
+"""Which pages a poll reads, and when it may stop: pure decisions."""

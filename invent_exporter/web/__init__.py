@@ -1,0 +1,1 @@
+"""What is served over HTTP: routes, the overview for people, and the bounds of a client."""

@@ -1,0 +1,204 @@
+"""The HTTP routes: metrics, health, readiness and the overview for people.
+
+Five paths do not need a framework: each request is looked up in one table, and everything that is
+answered is in memory already.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Protocol
+
+from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, render
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
+
+    from invent_exporter.collector.status import OrgStatus
+    from invent_exporter.metrics.exposition import Answer
+    from invent_exporter.web.connection import Connection
+
+HEALTHY_PATH = "/-/healthy"
+READY_PATH = "/-/ready"
+RELOAD_PATH = "/-/reload"
+OVERVIEW_PATH = "/"
+BODY_BYTES_MAX = 64 * 1024
+"""No route reads a body; one above this is refused by name, others end the connection."""
+PIECE_BYTES = {"http": 1024 * 1024, "https": 256 * 1024}
+"""What of an answer is in buffers at a time, however slowly a client reads it."""
+
+_TEXT = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
+_OVERVIEW = {
+    "content-type": "text/html; charset=utf-8",
+    "content-security-policy": CONTENT_SECURITY_POLICY,
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+class Exposition(Protocol):
+    """Where the metrics come from."""
+
+    async def answer(self, accept: str, accept_encoding: str) -> Answer:
+        """Choose the form for these request headers; returns at once but for a form's first use."""
+
+    def acknowledge(self, generation: int) -> None:
+        """Learn that an answer of this generation was handed over whole."""
+
+
+class Health(Protocol):
+    """How the process is."""
+
+    def stalled(self) -> tuple[str, ...]:
+        """Name the poll loops that stalled; empty when all is well."""
+
+    def ready(self) -> bool:
+        """Tell whether each org's first attempt has ended."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer to one request, headers without the length."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    generation: int | None = None
+
+
+def text(status: int, line: str, **headers: str) -> Response:
+    """Answer one line of plain text, whatever names are in it."""
+    line = "".join(character if character.isprintable() else "?" for character in line)
+    return Response(status, _TEXT | headers, f"{line}\n".encode())
+
+
+class Application:
+    """The exporter as an ASGI application."""
+
+    def __init__(
+        self,
+        exposition: Exposition,
+        health: Health,
+        statuses: Callable[[], Iterable[OrgStatus]],
+        *,
+        telemetry_path: str = "/metrics",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Serve the metrics at `telemetry_path`; at `/` they take the place of the overview.
+
+        Raises:
+            ValueError: the path is not one, or is taken by another route.
+
+        """
+        self._exposition = exposition
+        self._health = health
+        self._statuses = statuses
+        self._telemetry_path = check_telemetry_path(telemetry_path)
+        self._clock = clock
+        self._reads: dict[str, Callable[[HTTPScope], Awaitable[Response]]] = {
+            OVERVIEW_PATH: self._overview,
+            HEALTHY_PATH: self._healthy,
+            READY_PATH: self._ready,
+            telemetry_path: self._metrics,
+        }
+        self._not_found = text(404, f"Not found. There is {', '.join(sorted(self._reads))}")
+
+    async def __call__(
+        self, scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        body_bytes = _body_bytes(scope)
+        if body_bytes is not None and body_bytes > BODY_BYTES_MAX:
+            response = text(413, f"Request body too large: at most {BODY_BYTES_MAX} bytes")
+        else:
+            response = await self._respond(scope)
+        named = response.headers | {
+            "content-length": str(len(response.body)),
+            "date": formatdate(usegmt=True),
+            "x-content-type-options": "nosniff",
+        }
+        if body_bytes != 0:  # nobody reads it
+            named["connection"] = "close"
+        headers = [(name.encode(), value.encode()) for name, value in named.items()]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        size = PIECE_BYTES[scope["scheme"]]
+        for start in range(0, len(response.body), size):
+            piece = response.body[start : start + size]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if response.generation is not None and scope["method"] == "GET":
+            connection: Connection = scope["state"]["connection"]
+            if await connection.handed_over():
+                self._exposition.acknowledge(response.generation)
+        # uvicorn sends nothing before its buffer is empty: the request ends when all has left us.
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _respond(self, scope: HTTPScope) -> Response:
+        path, method = scope["path"], scope["method"]
+        if path == RELOAD_PATH:
+            if method != "POST":
+                return text(405, "Method not allowed, expected POST", allow="POST")
+            return text(403, "Lifecycle API is not enabled.")
+        if path not in self._reads:
+            return self._not_found
+        if method not in ("GET", "HEAD"):
+            return text(405, "Method not allowed, expected GET", allow="GET, HEAD")
+        return await self._reads[path](scope)
+
+    async def _metrics(self, scope: HTTPScope) -> Response:
+        answer = await self._exposition.answer(
+            _header(scope, b"accept"), _header(scope, b"accept-encoding")
+        )
+        form = {"content-type": answer.content_type, "vary": "Accept, Accept-Encoding"}
+        if answer.content_encoding is not None:
+            form["content-encoding"] = answer.content_encoding
+        return Response(200, form, answer.body, answer.generation)
+
+    async def _healthy(self, _scope: HTTPScope) -> Response:
+        if stalled := self._health.stalled():
+            return text(503, "Stalled poll loops: " + ", ".join(stalled))
+        return text(200, "Healthy.")
+
+    async def _ready(self, _scope: HTTPScope) -> Response:
+        if not self._health.ready():
+            return text(503, "Not ready: the first poll of each org has not ended yet.")
+        return text(200, "Ready.")
+
+    async def _overview(self, _scope: HTTPScope) -> Response:
+        html = render(self._statuses(), telemetry_path=self._telemetry_path, now=self._clock())
+        return Response(200, _OVERVIEW, html.encode("utf-8", "replace"))
+
+
+def check_telemetry_path(path: str) -> str:
+    """Return the path unchanged.
+
+    Raises:
+        ValueError: it is not a path, or is taken by another route.
+
+    """
+    if not path.startswith("/") or not path.isascii() or not path.isprintable():
+        wrong = f"{path!r} is not a path, expected one such as /metrics"
+    elif any(character in path for character in "?#% "):
+        wrong = f"{path!r} may not contain ?, #, % or spaces"
+    elif path in (HEALTHY_PATH, READY_PATH, RELOAD_PATH):
+        wrong = f"{path} is taken, expected another such as /metrics"
+    else:
+        return path
+    raise ValueError(f"--web.telemetry-path: {wrong}")
+
+
+def _header(scope: HTTPScope, name: bytes) -> str:
+    """Join the values of one header, as RFC 9110, 5.2 has it; empty when it is missing."""
+    return ", ".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)
+
+
+def _body_bytes(scope: HTTPScope) -> int | None:
+    """Tell how long the request's body is; None for one that comes in chunks."""
+    if _header(scope, b"transfer-encoding"):
+        return None
+    return int(_header(scope, b"content-length") or 0)  # h11 lets nothing else through

@@ -1,0 +1,210 @@
+"""Listening: where the server is reached, and how it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from ssl import SSLContext
+from typing import Self
+
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from invent_exporter.errors import ListenError
+from invent_exporter.web.connection import Bounds, Connection
+
+STOP_SECONDS = 1.5
+"""How long running answers may go on after a stop."""
+PORT_MAX = 65535
+
+
+def parse_listen_address(address: str) -> tuple[str, int]:
+    """Split `host:port` into its parts; an empty host stands for all interfaces.
+
+    Raises:
+        ValueError: it is not of that form, in one line that says what is.
+
+    """
+    host, colon, port = address.strip().rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    valid_port = port.isascii() and port.isdigit() and int(port) <= PORT_MAX
+    if not colon or not valid_port or (":" in host) != bracketed or " " in host or host == "[]":
+        raise ValueError(
+            f"{address!r} is not an address to listen on; expected HOST:PORT with a port from 0 to "
+            f"{PORT_MAX}, such as :10480, 127.0.0.1:10480 or [::1]:10480"
+        )
+    return host.strip("[]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Write an address as `parse_listen_address` reads it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listen on all addresses of the host; none, or `::`, is every interface, IPv4 and IPv6.
+
+    Raises:
+        ListenError: one line that names the flag, the address and what is wrong with it.
+
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            sockets = _bind_each(host, port, opened)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
+            raise _explained(error, host, port) from error
+        opened.pop_all()
+        return sockets
+
+
+def _bind_each(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.socket]:
+    addresses = {"::": socket.AF_INET6, "0.0.0.0": socket.AF_INET}  # noqa: S104 -- asked for: no host
+    if host:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = {str(address[0]): family for family, _, _, _, address in found}
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    for address, family in addresses.items():
+        # The second address of a name gets the port that the system chose for the first.
+        at = (address, port or (sockets[0].getsockname()[1] if sockets else 0))
+        # `::` is every interface, as Go's programs have it; the system's own default may differ.
+        is_dual = address == "::" and socket.has_dualstack_ipv6()
+        try:
+            each = socket.create_server(at, family=family, dualstack_ipv6=is_dual)
+        except OSError as error:
+            # `localhost` may name ::1, and a kernel know IPv6, where it is switched off.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            missing = error
+            continue
+        sockets.append(opened.enter_context(each))
+        # Inherited by connections, where asyncio sets it only if a socket names its protocol.
+        # Without it the last part of an answer waits for the client's delayed acknowledgement.
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if is_dual:
+            break
+    if not sockets and missing is not None:
+        raise missing
+    return sockets
+
+
+def _explained(error: OSError | UnicodeError, host: str, port: int) -> ListenError:
+    number = getattr(error, "errno", None) or 0
+    if isinstance(error, socket.gaierror):  # a host that is not found has its own numbers
+        reason = str(error.strerror)
+    else:  # asyncio and socket put more words into strerror
+        reason = os.strerror(number) if isinstance(error, OSError) else "this is no host name"
+    remedy = {
+        errno.EADDRINUSE: "another program or an address before has this port, choose a free one",
+        errno.EACCES: "ports below 1024 need a privilege, choose a higher one",
+        errno.EADDRNOTAVAIL: "no interface of this machine has this address",
+    }.get(number, "expected HOST:PORT, such as :10480")
+    where = f"--web.listen-address: cannot listen on {join_address(host, port)}"
+    return ListenError(number, f"{where}: {reason}; {remedy}")
+
+
+class Server:
+    """Serves an ASGI application in the running event loop; signals stay the caller's."""
+
+    def __init__(
+        self,
+        app: ASGI3Application,
+        addresses: Sequence[tuple[str, int]],
+        *,
+        bounds: Bounds | None = None,
+        tls: SSLContext | None = None,
+    ) -> None:
+        """Bind the sockets of every host and port; connections wait there until `start`.
+
+        Raises:
+            ListenError: one line that names the flag, the address and what is wrong with it.
+
+        """
+        self._app = app
+        self._bounds = bounds or Bounds()
+        self._tls = tls
+        self._config = Config(
+            self._run,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="error",  # a client's mistakes are not worth a line each
+            access_log=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=self._bounds.header_bytes - 1,  # see data_received
+            timeout_keep_alive=self._bounds.idle_seconds,
+        )
+        self._config.load()
+        self._state = ServerState()
+        self._by_age: dict[Connection, None] = {}
+        self._servers: list[asyncio.Server] = []
+        self._sockets: list[socket.socket] = []
+        self.addresses: list[tuple[str, int]] = []
+        """What was asked for, with the port that the system chose in place of 0."""
+        with contextlib.ExitStack() as opened:
+            for host, port in addresses:
+                bound = [opened.enter_context(each) for each in bind(host, port)]
+                self._sockets += bound
+                self.addresses.append((host, bound[0].getsockname()[1]))
+            opened.pop_all()
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        loop = asyncio.get_running_loop()
+        handshake_seconds = None if self._tls is None else self._bounds.header_seconds
+        self._servers = [
+            await loop.create_server(
+                lambda: Connection(self._config, self._state, self._bounds, self._by_age),
+                sock=listening,
+                ssl=self._tls,
+                ssl_handshake_timeout=handshake_seconds,
+            )
+            for listening in self._sockets
+        ]
+
+    async def stop(self) -> None:
+        """End within 2 s: idle connections at once, running answers after `STOP_SECONDS`."""
+        for server in self._servers:
+            server.close()
+        for listening in self._sockets:
+            listening.close()
+        for connection in list(self._by_age):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=STOP_SECONDS)
+        for connection in list(self._by_age):
+            connection.abort()
+        for task in (stuck := list(self._state.tasks)):
+            task.cancel()
+        await asyncio.gather(*stuck, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop."""
+        await self.stop()
+
+    async def _run(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Answer one request in its time, or let the client go."""
+        connection: Connection = scope["state"]["connection"]
+        limit = asyncio.timeout(self._bounds.answer_seconds)
+        with contextlib.suppress(asyncio.CancelledError):  # only `stop` cancels, and it is done
+            try:
+                async with limit:
+                    await self._app(scope, receive, send)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                connection.abort()

@@ -1,0 +1,176 @@
+"""When a request may go out, what `Retry-After` says, and how many pages a look back may read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invent_exporter.api.ratelimit import (
+    RECONCILE_SHARE,
+    PageAllowance,
+    RateLimiter,
+    parse_retry_after,
+)
+from invent_exporter.clocks import SystemClocks
+from invent_exporter.errors import PausedError
+from tests.proof.process import FakeClocks
+
+
+def test_reconciliations_together_stay_within_their_share() -> None:
+    """However many orgs ask at the same time: what one has taken the next can't take again."""
+    clocks = FakeClocks()
+    allowance = PageAllowance(300, clocks.monotonic)
+    taken = 0
+    for _ in range(120):
+        taken += sum(allowance.take(f"org-{number}") for number in range(50))
+        clocks.now += 30.0
+    assert taken <= 300 * RECONCILE_SHARE * (1 + 60)
+    assert taken >= 300 * RECONCILE_SHARE * 55
+
+
+def test_an_org_that_always_has_more_to_read_leaves_the_others_their_part() -> None:
+    """Polls come in the same order each time, so the first would otherwise take all of it."""
+    clocks = FakeClocks()
+    allowance = PageAllowance(300, clocks.monotonic)
+    taken: Counter[str] = Counter()
+    for _ in range(60):
+        for org_id in ("busy", "also-busy", "third"):
+            taken[org_id] += allowance.take(org_id)
+        clocks.now += 30.0
+    assert min(taken.values()) > sum(taken.values()) / 8
+
+
+def test_what_was_not_read_can_be_read_by_another() -> None:
+    """A small org takes much and reads little."""
+    allowance = PageAllowance(300, FakeClocks().monotonic)
+    pages = allowance.take("small")
+    assert allowance.take("other") == 0
+    allowance.give_back(pages - 2)
+    assert allowance.take("other") == pages - 2
+
+
+def test_an_org_that_asks_no_more_is_not_waited_for() -> None:
+    """Its polls fail, or it is done."""
+    clocks = FakeClocks()
+    allowance = PageAllowance(300, clocks.monotonic)
+    whole = allowance.take("busy")
+    assert allowance.take("fails") == 0
+    clocks.now += 60.0
+    assert allowance.take("busy") == whole // 2
+    clocks.now += 3600.0
+    assert allowance.take("busy") == whole
+
+
+@pytest.mark.parametrize(
+    ("value", "date", "expected"),
+    [
+        ("7", None, 7),
+        (" 7 ", None, 7),
+        ("1.5", None, 1.5),
+        ("99999999", None, 3600),
+        ("9" * 300, None, 3600),
+        (formatdate(1_000_060, usegmt=True), None, 60),
+        (formatdate(1_000_060, usegmt=True), formatdate(1_000_050, usegmt=True), 10),
+        (formatdate(1_000_060, usegmt=True), "nonsense", 60),
+        (formatdate(9_000_000, usegmt=True), None, 3600),
+        (formatdate(999_000, usegmt=True), None, None),
+        ("0", None, None),
+        ("-5", None, None),
+        ("soon", None, None),
+        ("", None, None),
+        ("٣", None, None),
+        ("1e3", None, None),
+        ("inf", None, None),
+        ("Mon, 99 Nov 2026 99:99:99 GMT", None, None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None, None),
+        (None, None, None),
+    ],
+)
+def test_retry_after_is_read_in_both_forms_and_nonsense_is_ignored(
+    value: str | None, date: str | None, expected: float | None
+) -> None:
+    """RFC 9110, 10.2.3; a date counts from the answer's own clock."""
+    assert parse_retry_after(value, date, 1_000_000.0) == expected
+
+
+class FakeTime(FakeClocks):
+    """A clock that moves when somebody sleeps on it, and lets the others have their turn."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        await super().sleep(seconds)
+        await asyncio.sleep(0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    per_minute=st.integers(1, 600),
+    gaps=st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.1, 3.0, 59.0, 200.0]), max_size=400),
+)
+def test_no_minute_ever_has_more_requests_than_the_limit(
+    per_minute: int, gaps: list[float]
+) -> None:
+    """Whatever the pauses before: a full bucket and its refill are together within the limit."""
+
+    async def main() -> list[float]:
+        time_ = FakeTime()
+        limiter = RateLimiter(per_minute, time_)
+        sent = []
+        for gap in gaps + [0.0] * (2 * per_minute):
+            time_.now += gap
+            await limiter.acquire(lambda _seconds: None)
+            sent.append(time_.now)
+        return sent
+
+    sent = asyncio.run(main())
+    for first, later in zip(sent, sent[per_minute:], strict=False):
+        assert later - first >= 60 - 1e-6
+
+
+async def test_turns_are_given_in_order_and_the_limit_is_used() -> None:
+    """Who asked first goes first; 300 a minute really are about 300."""
+    time_ = FakeTime()
+    limiter = RateLimiter(300, time_)
+    order: list[int] = []
+    heartbeats: list[float] = []
+
+    async def one(number: int) -> None:
+        await limiter.acquire(heartbeats.append)
+        order.append(number)
+
+    await asyncio.gather(*(one(number) for number in range(300)))
+    assert order == list(range(300))
+    assert 55 < time_.now <= 60.001
+    assert len(heartbeats) >= 270  # everybody who waits says so
+
+
+async def test_a_turn_that_is_given_up_is_not_lost() -> None:
+    """A cancelled waiter lets the next one through."""
+    limiter = RateLimiter(10, SystemClocks())
+    await limiter.acquire(lambda _seconds: None)
+    waiting = asyncio.create_task(limiter.acquire(lambda _seconds: None))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    limiter._tokens = 1.0
+    await limiter.acquire(lambda _seconds: None)
+
+
+async def test_a_long_pause_refuses_everybody_at_once() -> None:
+    """Those who waited already, too."""
+    time_ = FakeTime()
+    limiter = RateLimiter(60, time_)
+    limiter.pause(10)
+    limiter.pause(5)  # the longer one holds
+    await limiter.acquire(lambda _seconds: None)
+    assert time_.now == 10
+    waiters = [asyncio.create_task(limiter.acquire(lambda _s: None)) for _ in range(20)]
+    limiter.pause(600)
+    results = await asyncio.gather(*waiters, return_exceptions=True)
+    assert all(isinstance(result, PausedError) for result in results)

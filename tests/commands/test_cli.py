@@ -1,0 +1,211 @@
+"""Flags, configuration and what stops a command before it has begun: `main`, without a process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from invent_exporter import __version__
+from invent_exporter.cli import main
+from tests.process.harness import ROOT, clean_environment, make_config
+from tests.process.traffic import KEY, quiet_api
+
+Said = tuple[int, str, str]
+"""Exit status, stdout, stderr."""
+Run = Callable[..., Said]
+
+
+@pytest.fixture(name="run")
+def _run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Run]:
+    """Run a command here, in a folder of its own; leave signals and logging as they were."""
+    for name in tuple(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+
+    def run(*arguments: str) -> Said:
+        status = main(arguments)
+        return status, *capsys.readouterr()
+
+    yield run
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+
+
+def the_line(said: Said, status: int = 2) -> str:
+    """Return the one line of stderr that an error is; nothing else was said."""
+    line = said[2]
+    assert said == (status, "", line)
+    assert line.count("\n") == 1, line
+    assert line.startswith("invent-exporter: "), line
+    return line
+
+
+@pytest.mark.parametrize("command", [(), ("serve",), ("check",), ("demo",), ("simulate",)])
+def test_version(run: Run, command: tuple[str, ...]) -> None:
+    """`--version` names the program and its version, with every command."""
+    status, said, errors = run(*command, "--version")
+    assert (status, errors) == (0, "")
+    assert said.startswith(f"invent-exporter, version {__version__} ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (
+            ("--help",),
+            [f"\n    {name} " for name in ("serve", "check", "demo", "simulate", "backfill")],
+        ),
+        (
+            ("serve", "-h"),
+            [
+                *("--config.file", "--config.check", "--web.listen-address"),
+                *("--web.telemetry-path", "--web.config.file", "--log.level", "--log.format"),
+                *("--version", "--help", "(default info)", "(default :10480)"),
+            ],
+        ),
+    ],
+)
+def test_help_lists_commands_and_flags(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], named: list[str]
+) -> None:
+    """`--help` lists the commands; that of a command its flags, with their defaults."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    said, errors = capsys.readouterr()
+    assert (ended.value.code, errors) == (0, "")
+    assert [name for name in named if name not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--nonsense",), "--nonsense"),
+        (("serve", "--config.fil=x"), "--config.fil"),
+        (("fetch",), "fetch"),
+        (("--log.level=loud",), "--log.level"),
+        (("--log.format=xml",), "--log.format"),
+        (("--web.listen-address=here",), "--web.listen-address"),
+        (("--web.listen-address=127.0.0.1:70000",), "--web.listen-address"),
+        (("--web.listen-address=:0", "--config.check", "--web.listen-address=there"), "'there'"),
+        (("--web.listen-address=here", "--config.check", "--web.listen-address=:0"), "'here'"),
+        (("demo", "--web.listen-address=here", "--web.listen-address=:0"), "'here'"),
+        (("--web.telemetry-path=metrics",), "--web.telemetry-path"),
+        (("--web.telemetry-path=/-/healthy",), "--web.telemetry-path"),
+        (("--web.config.file=web.yaml",), "--web.config.file is not supported yet"),
+        (("--web.enable-lifecycle",), "--web.enable-lifecycle is not supported yet"),
+        (("backfill",), "backfill is not supported yet"),
+        (("--config.file=/nowhere/config.yaml",), "/nowhere/config.yaml"),
+        (("check", "--config.file=/nowhere/config.yaml"), "/nowhere/config.yaml"),
+        (("--config.file=",), "--config.file: the path is empty"),
+        ((), "no API key"),
+        (("simulate", "--order=random"), "--order"),
+        (("simulate", "--rate-limit=-1"), "expected 0 or more"),
+        (("simulate", "--rate-limit=many"), "expected 0 or more"),
+        (("demo", "--simulator.listen-address=0"), "--simulator.listen-address"),
+        (("demo", "--simulator.listen-address=0.0.0.0:0"), "expected a loopback address"),
+        (("simulate", "--listen-address=[::]:0"), "expected a loopback address"),
+    ],
+)
+def test_bad_flags_end_with_2_and_one_line(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    """A flag that is wrong, not supported yet or missing is named in one line; exit status 2."""
+    assert the_line(run(*arguments)).count(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pol_interval": "1s"}, "pol_interval"),
+        ({"poll_interval": "soon"}, "poll_interval"),
+        ({"state": {"url": "postgresql://user@host/db"}}, "not supported yet"),
+        ({"orgs": [{"id": "c", "sub_orgs": True}]}, "not supported yet"),
+        ({"orgs": [{"id": "a"}, {"id": "a"}]}, "orgs"),
+        ({"metrics": {"duration_buckets": [2, 1]}}, "metrics.duration_buckets"),
+        ({"api": {"url": "http://example.com", "key": KEY}}, "api.url"),
+    ],
+)
+def test_bad_configuration_ends_with_2_and_one_line(
+    run: Run, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    """A mistake in the file is named by its key; `check` and `--config.check` say the same."""
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps(make_config("http://127.0.0.1:9", tmp_path) | changes))
+    commands = (("serve",), ("serve", "--config.check"), ("check",))
+    (line,) = {the_line(run(*command, f"--config.file={file}")) for command in commands}
+    assert said in line
+    assert KEY not in line
+
+
+@pytest.mark.parametrize("command", [("serve",), ("serve", "--config.check"), ("check",)])
+def test_a_bad_proxy_ends_with_2_before_anything_is_opened(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """One line on stderr, for the default API, which is asked over https."""
+    monkeypatch.setenv("INVENT_API_KEY", KEY)
+    monkeypatch.setenv("INVENT_STATE_URL", "sqlite:////nowhere/state.db")
+    monkeypatch.setenv("https_proxy", "http://user:PASS/W0RD@proxy:1")
+    line = the_line(run(*command))
+    assert line.startswith("invent-exporter: https_proxy: not the URL of a proxy; expected ")
+    assert "W0RD" not in line
+
+
+def test_config_check_touches_nothing(run: Run, tmp_path: Path) -> None:
+    """`--config.check` says `ok` without a request, a port or a state file."""
+    with quiet_api() as simulator, socket.create_server(("127.0.0.1", 0)) as busy:
+        file = tmp_path / "config.yaml"
+        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
+        address = f"--web.listen-address=127.0.0.1:{busy.getsockname()[1]}"
+        assert run("--config.check", f"--config.file={file}", address) == (0, "ok\n", "")
+        assert simulator.requests == ()
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("program", ["exporter.py", "-m invent_exporter"])
+@pytest.mark.parametrize(("arguments", "status"), [("--version", 0), ("--nonsense", 2)])
+def test_the_file_and_the_module_are_one_program(program: str, arguments: str, status: int) -> None:
+    """Both hand the exit status on, and call themselves by the same name."""
+    command = [sys.executable, *program.split(), arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert (done.stdout + done.stderr).startswith("invent-exporter")
+
+
+@pytest.mark.parametrize("arguments", ["check", "--version", "--help", "serve --config.check"])
+def test_an_output_that_cannot_be_written_is_one_line_and_status_1(arguments: str) -> None:
+    """A full disk: what was found did not arrive, which is no success and no bug."""
+    environment = {
+        "INVENT_API_KEY": KEY,
+        "INVENT_API_URL": "http://127.0.0.1:9",
+        "PYTHONUNBUFFERED": "",  # as for users: the error comes with the flush
+    }
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "exporter.py", *arguments.split()],
+            cwd=ROOT,
+            env=clean_environment() | environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    expected = "invent-exporter: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, expected)

@@ -1,0 +1,232 @@
+"""Each family as the contract names it; two golden files hold the whole answer.
+
+To write the golden files anew after an intended change: `WRITE_GOLDEN=1 make test ARGS="-k golden"`
+and read their diff.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from invent_exporter.api.models import INVALID_REASONS
+from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
+from invent_exporter.metrics.exposition import Exposition
+from invent_exporter.metrics.families import FAMILIES, FINISHED, OrgView, WorkflowView
+from invent_exporter.telemetry import Telemetry
+from tests.programs import require
+from tests.proof.runs import BOUNDS, NOW, run
+from tests.proof.views import HOSTILE, busy_counts, golden_views, released
+
+DATA = Path(__file__).parent
+ACCEPT = {"txt": "text/plain", "om": "application/openmetrics-text"}
+
+
+def encoded(views: dict[object, OrgView | WorkflowView], form: str, own: object = None) -> str:
+    """Encode views as one answer."""
+
+    async def answer() -> str:
+        registry = own if isinstance(own, CollectorRegistry) else CollectorRegistry()
+        exposition = Exposition(registry, lambda: 0.0)
+        try:
+            await exposition.publish(views)
+            return (await exposition.answer(ACCEPT[form], "")).body.decode()
+        finally:
+            exposition.close()
+
+    return asyncio.run(answer())
+
+
+def parsed(body: str, form: str) -> list[Metric]:
+    """Parse an answer, as strictly as the form asks for."""
+    if form == "om":
+        return list(parse_openmetrics(body))  # type: ignore[no-untyped-call]
+    return list(parse_text(body))
+
+
+def values(metrics: list[Metric]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Index samples by name and labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for metric in metrics
+        for sample in metric.samples
+    }
+
+
+@pytest.mark.parametrize("form", ["om", "txt"])
+def test_the_answer_is_the_golden_one(form: str) -> None:
+    """Names, types, help, labels, exemplars and their order, byte by byte."""
+    golden = DATA / f"golden.{form}"
+    body = encoded(golden_views(), form)
+    if os.environ.get("WRITE_GOLDEN"):
+        golden.write_text(body, newline="")
+    assert body == golden.read_bytes().decode()
+
+
+@pytest.mark.parametrize("form", ["om", "txt"])
+def test_each_family_stands_once_with_its_samples_together(form: str) -> None:
+    """However many workflows and orgs have a part in it."""
+    body = encoded(golden_views(), form)
+    helps = [line.split(" ")[2] for line in body.splitlines() if line.startswith("# HELP ")]
+    assert len(helps) == len(set(helps)) == len(FAMILIES)
+    metrics = parsed(body, form)
+    assert len(metrics) == len(FAMILIES)
+    assert all(metric.documentation for metric in metrics)
+
+
+def test_both_forms_say_the_same() -> None:
+    """A scraper's choice changes no number."""
+    views = golden_views()
+    assert values(parsed(encoded(views, "om"), "om")) == values(
+        parsed(encoded(views, "txt"), "txt")
+    )
+
+
+def test_infos_are_of_type_info_in_openmetrics_and_gauges_in_text() -> None:
+    """And there are no `_created` series in either."""
+    om, txt = encoded(golden_views(), "om"), encoded(golden_views(), "txt")
+    assert "# TYPE invent_workflow info" in om
+    assert "# TYPE invent_workflow_info gauge" in txt
+    assert "_created" not in om + txt
+    assert om.endswith("# EOF\n")
+    assert "# EOF" not in txt.splitlines()
+
+
+@pytest.mark.system
+def test_promtool_finds_nothing_to_say() -> None:
+    """Neither of the API's numbers nor of the exporter's own."""
+    promtool = require("promtool")
+    own = CollectorRegistry()
+    telemetry = Telemetry(own)
+    telemetry.set_build("1.0", "abc", "3.11")
+    telemetry.declare_org("org-1")
+    telemetry.poll_succeeded("org-1", 0.5, NOW)
+    telemetry.poll_failed("org-1", "timeout", 0.5)
+    telemetry.request_done("org-1", "200", 0.1)
+    telemetry.set_api_runs("org-1", 5)
+    telemetry.reconciled("org-1", NOW)
+    body = encoded(golden_views(), "txt", own)
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=body.encode(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_workflow_has_about_110_series_from_the_beginning() -> None:
+    """All of them at 0, with the default buckets."""
+    counts = WorkflowCounts.empty(BOUNDS)
+    view = WorkflowView("org-1", "wf", "wf", counts, ())
+    by_family = {metric.name: metric.samples for metric in view.metrics()}
+    finished = by_family["invent_runs_finished"]
+    assert len(finished) == 12
+    assert len(by_family["invent_credits"]) == 24
+    assert len(by_family["invent_runs_submitted"]) == 3
+    assert len(by_family["invent_runs_open"]) == 6
+    assert {sample.labels["status"] for sample in by_family["invent_run_duration_seconds"]} == {
+        "COMPLETED",
+        "FAILED",
+        "CANCELED",
+    }
+    assert "invent_runs_open_oldest_timestamp_seconds" not in by_family
+    counted = [sample.value for samples in by_family.values() for sample in samples]
+    assert sum(counted) == 1  # the info
+
+
+def test_a_newborn_shows_its_gauges_and_hides_its_counters_and_exemplars() -> None:
+    """Promise 3 is about counters; a gauge has no first event."""
+    view = WorkflowView("org-1", "wf", "wf", busy_counts(), ())
+    samples = [sample for metric in view.metrics() for sample in metric.samples]
+    counters = [s for s in samples if s.name.endswith(("_total", "_count", "_sum", "_bucket"))]
+    assert counters
+    assert all(sample.value == 0 for sample in counters)
+    assert all(sample.exemplar is None for sample in samples)
+    streak = [s.value for s in samples if s.name == "invent_workflow_consecutive_failures"]
+    assert streak == [2.0]
+
+
+def test_exemplars_carry_the_run_and_fit_openmetrics() -> None:
+    """`run_id` alone; one that is too long is left out."""
+    view = WorkflowView("org-1", "wf", "wf", released(busy_counts()), ())
+    metrics = parsed(encoded({1: view}, "om"), "om")
+    exemplars = [s.exemplar for m in metrics for s in m.samples if s.exemplar is not None]
+    assert {tuple(exemplar.labels) for exemplar in exemplars} == {("run_id",)}
+    ids = {exemplar.labels["run_id"] for exemplar in exemplars}
+    assert {"run-1", "run-2"} <= ids
+    assert "x" * 200 not in ids
+
+
+@pytest.mark.parametrize("length", [122, 123])
+def test_the_limit_of_an_exemplar_is_openmetrics_own(length: int) -> None:
+    """128 characters of names and values together."""
+    counts = WorkflowCounts.empty(BOUNDS)
+    counts.finish(run("y" * length))
+    body = encoded({1: WorkflowView("o", "wf", "wf", released(counts), ())}, "om")
+    assert ("y" * length in body) == (length <= 122)
+
+
+def test_what_is_folded_has_neither_info_nor_streak() -> None:
+    """`__other__` is no workflow."""
+    view = WorkflowView("org-1", "__other__", "__other__", released(busy_counts()), ())
+    names = {metric.name for metric in view.metrics()}
+    assert "invent_workflow" not in names
+    assert "invent_workflow_consecutive_failures" not in names
+    assert "invent_runs_finished" in names
+
+
+def test_reasons_of_unreadable_runs_exist_from_zero() -> None:
+    """So that the first one is an increase."""
+    metrics = {m.name: m for m in OrgView("o", "o", OrgCounts(), 0).metrics()}
+    reasons = {sample.labels["reason"] for sample in metrics["invent_runs_invalid"].samples}
+    assert reasons == set(INVALID_REASONS)
+
+
+def test_buckets_of_a_histogram_add_up() -> None:
+    """They never fall, and the last one is the count."""
+    metrics = parsed(encoded(golden_views(), "om"), "om")
+    buckets: defaultdict[tuple[tuple[str, str], ...], list[float]] = defaultdict(list)
+    counts: dict[tuple[tuple[str, str], ...], float] = {}
+    for metric in metrics:
+        for sample in metric.samples:
+            labels = {k: v for k, v in sample.labels.items() if k != "le"}
+            key = (("family", metric.name), *sorted(labels.items()))
+            if sample.name.endswith("_bucket"):
+                buckets[key].append(sample.value)
+            elif sample.name.endswith("_count"):
+                counts[key] = sample.value
+    assert buckets.keys() == counts.keys()
+    for key, series in buckets.items():
+        assert series == sorted(series)
+        assert series[-1] == counts[key]
+
+
+def test_labels_must_be_those_of_the_family() -> None:
+    """prometheus_client zips positions, and would drop what does not fit."""
+    with pytest.raises(ValueError, match="invent_runs_finished has the labels"):
+        FINISHED.values({"org_id": "o", "workflow_id": "wf"})
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(["om", "txt"]))
+def test_any_label_value_comes_back_as_it_was(text: str, form: str) -> None:
+    """Quotes, backslashes, line ends, and what looks like another line."""
+    for value in (text, HOSTILE + text):
+        counts = released(WorkflowCounts.empty(BOUNDS))
+        counts.steps = {value: 1.5}
+        counts.version = counts.workflow_org_id = value
+        view = WorkflowView(value, value, value, released(counts), ())
+        metrics = parsed(encoded({1: view, 2: OrgView(value, value, OrgCounts(), 0)}, form), form)
+        labels = [sample.labels for metric in metrics for sample in metric.samples]
+        assert {each["org_id"] for each in labels} == {value}
+        steps = [s for m in metrics for s in m.samples if s.name == "invent_step_credits_total"]
+        assert [(sample.labels["step"], sample.value) for sample in steps] == [(value, 1.5)]
+        assert not any(math.isnan(s.value) for m in metrics for s in m.samples)

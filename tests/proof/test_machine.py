@@ -1,0 +1,25 @@
+"""Any interleaving of what may happen ends in the truth (promises 1 to 4).
+
+tests/deliberate_bugs.yaml lists bugs that turn this test red.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.effort import Effort
+from tests.soak import BATCH, run_batch
+
+SEED = 20261124
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_after_any_sequence_the_served_numbers_are_those_of_the_model(
+    effort: Effort, part: int
+) -> None:
+    """And no counter went back, and each first event was preceded by a scraped 0."""
+    batches = effort.choose(1, 5)
+    for number in range(SEED + part * batches, SEED + (part + 1) * batches):
+        batch = run_batch(number, effort.choose(15, BATCH), shrinks=False)
+        again = f"python -m tests.soak --seed {number} --sequences {batch.sequences}"
+        assert batch.failure is None, f"{batch.failure}\nfor a shorter sequence: {again}"

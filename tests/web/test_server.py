@@ -1,0 +1,587 @@
+"""The HTTP server over real sockets: routes, bounds, and which answers count as handed over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import re
+import socket
+import struct
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from ssl import Purpose, SSLContext, create_default_context
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from invent_exporter.errors import ListenError
+from invent_exporter.metrics.exposition import Answer
+from invent_exporter.web.connection import Bounds
+from invent_exporter.web.routes import Application, check_telemetry_path
+from invent_exporter.web.server import Server, bind, join_address, parse_listen_address
+from tests.programs import require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+DEADLINE_SECONDS = 20.0
+GET_METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+GET_READY = b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /-/reload HTTP/1.1\r\nHost: x\r\n"
+BODY = b"invent_up 1\n" * 100
+LARGE = b"x" * 3_000_000
+"""More than all buffers on the way take."""
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition, or fail with what it was."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Check it: a client's mistakes are not worth a line, and nothing here is our error."""
+    yield
+    assert caplog.get_records("call") == []
+
+
+@dataclass
+class Running:
+    """A server in a thread of its own, what it serves, and what that was asked for and told."""
+
+    body: bytes
+    generation: int = 7
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    acknowledged: list[int] = field(default_factory=list)
+    may_answer: threading.Event = field(default_factory=threading.Event)
+    stalled: Callable[[], tuple[str, ...]] = tuple
+    ready: Callable[[], bool] = lambda: True
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    server: Server = field(init=False)
+
+    async def answer(self, accept: str, accept_encoding: str) -> Answer:
+        """Answer gzip when it is accepted."""
+        self.asked.append((accept, accept_encoding))
+        while not self.may_answer.is_set():  # noqa: ASYNC110 -- set by another thread
+            await asyncio.sleep(0.005)
+        if "gzip" in accept_encoding:
+            return Answer(self.generation, "text/plain", "gzip", gzip.compress(self.body))
+        return Answer(self.generation, "text/plain; version=0.0.4", None, self.body)
+
+    def acknowledge(self, generation: int) -> None:
+        """Note it."""
+        self.acknowledged.append(generation)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server.addresses[0][1]}"
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        """Open a raw connection, with a small buffer, and send something."""
+        raw = socket.socket()
+        raw.settimeout(DEADLINE_SECONDS)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        raw.connect(self.server.addresses[0])
+        raw.sendall(sent)
+        return raw
+
+    def call(self, task: Coroutine[None, None, None]) -> None:
+        """Run it in the server's thread."""
+        asyncio.run_coroutine_threadsafe(task, self.loop).result(DEADLINE_SECONDS)
+
+    def until_gone(self) -> None:
+        """Wait until the server has let go of all connections, so that nothing can follow."""
+        until(lambda: not self.server._by_age and not self.server._state.tasks, "an end")
+
+
+@contextlib.contextmanager
+def serving(
+    bounds: Bounds | None = None,
+    body: bytes = BODY,
+    path: str = "/metrics",
+    tls: SSLContext | None = None,
+) -> Iterator[Running]:
+    """Serve on a free loopback port."""
+    running = Running(body)
+    running.may_answer.set()
+    app = Application(running, running, lambda: (), telemetry_path=path)
+    running.server = Server(app, [("127.0.0.1", 0)], bounds=bounds, tls=tls)
+    # What is not read soon stays in our own buffers.
+    running.server._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    thread = threading.Thread(target=running.loop.run_forever)
+    thread.start()
+    try:
+        running.call(running.server.start())
+        yield running
+    finally:
+        running.may_answer.set()
+        running.call(running.server.stop())
+        running.loop.call_soon_threadsafe(running.loop.stop)
+        thread.join(DEADLINE_SECONDS)
+        running.loop.close()
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    """Serve with bounds of which none is met by waiting."""
+    with serving() as server:
+        yield server
+
+
+def receive(raw: socket.socket, size: int) -> bytes:
+    """Read so much, and not a byte more."""
+    received = b""
+    while len(received) < size:
+        received += (part := raw.recv(size - len(received)))
+        assert part, f"ended after {len(received)} of {size} bytes"
+    return received
+
+
+def read_answer(raw: socket.socket) -> bytes:
+    """Read one answer with a Content-Length."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += receive(raw, 1)
+    return head + receive(raw, int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+
+
+def read_to_end(raw: socket.socket) -> bytes:
+    """Read until the server ends the connection, in whichever way."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := raw.recv(65536):
+            received += part
+    return received
+
+
+def reset(raw: socket.socket) -> None:
+    """Close with a reset."""
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raw.close()
+
+
+# Routes
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/metrics", "text/plain; version=0.0.4"),
+        ("/metrics?name[]=x&y=%zz", "text/plain; version=0.0.4"),
+        ("/-/healthy", "text/plain; charset=utf-8"),
+        ("/-/ready", "text/plain; charset=utf-8"),
+        ("/", "text/html; charset=utf-8"),
+    ],
+)
+def test_reads_answer_get_and_head_alike(running: Running, path: str, content_type: str) -> None:
+    """HEAD has GET's status and headers, its Content-Length too, and no body."""
+    with httpx.Client(base_url=running.url, headers={"accept-encoding": "identity"}) as client:
+        got, head = client.get(path), client.head(path)
+        assert (got.status_code, head.status_code) == (200, 200)
+        assert got.headers["content-type"] == content_type
+        assert int(got.headers["content-length"]) == len(got.content) > 0
+        same = set(got.headers.items()) - {("date", got.headers["date"])}
+        assert same <= set(head.headers.items())
+        assert head.content == b""
+        assert "server" not in got.headers
+        assert got.headers["x-content-type-options"] == "nosniff"
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"):
+            refused = client.request(method, path)
+            assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_metrics_pass_the_negotiation_on(running: Running) -> None:
+    """Accept and Accept-Encoding reach the exposition whole, its choice reaches the client."""
+    accept = "application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1"
+    headers = [("Accept", accept), ("Accept", "text/plain"), ("Accept-Encoding", "gzip")]
+    answer = httpx.get(f"{running.url}/metrics", headers=headers)
+    assert answer.content == BODY
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["vary"] == "Accept, Accept-Encoding"
+    with running.connect(GET_METRICS) as raw:
+        assert b"content-encoding" not in read_answer(raw).lower()
+    assert running.asked == [(f"{accept}, text/plain", "gzip"), ("", "")]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "said"),
+    [
+        ("GET", "/-/healthy", 503, "Stalled poll loops: org-1, org??2"),
+        ("GET", "/-/ready", 503, "Not ready: the first poll of each org has not ended yet."),
+        ("POST", "/-/reload", 403, "Lifecycle API is not enabled."),
+        ("GET", "/-/reload", 405, "Method not allowed, expected POST"),
+        *(
+            ("GET", path, 404, "Not found. There is /, /-/healthy, /-/ready, /metrics")
+            for path in ("/x", "/metrics/", "//", "/-/", "/%00", "/%ff", "/..;/metrics")
+        ),
+    ],
+)
+def test_refusal_says_why_in_one_line(
+    running: Running, method: str, path: str, status: int, said: str
+) -> None:
+    """What stalled, what is missing, what there is; never what was asked, and no line is broken."""
+    running.stalled, running.ready = lambda: ("org-1", "org\r\n2"), lambda: False
+    answer = httpx.request(method, running.url + path)
+    assert (answer.status_code, answer.text) == (status, f"{said}\n")
+    assert (status != 405) or answer.headers["allow"] == "POST"
+
+
+def test_metrics_at_the_root_take_the_place_of_the_overview() -> None:
+    """With a telemetry path of `/` there is no overview and no /metrics."""
+    with serving(path="/") as running:
+        assert httpx.get(running.url).content == BODY
+        assert httpx.get(f"{running.url}/metrics").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["", "metrics", "/-/ready", "/-/healthy", "/-/reload", "/a b", "/a?b", "/%41", "/é"]
+)
+def test_bad_telemetry_path_is_named(path: str) -> None:
+    """A path that could never be reached, or is taken, is an error that names the flag."""
+    with pytest.raises(ValueError, match=r"^--web\.telemetry-path: "):
+        check_telemetry_path(path)
+
+
+def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -> None:
+    """Nagle's algorithm is off: it would hold the body back for 40 ms."""
+    with running.connect(GET_METRICS) as raw:
+        read_answer(raw)
+        (connection,) = running.server._by_age
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+# What was handed over
+
+
+def test_answer_is_acknowledged_when_it_was_handed_over() -> None:
+    """When its last byte is on its way, and for what it carried, not for what is new by then."""
+    with serving(body=LARGE) as running, running.connect(GET_METRICS) as raw:
+        raw.recv(1)
+        running.generation = 8
+        assert running.acknowledged == []
+        receive(raw, len(LARGE))
+        until(lambda: running.acknowledged == [7], "acknowledgement")
+
+
+def test_requests_sent_ahead_are_answered_one_after_the_other() -> None:
+    """The next waits until the one before was handed over, and what waits is one piece of it."""
+    sent = GET_METRICS * 2 + GET_METRICS[:-2] + b"Connection: close\r\n\r\n"
+    with serving(body=LARGE) as running, running.connect(sent) as raw:
+        raw.recv(1, socket.MSG_PEEK)
+        (connection,) = running.server._by_age
+        until(connection.transport.get_write_buffer_size, "a piece that waits")
+        assert connection.transport.get_write_buffer_size() <= 2**20
+        assert len(running.asked) == 1
+        for _ in range(3):
+            assert read_answer(raw).endswith(LARGE)
+        until(lambda: running.acknowledged == [7, 7, 7], "acknowledgements")
+        assert read_to_end(raw) == b""
+
+
+@pytest.mark.parametrize("read_bytes", [0, len(LARGE) // 2])
+@pytest.mark.parametrize("end", [socket.socket.close, reset])
+def test_answer_broken_off_is_not_acknowledged(
+    end: Callable[[socket.socket], None], read_bytes: int
+) -> None:
+    """The client closed before it had all of it, in order or with a reset."""
+    with serving(body=LARGE) as running:
+        running.may_answer.clear()
+        raw = running.connect(GET_METRICS)
+        until(lambda: running.asked, "request to arrive")
+        if read_bytes:
+            running.may_answer.set()
+            receive(raw, read_bytes)
+        end(raw)
+        until(lambda: not running.server._by_age, "an end")
+        running.may_answer.set()
+        running.until_gone()
+        assert running.acknowledged == []
+
+
+@pytest.mark.parametrize("body_bytes", [200_000, len(LARGE)])
+def test_client_that_never_reads_is_let_go_unacknowledged(body_bytes: int) -> None:
+    """An answer that stays in our buffer, its last piece too, is given up on."""
+    bounds = Bounds(answer_seconds=0.3)
+    with serving(bounds, LARGE[:body_bytes]) as running, running.connect(GET_METRICS):
+        until(lambda: running.asked, "request to arrive")
+        running.until_gone()
+        assert running.acknowledged == []
+
+
+def test_head_and_other_routes_acknowledge_nothing(running: Running) -> None:
+    """Only a GET of the metrics carries them."""
+    with httpx.Client(base_url=running.url) as client:
+        client.head("/metrics")
+        for path in ("/", "/-/healthy", "/-/ready", "/nothing"):
+            client.get(path)
+    running.until_gone()
+    assert running.acknowledged == []
+
+
+def test_tls_changes_nothing(tmp_path: Path) -> None:
+    """Over TLS too an answer counts when it was handed over, and not when it was broken off."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = f"{require('openssl')} req -x509 -nodes -newkey rsa:2048 -subj /CN=x -days 1"
+    subprocess.run(
+        [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    tls = create_default_context(Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    trusting = create_default_context(cafile=certificate)
+    trusting.check_hostname = False
+    with serving(body=LARGE, tls=tls) as running:
+        with trusting.wrap_socket(running.connect()) as raw:
+            raw.sendall(GET_METRICS)
+            assert read_answer(raw).endswith(LARGE)
+            until(lambda: running.acknowledged == [7], "acknowledgement")
+        with trusting.wrap_socket(running.connect()) as raw:
+            raw.sendall(GET_METRICS)
+            raw.recv(1)
+        running.until_gone()
+        assert running.acknowledged == [7]
+
+
+# Bounds
+
+
+@pytest.mark.parametrize("before", [b"", GET_READY], ids=["first", "second"])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("over", "status"), [(0, b"200"), (1, b"400"), (300_000, b"400")])
+def test_large_header_is_refused(
+    running: Running, before: bytes, parts: int, over: int, status: bytes
+) -> None:
+    """Above the bound, to the byte: in one piece or more, and behind another request."""
+    size = Bounds.header_bytes + over
+    header = GET_METRICS[:-2] + b"Connection: close\r\nX: "
+    sent = before + header + b"a" * (size - len(header) - 4) + b"\r\n\r\n"
+    with running.connect() as raw, contextlib.suppress(ConnectionError):
+        for part in (sent[: len(sent) // parts], sent[len(sent) // parts :]):
+            raw.sendall(part)
+        if before:
+            assert read_answer(raw).endswith(b"Ready.\n")
+        assert read_to_end(raw).startswith(b"HTTP/1.1 " + status)
+    running.until_gone()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HT", GET_METRICS + b"GET /metr"])
+@pytest.mark.parametrize("trickle", [b"", b"G"])
+def test_slow_header_is_ended(sent: bytes, trickle: bytes) -> None:
+    """A header that does not come to its end in time; bytes one by one don't buy time."""
+    with serving(Bounds(header_seconds=0.2)) as running, running.connect(sent) as raw:
+
+        def has_ended() -> bool:
+            with contextlib.suppress(ConnectionError):
+                raw.sendall(trickle)
+            return not running.server._by_age
+
+        until(lambda: running.server._by_age, "the connection")
+        until(has_ended, "its end")
+
+
+def test_idle_connection_is_ended() -> None:
+    """A connection without a request for the idle time is ended in order, with a FIN."""
+    with serving(Bounds(idle_seconds=0)) as running, running.connect(GET_READY) as raw:
+        assert read_to_end(raw).endswith(b"Ready.\n")
+
+
+def test_full_house_makes_room_for_the_newest() -> None:
+    """Clients that only hold connections open cannot keep a scraper out."""
+    with serving(Bounds(connections=5)) as running, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(running.connect()) for _ in range(5)]
+        until(lambda: len(running.server._by_age) == 5, "connections to be made")
+        held[0].sendall(GET_READY)
+        read_answer(held[0])
+        assert httpx.get(f"{running.url}/metrics").status_code == 200
+        assert read_to_end(held[1]) == b""
+        held[0].sendall(GET_READY)
+        assert read_answer(held[0]).endswith(b"Ready.\n")
+
+
+def test_client_that_does_not_read_makes_room_too() -> None:
+    """We don't work on its answer, we wait for it."""
+    with serving(Bounds(connections=1), LARGE) as running, running.connect(GET_METRICS) as raw:
+        raw.recv(1)
+        assert httpx.get(f"{running.url}/-/ready").status_code == 200
+        assert len(read_to_end(raw)) < len(LARGE)
+
+
+def test_running_answers_are_not_given_up_for_new_connections() -> None:
+    """When all connections wait for an answer, a new one is ended."""
+    with serving(Bounds(connections=2)) as running, contextlib.ExitStack() as stack:
+        running.may_answer.clear()
+        held = [stack.enter_context(running.connect(GET_METRICS)) for _ in range(2)]
+        until(lambda: len(running.asked) == 2, "requests to arrive")
+        with running.connect() as late:
+            assert read_to_end(late) == b""
+        running.may_answer.set()
+        for raw in held:
+            assert read_answer(raw).endswith(BODY)
+
+
+@pytest.mark.parametrize("body", [b"", b"5\r\nhello\r\n" * 1000])
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"Content-Length: 99999999", b"413"),
+        (b"Content-Length: 5", b"403"),
+        (b"Content-Length: 5\r\nExpect: 100-continue", b"403"),
+        (b"Transfer-Encoding: chunked", b"403"),
+    ],
+)
+def test_request_with_a_body_is_answered_and_ends(
+    running: Running, header: bytes, status: bytes, body: bytes
+) -> None:
+    """No body is waited for; the connection ends after the answer."""
+    with running.connect(POST + header + b"\r\n\r\n" + body) as raw:
+        answer = read_to_end(raw)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+def test_body_that_is_none_ends_the_connection(running: Running) -> None:
+    """The answer is under way by then, so there is no second one."""
+    with running.connect(POST + b"Transfer-Encoding: chunked\r\n\r\nno chunk\r\n") as raw:
+        assert read_to_end(raw) == b""
+
+
+def test_endless_body_is_broken_off(running: Running) -> None:
+    """A client that sends on after its answer is cut off, not read forever."""
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    with (
+        running.connect(POST + b"Transfer-Encoding: chunked\r\n\r\n") as raw,
+        pytest.raises(ConnectionError),
+    ):
+        raw.sendall(chunk * 1000)
+    running.until_gone()
+
+
+# Start and stop
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.1", "[::1]", "localhost"])
+def test_listen_address_is_split(host: str) -> None:
+    """Host and port, with an IPv6 address in brackets; it is written in the same way."""
+    assert parse_listen_address(f"{host}:10480") == (host.strip("[]"), 10480)
+    assert join_address(host.strip("[]"), 10480) == f"{host}:10480"
+
+
+@pytest.mark.parametrize(
+    "address", ["", "10480", "x", "x:", ":65536", ":-1", "::1:80", "[::1]", "[x]:1", "[]:1", ":²"]
+)
+def test_bad_listen_address_is_explained(address: str) -> None:
+    """The error quotes it and shows what is right, in one line."""
+    with pytest.raises(ValueError, match=rf"^{re.escape(repr(address))} .* expected HOST:PORT.*$"):
+        parse_listen_address(address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", ""])
+def test_busy_port_is_one_line_that_names_the_flag(running: Running, host: str) -> None:
+    """The error says which address, why, and what to do; what was bound before it is free again."""
+    port = running.server.addresses[0][1]
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        free = found.getsockname()
+    with pytest.raises(ListenError) as caught:
+        Server(running.server._app, [free, (host, port)])
+    assert str(caught.value) == (
+        f"--web.listen-address: cannot listen on {host}:{port}: Address already in use; "
+        "another program or an address before has this port, choose a free one"
+    )
+    socket.create_server(free).close()
+
+
+@pytest.mark.parametrize("host", ["host.invalid", "192.0.2.1", "a" * 80])
+def test_unusable_host_is_one_line_that_names_the_flag(host: str) -> None:
+    """A host that is not ours, or no host, is named with what was expected."""
+    expected = rf"^--web\.listen-address: cannot listen on {host}:0: .*; .*$"
+    with pytest.raises(ListenError, match=expected):
+        bind(host, 0)
+
+
+@pytest.mark.parametrize("host", ["", "::", "0::0", "::1"])
+def test_no_host_and_the_any_address_listen_on_ipv4_and_ipv6(host: str) -> None:
+    """All interfaces, of both kinds where the machine has both; who names one means that one."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6 that takes IPv4 as well")
+    (listening,) = bind(host, 0)
+    with listening, socket.socket() as version4, socket.socket(socket.AF_INET6) as version6:
+        port = listening.getsockname()[1]
+        version6.connect(("::1", port))
+        assert (version4.connect_ex(("127.0.0.1", port)) == 0) == (host != "::1")
+
+
+def test_stop_ends_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle, within a header, with an answer that nobody reads, and with one that never comes."""
+    monkeypatch.setattr("invent_exporter.web.server.STOP_SECONDS", 0.1)
+    with serving(body=LARGE) as running, contextlib.ExitStack() as stack:
+        idle = stack.enter_context(running.connect(GET_READY))
+        read_answer(idle)
+        half = stack.enter_context(running.connect(b"GET /me"))
+        stack.enter_context(running.connect(GET_METRICS)).recv(1)
+        running.may_answer.clear()
+        stuck = stack.enter_context(running.connect(GET_METRICS))
+        until(lambda: len(running.asked) == 2, "requests to arrive")
+        running.call(running.server.stop())
+        assert not running.server._by_age
+        assert [read_to_end(each) for each in (idle, half, stuck)] == [b"", b"", b""]
+        assert running.acknowledged == []
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(running.server.addresses[0], DEADLINE_SECONDS)
+
+
+def test_stop_lets_a_running_answer_finish(running: Running) -> None:
+    """One that comes within the stop's time is handed over whole; who is idle goes at once."""
+    with running.connect(GET_READY) as idle, running.connect() as raw:
+        read_answer(idle)
+        running.may_answer.clear()
+        raw.sendall(GET_METRICS)
+        until(lambda: running.asked, "request to arrive")
+        stopping = asyncio.run_coroutine_threadsafe(running.server.stop(), running.loop)
+        assert read_to_end(idle) == b""
+        running.may_answer.set()
+        assert read_to_end(raw).endswith(BODY)
+        stopping.result(DEADLINE_SECONDS)
+        assert running.acknowledged == [7]
+
+
+# Anything at all
+
+TOKEN = st.text("abcXYZ-_/.%?#&=;:@!$'()*+,0123456789~", max_size=40).map(str.encode)
+METHOD = st.sampled_from([b"GET", b"HEAD", b"POST", b"CONNECT", b"TRACE"]) | TOKEN
+PATH = st.sampled_from([b"*", b"http://x/metrics"]) | TOKEN.map(lambda token: b"/" + token)
+HEADERS = st.lists(st.binary(max_size=60).map(lambda line: line + b"\r\n"), max_size=5)
+REQUEST = st.builds(
+    b"%b %b HTTP/1.1\r\nHost: x\r\n%b\r\n".__mod__, st.tuples(METHOD, PATH, HEADERS.map(b"".join))
+)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Running]:
+    """One server for many requests."""
+    with serving() as server:
+        yield server
+
+
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@given(parts=st.lists(REQUEST | st.binary(min_size=1, max_size=200), min_size=1, max_size=4))
+def test_whatever_comes_is_no_error_of_ours(shared: Running, parts: list[bytes]) -> None:
+    """An answer that is not a 500, or an end, and the server serves on."""
+    with shared.connect() as raw:
+        with contextlib.suppress(OSError):
+            for each in parts:
+                raw.sendall(each)
+            raw.shutdown(socket.SHUT_WR)
+        assert read_to_end(raw)[:10] in (b"", b"HTTP/1.1 2", b"HTTP/1.1 4")
+    with shared.connect(GET_READY) as raw:
+        assert read_answer(raw).endswith(b"Ready.\n")
