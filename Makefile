@@ -30,6 +30,10 @@ drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which a
 bench: $(VENV)/.dev ## what it costs, against peers and floors: make bench ARGS="ledger"
 	$(BIN)/python -m bench $(ARGS)
 
+.PHONY: pictures
+pictures: $(VENV)/.dev ## draws every dashboard in Chromium, looks for flaws, writes docs/pictures
+	$(BIN)/python -m grafana.pictures --docs $(ARGS)
+
 check: $(VENV)/.dev ## ruff, mypy and the import order
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
