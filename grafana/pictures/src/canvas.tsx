@@ -43,11 +43,12 @@ export const Heatmap = painted(52, (g, { panel, data, exemplars, height, theme, 
   rows.forEach((row, index) => {
     g.fillStyle = theme.colors.text.secondary;
     g.textAlign = 'right';
-    if (index % Math.ceil(16 / tall) === 0) g.fillText(Number.isFinite(row.bound) ? formattedValueToString(format(row.bound)) : '+Inf', left - 6, top(index));
+    if (index % Math.ceil(16 / tall) === 0) g.fillText(Number.isFinite(row.bound) ? formattedValueToString(format(row.bound)) : '+Inf', left - 6, Math.max(8, top(index)));
     cells[index].forEach((count: number, at: number) => {
       if (!count) return;
       g.fillStyle = shade(Math.sqrt(count / most), theme.isDark);
-      g.fillRect(x(row.times[at] - step * 1000), top(index), x(row.times[at]) - x(row.times[at] - step * 1000) - 1, tall - 1);
+      const begin = Math.max(left, x(row.times[at] - step * 1000));
+      g.fillRect(begin, top(index), x(row.times[at]) - begin - 1, tall - 1);
     });
   });
   g.fillStyle = theme.visualization.getColorByName('purple');
