@@ -30,10 +30,6 @@ drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which a
 bench: $(VENV)/.dev ## what it costs, against peers and floors: make bench ARGS="ledger"
 	$(BIN)/python -m bench $(ARGS)
 
-.PHONY: pictures
-pictures: $(VENV)/.dev ## draws every dashboard in Chromium, looks for flaws, writes docs/pictures
-	$(BIN)/python -m grafana.pictures --docs $(ARGS)
-
 check: $(VENV)/.dev ## ruff, mypy and the import order
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -80,3 +76,7 @@ lock: ## write both lock files anew
 	$(COMPILE) --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra dev --constraint requirements.lock \
 	  --output-file requirements-dev.lock pyproject.toml
+
+.PHONY: pictures
+pictures: $(VENV)/.dev ## draws every dashboard in Chromium, looks for flaws, writes docs/pictures
+	$(BIN)/python -m grafana.pictures --docs $(ARGS)
