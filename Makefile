@@ -86,3 +86,7 @@ lock: ## write both lock files anew
 	$(COMPILE) --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra dev --constraint requirements.lock \
 	  --output-file requirements-dev.lock pyproject.toml
+
+.PHONY: pictures
+pictures: $(VENV)/.dev ## draws every dashboard in Chromium, looks for flaws, writes docs/pictures
+	$(BIN)/python -m grafana.pictures --docs $(ARGS)

@@ -131,8 +131,8 @@ RUNS = (
         frozenset(
             {"InventRunFailed", "InventFailureRatioHigh", "InventNoSuccess", "InventCreditsWasted"}
         ),
-        "Tiles «Failed runs», «Workflows failing», «Success ratio»; first row of the table; red in "
-        "«Runs finished»",
+        "Tiles «Alerts» and «Workflows failing»; its row in «Alerts firing» and «Failing most, "
+        "last hour»; red at the bottom of «Runs finished»",
     ),
     Incident(
         "A new workflow's first run fails",
@@ -140,7 +140,7 @@ RUNS = (
         _of(NEWBORN),
         "InventRunFailed",
         frozenset(),
-        "Tile «Failed runs»; its row in the table, 100%, 1 in a row",
+        "Its row in «Alerts firing» and «Failing most, last hour»: 100 %, 1 in a row",
     ),
     Incident(
         "A storm of webhooks",
@@ -148,7 +148,7 @@ RUNS = (
         _of("wf-orders"),
         "InventRunsSurge",
         frozenset({"InventCreditSpike"}),
-        "«Runs submitted»: WEBHOOK towers over the rest",
+        "Its row in «Alerts firing»; «Runs submitted»: WEBHOOK towers over the rest",
     ),
     Incident(
         "A run hangs",
@@ -156,7 +156,7 @@ RUNS = (
         _of("wf-shipping"),
         "InventRunStuck",
         frozenset(),
-        "Tile «Oldest open run»",
+        "Tile «Stuck or waiting»; its row in «Alerts firing»",
     ),
     Incident(
         "The queue jams",
@@ -164,7 +164,7 @@ RUNS = (
         _of("wf-payroll"),
         "InventQueueBackingUp",
         frozenset({"InventNoSuccess"}),
-        "«Open runs»: PENDING rises; tiles «Open runs» and «Oldest open run»",
+        "Tile «Stuck or waiting»; its row in «Alerts firing»; «Open runs»: PENDING rises",
     ),
     Incident(
         "A loop burns credits",
@@ -172,7 +172,7 @@ RUNS = (
         _of("wf-agent"),
         "InventCreditSpike",
         frozenset(),
-        "«Credits burned»: one workflow towers; tile «Credits this month, forecast»",
+        "Tile «Alerts»; its row in «Alerts firing»; «Credits an hour»: one workflow towers",
     ),
     Incident(
         "A workflow is not triggered any more",
@@ -180,7 +180,7 @@ RUNS = (
         _of("wf-reports"),
         "InventNoSuccess",
         frozenset(),
-        "«Most overdue for a success»: at the top, red",
+        "Tile «Overdue»; its row in «Alerts firing»",
     ),
     Incident(
         "Durations leak slowly",
@@ -188,7 +188,7 @@ RUNS = (
         _of("wf-search"),
         "InventRunsSlow",
         frozenset(),
-        "«Duration»: p95 and p99 climb",
+        "Tile «Slow»; its row in «Alerts firing»",
     ),
 )
 """Played at once: each has its own workflow, so its alerts can be told apart."""
@@ -200,7 +200,7 @@ EXPORTER = (
         {"org_id": UMBRELLA},
         "InventKeyRejected",
         frozenset({"InventOrgUnreadable", "InventPollStale"}),
-        "Tiles «Age of the data» and «API answers not OK»",
+        "Tiles «Alerts», «Orgs not read», «API errors, 10m»; then «Age of the data»",
         Theater.clear_faults,
     ),
     Incident(
@@ -211,7 +211,7 @@ EXPORTER = (
         {"org_id": UMBRELLA},
         "InventRateLimited",
         frozenset({"InventOrgUnreadable", "InventPollStale"}),
-        "Tile «API answers not OK»",
+        "Tile «API errors, 10m»; its row in «Alerts firing»",
         Theater.clear_faults,
     ),
     Incident(
@@ -220,7 +220,8 @@ EXPORTER = (
         {},
         "InventOrgUnreadable",
         frozenset({"InventPollStale", "InventReconcileStale"}),
-        "Tiles «Age of the data» and «API answers not OK»; the lines of the panels go flat",
+        "Tiles «Alerts», «Orgs not read» with all of them, «API errors, 10m»; then «Age of the "
+        "data»",
         Theater.clear_faults,
     ),
     Incident(
@@ -229,7 +230,7 @@ EXPORTER = (
         {},
         "InventExporterDown",
         frozenset({"InventMetricsAbsent"}),
-        "Tile «Age of the data» goes on rising; the other panels end",
+        "Tile «Orgs not read» with all of them, at the next scrape; then «Alerts»; the bars end",
         lambda theater: theater.stage.start_exporter(),
     ),
 )

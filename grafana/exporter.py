@@ -4,14 +4,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from grafana.frame import AGE_LIMITS, EXPORTERS, instance, job, mark_restarts, org, start
-from grafana.panels import CALM, GREEN, ORANGE, RED, Place, lines, now, query, row, tile
-from grafana.queries import EXPORTER, JOB, ORG, increase, last_success, quantile, rate
+from grafana.frame import EXPORTERS, instance, job, mark_restarts, org, start
+from grafana.panels import (
+    BLUE,
+    PURPLE,
+    QUANTILE_COLORS,
+    RED,
+    YELLOW,
+    Place,
+    State,
+    critical,
+    lines,
+    now,
+    query,
+    row,
+    states,
+    tile,
+    warning,
+    worst,
+)
+from grafana.parts import age_tile, orgs_not_read_tile
+from grafana.queries import (
+    BY_ORG,
+    EXPORTER,
+    JOB,
+    ON_ORG,
+    ORG,
+    THRESHOLDS,
+    increase,
+    last_of_orgs,
+    limit,
+    org_named,
+    quantile,
+    rate,
+    rise,
+)
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders import dashboard
-
-WAITING_LIMITS = ((None, GREEN), (0.5, ORANGE), (2, RED))
 
 
 def build() -> dashboard.Dashboard:
@@ -19,266 +49,263 @@ def build() -> dashboard.Dashboard:
     board = start(
         EXPORTERS,
         "Invent / Exporter",
-        "Is the exporter well? Its polls, its requests to the API, its ledger and its process.",
+        "For whoever runs the exporter: is every org read, what does the API answer, and is the "
+        "process well?",
         [job(), instance(), org()],
     )
     mark_restarts(board)
     _tiles(board)
-    _polls(board)
+    _orgs(board)
     _api(board)
-    _ledger(board)
-    _process(board)
+    board.with_row(_ledger(21))
+    board.with_row(_process(22))
     return board
 
 
 def _tiles(board: dashboard.Dashboard) -> None:
     # `up` belongs to every target: only those that were seen to be exporters.
-    known = f"last_over_time(invent_exporter_build_info{{{EXPORTER}}}[$__range])"
+    window = THRESHOLDS["org_vanished_window"]
+    known = f"last_over_time(invent_exporter_build_info{{{EXPORTER}}}[{window}])"
     throttled = rate("invent_api_throttled_seconds_total", EXPORTER, "10m")
     board.with_panel(
         tile(
-            "Orgs not read",
-            "Orgs whose last poll was not complete.",
-            Place(0, 0, 4, 4),
-            now(f"sum(max by (job, org_id) (invent_up{{{ORG}}}) == bool 0)"),
-            unit="short",
-            limits=((None, GREEN), (1, RED)),
+            "Instances down",
+            "Instances that Prometheus does not reach, of those that were exporters in the last "
+            f"{window}. Normal: 0.",
+            Place(0, 0, 4, 3),
+            now(f"sum((up{{{EXPORTER}}} == bool 0) and on (job, instance) {known})"),
+            limits=critical(1),
+        )
+    )
+    board.with_panel(orgs_not_read_tile(Place(4, 0, 4, 3)))
+    board.with_panel(age_tile(Place(8, 0, 4, 3)))
+    board.with_panel(
+        tile(
+            "Failed polls, last hour",
+            "Polls that were not complete. Normal: 0, or few: each is made up for by the next.",
+            Place(12, 0, 4, 3),
+            now(f"round(sum({increase('invent_poll_errors_total', ORG, '1h')}))"),
         )
     )
     board.with_panel(
         tile(
-            "Age of the data",
-            "Time since the last complete poll of the org that waits longest.",
-            Place(4, 0, 4, 4),
-            now(f"time() - min({last_success()})"),
-            unit="s",
-            limits=AGE_LIMITS,
-        )
-    )
-    board.with_panel(
-        tile(
-            "Exporters up",
-            "Instances that Prometheus reaches, of those that were exporters in the chosen time.",
-            Place(8, 0, 4, 4),
-            now(f"sum(up{{{EXPORTER}}} and on (job, instance) {known}) or vector(0)"),
-            unit="short",
-            limits=((None, RED), (1, GREEN)),
-        )
-    )
-    board.with_panel(
-        tile(
-            "Failed polls",
-            "In the chosen time.",
-            Place(12, 0, 4, 4),
-            now(f"sum({increase('invent_poll_errors_total', ORG, '$__range')})"),
-            unit="short",
-            decimals=0,
-            limits=((None, GREEN), (0.5, ORANGE)),
-        )
-    )
-    board.with_panel(
-        tile(
-            "Throttled",
-            "Share of the last ten minutes that requests waited for the own rate limit or for "
-            "Retry-After; above 100% when several wait at once.",
-            Place(16, 0, 4, 4),
+            "Throttled, 10 minutes",
+            "Share of the time that requests waited for the own rate limit or for Retry-After, "
+            "above 100 % when several wait at once. Normal: 0 %.",
+            Place(16, 0, 4, 3),
             now(f"sum({throttled})"),
             unit="percentunit",
-            decimals=1,
-            limits=WAITING_LIMITS,
+            decimals=0,
+            limits=warning(0.5),
         )
     )
     board.with_panel(
         tile(
             "Version",
-            "Of the exporters that run.",
-            Place(20, 0, 4, 4),
+            "Of the exporters that run. Normal: one.",
+            Place(20, 0, 4, 3),
             now(f"group by (version) (invent_exporter_build_info{{{EXPORTER}}})", "{{version}}"),
-            unit="short",
-            limits=CALM,
-            text_of="version",
+            names_only=True,
         )
     )
 
 
-def _polls(board: dashboard.Dashboard) -> None:
-    board.with_row(row("Polls", 4))
-    panels = (
-        (
-            "Up",
-            "1: the last poll was complete.",
-            f"max by (org_id) (invent_up{{{ORG}}})",
-            "short",
-            ((None, RED), (1, GREEN)),
-        ),
-        (
-            "Age of the data",
-            "Time since the last complete poll.",
-            f"time() - max by (org_id) (invent_poll_last_success_timestamp_seconds{{{ORG}}})",
-            "s",
-            AGE_LIMITS,
-        ),
-        (
-            "Duration of polls",
-            "Of the last poll.",
-            f"max by (org_id) (invent_poll_duration_seconds{{{ORG}}})",
-            "s",
-            CALM,
-        ),
-        (
-            "Poll interval",
-            "As it is now: it is stretched where a poll must walk all pages.",
-            f"max by (org_id) (invent_poll_interval_seconds{{{ORG}}})",
-            "s",
-            CALM,
-        ),
-    )
-    for index, (title, text, expr, unit, limits) in enumerate(panels):
-        asked = query(expr, "{{org_id}}")
-        board.with_panel(
-            lines(title, text, Place(index * 6, 5, 6, 7), asked, unit=unit, limits=limits)
+def _orgs(board: dashboard.Dashboard) -> None:
+    up = f"max {BY_ORG} (invent_up{{{ORG}}})"
+    least = f"bottomk(12, max {BY_ORG} (avg_over_time(invent_up{{{ORG}}}[$__range] @ end())))"
+    last = last_of_orgs("invent_poll_last_success_timestamp_seconds", "1d")
+    board.with_row(row("Orgs", 3))
+    board.with_panel(
+        states(
+            "Read or not",
+            "Whether the last poll of an org was complete: the twelve orgs that were read least in "
+            "the chosen time. Normal: blue from end to end. A gap is a time without any sample.",
+            Place(0, 4, 12, 8),
+            query(org_named(f"{up} and {ON_ORG} {least}"), "{{org_name}}"),
+            {"0": State("not read", RED), "1": State("read", BLUE)},
         )
+    )
+    board.with_panel(
+        worst(
+            "Oldest data",
+            "Time since the last complete poll, the ten orgs that wait longest. Normal: below two "
+            "poll intervals, so a minute.",
+            Place(12, 4, 6, 8),
+            now(org_named(f"topk(10, time() - {last})"), "{{org_name}}"),
+            unit="s",
+            limits=critical(limit("poll_stale_seconds")),
+            most=limit("poll_stale_seconds"),
+        )
+    )
+    interval = f"max {BY_ORG} (invent_poll_interval_seconds{{{ORG}}})"
+    took = f"max {BY_ORG} (invent_poll_duration_seconds{{{ORG}}})"
+    board.with_panel(
+        worst(
+            "Longest polls",
+            "How much of its interval the last poll took, the ten orgs with the most. Normal: a "
+            "few percent. The interval is stretched where a poll must walk all pages.",
+            Place(18, 4, 6, 8),
+            now(org_named(f"topk(10, {took} / {interval})"), "{{org_name}}"),
+            unit="percentunit",
+            limits=warning(1),
+            most=1,
+        )
+    )
 
 
 def _api(board: dashboard.Dashboard) -> None:
     board.with_row(row("API", 12))
+    asked = "invent_api_requests_total"
+    not_ok, ok = f'{ORG}, code!="200"', f'{ORG}, code="200"'
     board.with_panel(
         lines(
-            "Requests",
-            "By status code; `error` is no answer at all. The API takes 500 a minute from one "
-            "address; of its own the exporter makes 300 at most.",
+            "Requests a minute",
+            "By status code, what is not 200 at the bottom; `error` is no answer at all. Normal: "
+            "even, all 200, and below 300: what the exporter allows itself. The API takes 500 a "
+            "minute from one address.",
             Place(0, 13, 6, 8),
-            query(f"sum by (code) ({rate('invent_api_requests_total', ORG)}) * 60", "{{code}}"),
-            unit="rpm",
-            stack=True,
-            limits=((None, GREEN), (300, ORANGE), (500, RED)),
+            query(f"60 * sum by (code) ({rate(asked, not_ok)})", "{{code}}"),
+            query(f"60 * sum by (code) ({rate(asked, ok)})", "{{code}}", "B"),
+            unit="reqpm",
+            area=True,
+            colors={"200": BLUE, "429": YELLOW, "error": RED, "401": RED, "503": PURPLE},
         )
     )
+    buckets = "invent_api_request_duration_seconds_bucket"
     board.with_panel(
         lines(
             "Duration of requests",
-            "Of one try, body included.",
+            "Of one try, body included, over 10 minutes. Normal: level, and below a second.",
             Place(6, 13, 6, 8),
             *(
-                query(quantile(share, "invent_api_request_duration_seconds", EXPORTER), name, ref)
+                query(quantile(share, buckets, EXPORTER, "10m"), name, ref)
                 for share, name, ref in ((0.5, "p50", "A"), (0.95, "p95", "B"), (0.99, "p99", "C"))
             ),
             unit="s",
+            log=True,
+            colors=QUANTILE_COLORS,
         )
     )
     board.with_panel(
         lines(
-            "Waiting",
-            "Seconds in a second that requests waited for the rate limit or for Retry-After.",
+            "Throttled",
+            "Share of the time that requests waited for the rate limit or for Retry-After, all "
+            "instances. Normal: 0 %.",
             Place(12, 13, 6, 8),
-            query(
-                f"sum by (instance) ({rate('invent_api_throttled_seconds_total', EXPORTER)})",
-                "{{instance}}",
-            ),
+            query(f"sum({rate('invent_api_throttled_seconds_total', EXPORTER)})", "waiting"),
             unit="percentunit",
-            limits=WAITING_LIMITS,
         )
     )
     board.with_panel(
         lines(
             "Failed polls",
-            "By reason.",
+            "By reason, in each step. Normal: none, or single ones.",
             Place(18, 13, 6, 8),
-            query(f"sum by (reason) ({increase('invent_poll_errors_total', ORG)})", "{{reason}}"),
-            unit="short",
-            stack=True,
+            query(f"sum by (reason) ({rise('invent_poll_errors_total', ORG)})", "{{reason}}"),
+            bars=True,
+            shades=RED,
         )
     )
 
 
-def _ledger(board: dashboard.Dashboard) -> None:
-    board.with_row(row("Ledger", 21))
+def _ledger(y: int) -> dashboard.Row:
     kinds = ("recovered", "vanished", "revised")
-    board.with_panel(
-        lines(
-            "Runs with a story",
-            "Recovered: only a reconciliation found it. Vanished: it left the API unfinished. "
-            "Revised: its status changed after it was counted.",
-            Place(0, 22, 6, 8),
-            *(
-                query(f"sum({increase(f'invent_runs_{kind}_total', ORG)})", kind, ref)
-                for kind, ref in zip(kinds, "ABC", strict=True)
+    reconciled = last_of_orgs("invent_reconcile_last_success_timestamp_seconds", "1d")
+    return row(
+        "Ledger",
+        y,
+        [
+            lines(
+                "Runs with a story",
+                "Recovered: only a reconciliation found it. Vanished: it left the API unfinished. "
+                "Revised: its status changed after it was counted. Normal: none, or few.",
+                Place(0, y + 1, 6, 8),
+                *(
+                    query(f"sum({rise(f'invent_runs_{kind}_total', ORG)})", kind, ref)
+                    for kind, ref in zip(kinds, "ABC", strict=True)
+                ),
+                bars=True,
+                colors={"recovered": BLUE, "vanished": YELLOW, "revised": PURPLE},
             ),
-            unit="short",
-        )
-    )
-    board.with_panel(
-        lines(
-            "Invalid runs",
-            "Runs that could not be read and were left out, by reason.",
-            Place(6, 22, 6, 8),
-            query(f"sum by (reason) ({increase('invent_runs_invalid_total', ORG)})", "{{reason}}"),
-            unit="short",
-            stack=True,
-        )
-    )
-    board.with_panel(
-        lines(
-            "Time since the reconciliation",
-            "The deeper look back for runs that polls missed.",
-            Place(12, 22, 6, 8),
-            query(
-                "time() - max by (org_id)"
-                f" (invent_reconcile_last_success_timestamp_seconds{{{ORG}}})",
-                "{{org_id}}",
+            lines(
+                "Invalid runs",
+                "Runs that could not be read and were left out, by reason. Normal: none.",
+                Place(6, y + 1, 6, 8),
+                query(f"sum by (reason) ({rise('invent_runs_invalid_total', ORG)})", "{{reason}}"),
+                bars=True,
+                shades=RED,
             ),
-            unit="s",
-            limits=((None, GREEN), (7200, RED)),
-        )
-    )
-    board.with_panel(
-        lines(
-            "Workflows folded",
-            "Workflows behind __other__: more than metrics.max_workflows.",
-            Place(18, 22, 3, 8),
-            query(f"max by (org_id) (invent_workflows_folded{{{ORG}}})", "{{org_id}}"),
-            unit="short",
-            limits=((None, GREEN), (1, ORANGE)),
-        )
-    )
-    board.with_panel(
-        lines(
-            "Size of the ledger",
-            "Of the state file, its write-ahead log included.",
-            Place(21, 22, 3, 8),
-            query(f"max by (instance) (invent_ledger_size_bytes{{{EXPORTER}}})", "{{instance}}"),
-            unit="bytes",
-        )
+            worst(
+                "Time since the reconciliation",
+                "The deeper look back for runs that polls missed, the ten orgs that wait longest. "
+                "Normal: below reconcile_interval, 15 minutes by default, and a little.",
+                Place(12, y + 1, 6, 8),
+                now(org_named(f"topk(10, time() - {reconciled})"), "{{org_name}}"),
+                unit="s",
+                limits=warning(limit("reconcile_stale_seconds")),
+                most=limit("reconcile_stale_seconds"),
+            ),
+            tile(
+                "Workflows folded",
+                "Workflows behind __other__: more than metrics.max_workflows. Normal: 0.",
+                Place(18, y + 1, 6, 3),
+                now(f"sum(max {BY_ORG} (invent_workflows_folded{{{ORG}}}))"),
+                limits=warning(1),
+            ),
+            lines(
+                "Size of the ledger",
+                "Of the state file, its write-ahead log included. Normal: it grows for as long as "
+                "ids are kept, then stays.",
+                Place(18, y + 4, 6, 5),
+                query(
+                    f"max by (instance) (invent_ledger_size_bytes{{{EXPORTER}}})", "{{instance}}"
+                ),
+                unit="bytes",
+            ),
+        ],
     )
 
 
-def _process(board: dashboard.Dashboard) -> None:
-    board.with_row(row("Process", 30))
+def _process(y: int) -> dashboard.Row:
     # process_* and scrape_* belong to every target: only those of exporters.
     ours = f" and on (job, instance) invent_exporter_build_info{{{JOB}}}"
     panels = (
-        ("Memory", "Resident.", f"process_resident_memory_bytes{{{EXPORTER}}}", "bytes"),
-        ("CPU", "Cores used.", rate("process_cpu_seconds_total", EXPORTER), "short"),
+        (
+            "Memory",
+            "Resident. Normal: level.",
+            f"process_resident_memory_bytes{{{EXPORTER}}}",
+            "bytes",
+        ),
+        (
+            "CPU",
+            "Cores used. Normal: a small part of one.",
+            rate("process_cpu_seconds_total", EXPORTER),
+            "none",
+        ),
         (
             "Duration of scrapes",
-            "As Prometheus sees it.",
+            "As Prometheus sees it. Normal: far below the scrape timeout.",
             f"scrape_duration_seconds{{{EXPORTER}}}",
             "s",
         ),
         (
             "Samples in a scrape",
-            "About 110 for each workflow.",
+            "124 for each workflow, and a few. Normal: level.",
             f"scrape_samples_scraped{{{EXPORTER}}}",
             "short",
         ),
     )
-    for index, (title, text, expr, unit) in enumerate(panels):
-        board.with_panel(
+    return row(
+        "Process",
+        y,
+        [
             lines(
                 title,
                 text,
-                Place(index * 6, 31, 6, 7),
+                Place(index * 6, y + 1, 6, 7),
                 query(f"{expr}{ours}", "{{instance}}"),
                 unit=unit,
             )
-        )
+            for index, (title, text, expr, unit) in enumerate(panels)
+        ],
+    )

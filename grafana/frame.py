@@ -7,8 +7,22 @@ from typing import TYPE_CHECKING, Any
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as models
 
-from grafana.panels import BLUE, GREEN, ORANGE, RED, annotation, variable
-from grafana.queries import BY_WORKFLOW, JOB, ON_WORKFLOW, ORG, RUNS, WORKFLOW, increase, named
+from grafana.panels import BLUE, PURPLE, RED, YELLOW, annotation, critical, variable
+from grafana.queries import (
+    ALERT,
+    BY_WORKFLOW,
+    FINISHED,
+    JOB,
+    NAME,
+    ON_WORKFLOW,
+    ORG,
+    RUNS,
+    THRESHOLDS,
+    WORKFLOW,
+    increase,
+    limit,
+    named,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +33,17 @@ TAG = "invent"
 OVERVIEW, WORKFLOWS, EXPORTERS = "invent-overview", "invent-workflow", "invent-exporter"
 """Uids: part of the addresses that people keep and alerts link to."""
 
-AGE_LIMITS = ((None, GREEN), (120, ORANGE), (600, RED))
-"""Of the age of the data: red where InventPollStale fires."""
+AGE_LIMITS = critical(limit("poll_stale_seconds"))
 _KEEP = "${datasource:queryparam}&${job:queryparam}&${__url_time_range}"
+_ORG_OF_ROW = "var-org_id=${__data.fields.org_id}"
 WORKFLOW_LINK = (
-    f"/d/{WORKFLOWS}?var-org_id=${{__data.fields.Org}}"
-    f"&var-workflow_id=${{__data.fields.workflow_id}}&${{origin:queryparam}}&{_KEEP}"
+    "Look at this workflow",
+    f"/d/{WORKFLOWS}?{_ORG_OF_ROW}&var-workflow_id=${{__data.fields.workflow_id}}&{_KEEP}",
 )
-"""From a row of a table with the columns Org and workflow_id; what else was chosen is kept."""
+"""From a row of a table with the fields org_id and workflow_id; what else was chosen is kept."""
+ORG_LINK = ("Only this org", f"/d/{OVERVIEW}?{_ORG_OF_ROW}&{_KEEP}")
+EXPORTER_LINK = ("How this org is read", f"/d/{EXPORTERS}?{_ORG_OF_ROW}&{_KEEP}")
+RUNBOOK_LINK = ("What to do", f"{THRESHOLDS['runbook_base_url']}/${{__value.raw}}.md")
 
 
 def job() -> Builder[Any]:
@@ -46,20 +63,18 @@ def org() -> Builder[Any]:
 
 
 def workflow() -> Builder[Any]:
-    """Choose the workflows by name; one without a name is called by its id."""
-    infos = f"group by (workflow_id, workflow_name) (invent_workflow_info{{{ORG}}})"
-    folded = (
-        f"label_replace(group by (workflow_id) (invent_runs_finished_total{{{ORG}}}),"
-        ' "workflow_name", "$1", "workflow_id", "(.*)")'
+    """Choose workflows by name, the first of all where nothing was chosen."""
+    names = f"{NAME}{{{ORG}}}"
+    asked = (
+        f"query_result(group by (workflow_id, workflow_name) (last_over_time({names}[$__range])))"
     )
     regex = r'/workflow_id="(?<value>[^"]+)".*workflow_name="(?<text>[^"]+)"/'
-    asked = f"query_result({infos} or on (workflow_id) {folded})"
-    return variable("workflow_id", "Workflow", asked, regex)
+    return variable("workflow_id", "Workflow", asked, regex, all_at_first=False)
 
 
 def origin() -> Builder[Any]:
     """Choose by what started the runs."""
-    asked = f"label_values(invent_runs_finished_total{{{ORG}}}, origin)"
+    asked = f"label_values(invent_runs_finished_total{{{WORKFLOW}}}, origin)"
     return variable("origin", "Origin", asked)
 
 
@@ -84,25 +99,51 @@ def start(
             .keep_time(keep_time=True)
             .include_vars(include_vars=True)
         )
+        .link(
+            dashboard.DashboardLink("Newest errors")
+            .type(models.DashboardLinkType.LINK)
+            .url("${exporter_url}")
+            .icon("external link")
+            .tooltip(
+                "The exporter's own page: the newest failed runs of each org, with their error"
+            )
+            .target_blank(target_blank=True)
+        )
         .with_variable(
             dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
         )
     )
     for chosen in variables:
         board.with_variable(chosen)
+    page = dashboard.TextBoxVariable("exporter_url").label("Exporter's page")
+    mark_alerts(board.with_variable(page.default_value("http://localhost:10480")))
     return board
 
 
-def mark_runs(board: dashboard.Dashboard, *, failures: bool) -> None:
-    """Mark failed runs and new versions of workflows."""
-    failed = increase("invent_runs_finished_total", f'{RUNS}, status="FAILED"')
+def mark_alerts(board: dashboard.Dashboard) -> None:
+    """Mark the moments at which a critical alert began to fire."""
+    critical_ones = f'ALERTS{{{ALERT}, alertstate="firing", severity="critical"}}'
+    board.annotation(
+        annotation(
+            "Critical alerts",
+            f"{critical_ones} unless {critical_ones} offset $__interval",
+            "{{alertname}} {{org_id}} {{workflow_name}}",
+            RED,
+            on=True,
+        )
+    )
+
+
+def mark_runs(board: dashboard.Dashboard) -> None:
+    """Mark failed runs, when asked to, and new versions of workflows."""
+    failed = increase(FINISHED, f'{RUNS}, status="FAILED"', "$__rate_interval")
     board.annotation(
         annotation(
             "Failures",
-            named(f"sum {BY_WORKFLOW} ({failed}) > 0"),
+            named(f"sum {BY_WORKFLOW} ({failed}) > 0", WORKFLOW),
             "{{workflow_name}} failed",
-            RED,
-            on=failures,
+            YELLOW,
+            on=False,
         )
     )
     versions = "group by (job, org_id, workflow_id, workflow_name, version)"
@@ -129,7 +170,7 @@ def mark_restarts(board: dashboard.Dashboard) -> None:
             f"changes(process_start_time_seconds{{{JOB}}}[$__rate_interval]) > 0"
             f" and on (job, instance) invent_exporter_build_info{{{JOB}}}",
             "Exporter {{instance}} restarted",
-            ORANGE,
+            PURPLE,
             on=True,
         )
     )

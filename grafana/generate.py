@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -19,6 +20,11 @@ def dashboards() -> dict[str, str]:
     return {f"{name}.json": _encode(module.build().build()) for name, module in DASHBOARDS.items()}
 
 
+def all_panels(board: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the panels of a dashboard, those of closed rows too."""
+    return [inner for panel in board["panels"] for inner in (panel, *panel.get("panels", ()))]
+
+
 def panel_id(kind: str, title: str) -> int:
     """Make a panel's id of what it is: one that is added leaves the links to it as they were."""
     return crc32(f"{kind} {title}".encode()) % 1_000_000
@@ -26,10 +32,16 @@ def panel_id(kind: str, title: str) -> int:
 
 def _encode(board: object) -> str:
     document = json.loads(JSONEncoder().encode(board))
-    for panel in document["panels"]:
+    for panel in all_panels(document):
         panel["id"] = panel_id(panel["type"], panel["title"])
     for link in document["links"]:
         del link["placement"]  # the library's default hides it in a menu
+    # What the library writes and Grafana's own types do not know.
+    for variable in document["templating"]["list"]:
+        for field in ("auto", "auto_count", "auto_min"):
+            variable.pop(field, None)
+    for panel in all_panels(document):
+        panel.get("options", {}).pop("footer", None)
     return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 

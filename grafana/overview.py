@@ -5,25 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grafana.frame import (
-    AGE_LIMITS,
+    EXPORTER_LINK,
+    ORG_LINK,
     OVERVIEW,
+    RUNBOOK_LINK,
     WORKFLOW_LINK,
     job,
     mark_restarts,
-    mark_runs,
     org,
-    origin,
     start,
-    workflow,
 )
 from grafana.panels import (
-    CALM,
-    GREEN,
-    ORANGE,
+    GREY,
+    KIND_COLORS,
+    NOTHING,
+    ORIGIN_COLORS,
     RED,
+    YELLOW,
     Column,
     Place,
-    bars,
+    State,
+    critical,
+    fixed_color,
     lines,
     listing,
     now,
@@ -31,39 +34,61 @@ from grafana.panels import (
     row,
     rows,
     tile,
-    warmth,
+    warning,
+    worst,
+)
+from grafana.parts import (
+    age_tile,
+    durations,
+    finished,
+    open_runs,
+    orgs_not_read_tile,
+    percentiles,
 )
 from grafana.queries import (
+    AGE,
+    BY_ORG,
     BY_WORKFLOW,
+    CREDITS_1H,
+    CREDITS_BY_KIND,
+    CREDITS_SUM,
+    DECIDED_1H,
+    FAILED_1H,
+    LAST,
+    MEAN_1H,
+    MEAN_7D,
+    ON_ORG,
+    ON_WORKFLOW,
     ORG,
-    RUNS,
-    WORKFLOW,
-    age,
+    ORG_NAME,
+    OVERDUE_AFTER,
+    STREAK,
+    STUCK_AFTER,
+    alerts_firing,
+    count_workflows,
+    failing,
+    firing,
     increase,
-    last_success,
+    last_of_orgs,
+    limit,
     named,
-    quantile,
-    rate,
+    oldest,
+    org_named,
+    overdue,
+    rise,
+    slow,
+    stuck,
 )
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders import dashboard
 
-FAILED = f'{RUNS}, status="FAILED"'
-DECIDED = f'{RUNS}, status=~"COMPLETED|FAILED"'
-WASTED = f'{RUNS}, status=~"FAILED|CANCELED"'
-FINISHED = "invent_runs_finished_total"
-OLDEST = "invent_runs_open_oldest_timestamp_seconds"
-LAST = "invent_workflow_last_finished_timestamp_seconds"
-OPEN_LIMITS = ((None, GREEN), (3600, ORANGE), (21600, RED))
-STATUS_COLORS = {
-    "COMPLETED": "green",
-    "FAILED": "red",
-    "CANCELED": "orange",
-    "SKIPPED": "blue",
-    "PENDING": "yellow",
-    "RUNNING": "blue",
-}
+WORKFLOW_OF_ORG = "{{workflow_name}} · {{org_name}}"
+WASTED = f'{ORG}, status=~"FAILED|CANCELED"'
+NAMES = [
+    Column("workflow_name", "Workflow", link=WORKFLOW_LINK),
+    Column("org_name", "Org", link=ORG_LINK, width=110),
+]
 
 
 def build() -> dashboard.Dashboard:
@@ -71,346 +96,388 @@ def build() -> dashboard.Dashboard:
     board = start(
         OVERVIEW,
         "Invent / Overview",
-        "Is anything broken now? Runs, durations, credits and the freshness of the data.",
-        [job(), org(), workflow(), origin()],
+        "For whoever is woken up: is anything broken now, where, and since when? On a calm screen "
+        "no tile has a color. Yellow is a warning, red is critical, grey is not known; the limits "
+        "are those of the alerts. It reads what the recording rules write.",
+        [job(), org()],
     )
-    mark_runs(board, failures=False)
     mark_restarts(board)
     _tiles(board)
-    _what_and_where(board)
-    _how_much(board)
-    _durations(board)
-    _credits(board)
-    _freshness(board)
+    _lists(board)
+    _activity(board)
+    _orgs(board)
+    board.with_row(_off_the_usual(30))
+    board.with_row(_times(31))
+    board.with_row(_credits(32))
     return board
 
 
 def _tiles(board: dashboard.Dashboard) -> None:
-    decided = f"sum({increase(FINISHED, DECIDED, '$__range')})"
-    failed = f"sum({increase(FINISHED, FAILED, '$__range')})"
-    streaks = f"invent_workflow_consecutive_failures{{{WORKFLOW}}}"
-    not_ok = increase("invent_api_requests_total", f'{ORG}, code!="200"', "10m")
-    requests = increase("invent_api_requests_total", ORG, "10m")
-    credits_so_far = f"sum({increase('invent_credits_total', RUNS, '$__range')})"
-    pace = f"sum({rate('invent_credits_total', RUNS, '1d')})"
-    remaining = "((days_in_month() - day_of_month() + 1) * 86400 - hour() * 3600 - minute() * 60)"
     board.with_panel(
         tile(
-            "Success ratio",
-            "COMPLETED of COMPLETED and FAILED in the chosen time.",
-            Place(0, 0, 3, 4),
-            now(f"1 - {failed} / ({decided} > 0)"),
-            unit="percentunit",
-            decimals=1,
-            limits=((None, RED), (0.9, ORANGE), (0.98, GREEN)),
+            "Alerts",
+            "That fire now, by severity; the list below names them. Normal: 0 and 0. Not known: "
+            "Prometheus does not evaluate the rules.",
+            Place(0, 0, 4, 3),
+            now(firing("critical"), "critical"),
+            now(firing("warning"), "warning", "B"),
+            colors={"critical": critical(1), "warning": warning(1)},
         )
     )
-    board.with_panel(
-        tile(
-            "Failed runs",
-            "Runs that FAILED in the chosen time.",
-            Place(3, 0, 3, 4),
-            now(failed),
-            unit="short",
-            decimals=0,
-            limits=((None, GREEN), (0.5, ORANGE)),
-        )
-    )
+    board.with_panel(orgs_not_read_tile(Place(4, 0, 3, 3)))
+    board.with_panel(age_tile(Place(7, 0, 3, 3)))
     board.with_panel(
         tile(
             "Workflows failing",
-            "Workflows whose last run that completed or failed has FAILED.",
-            Place(6, 0, 3, 4),
-            now(f"sum(max {BY_WORKFLOW} ({streaks}) > bool 0)"),
-            unit="short",
-            limits=((None, GREEN), (1, RED)),
+            f"Workflows of which over {limit('failure_ratio_max'):.0%} of the last hour's runs "
+            f"failed, or {limit('consecutive_failures_max'):.0f} and more in a row. Normal: 0.",
+            Place(10, 0, 4, 3),
+            now(count_workflows(failing())),
+            limits=critical(1),
         )
     )
     board.with_panel(
         tile(
-            "Open runs",
-            "Runs that are PENDING or RUNNING now.",
-            Place(9, 0, 3, 4),
-            now(f"sum(invent_runs_open{{{RUNS}}})"),
-            unit="short",
-            limits=CALM,
+            "Overdue",
+            "Workflows without a success for twice the longest silence of the last 14 days: they "
+            "fail, hang, or are not started any more. Normal: 0.",
+            Place(14, 0, 2, 3),
+            now(count_workflows(overdue())),
+            limits=warning(1),
         )
     )
     board.with_panel(
         tile(
-            "Oldest open run",
-            "How long the oldest open run has been PENDING or RUNNING.",
-            Place(12, 0, 3, 4),
-            # 0 where it is known that nothing is open, nothing where open runs are not known.
-            now(
-                f"(time() - min({OLDEST}{{{WORKFLOW}}})) or 0 * sum(invent_runs_open{{{WORKFLOW}}})"
-            ),
-            unit="s",
-            limits=OPEN_LIMITS,
+            "Slow",
+            f"Workflows whose runs of the last hour took {limit('slow_factor'):g} times as long as "
+            "those of the last 7 days. Normal: 0.",
+            Place(16, 0, 2, 3),
+            now(count_workflows(slow())),
+            limits=warning(1),
         )
     )
     board.with_panel(
         tile(
-            "Credits this month, forecast",
-            "Credits burned since the month began, and until its end at the pace of the last day. "
-            "With fixed dates chosen above: burned in those, instead of since the month began.",
-            Place(15, 0, 3, 4),
-            now(f"{credits_so_far} + {pace} * {remaining}"),
-            unit="short",
-            decimals=0,
-            limits=CALM,
-            month=True,
+            "Stuck or waiting",
+            "Workflows with a run that runs far longer than theirs do, or that waits to start for "
+            f"over {limit('queue_wait_max_seconds') / 60:.0f} minutes. Normal: 0.",
+            Place(18, 0, 3, 3),
+            now(count_workflows(stuck())),
+            limits=warning(1),
         )
     )
+    requests = increase("invent_api_requests_total", ORG, "10m")
+    not_ok = increase("invent_api_requests_total", f'{ORG}, code!="200"', "10m")
+    # Of orgs that are served now: of others the last minutes say nothing.
+    asked = f"(sum {BY_ORG} ({requests}) and {ON_ORG} invent_up{{{ORG}}})"
+    by_org = f"(sum {BY_ORG} ({not_ok}) or 0 * {asked}) / {asked}"
     board.with_panel(
         tile(
-            "API answers not OK",
-            "Share of the requests of the last ten minutes that were throttled (429), refused, or "
-            "failed.",
-            Place(18, 0, 3, 4),
-            now(f"(sum({not_ok}) or vector(0)) / sum({requests})"),
+            "API errors, 10m",
+            "Share of the requests of the last 10 minutes that were throttled (429), refused or "
+            "failed, of the org with the most. Normal: 0 %, now and then a little more.",
+            Place(21, 0, 3, 3),
+            now(f"max({by_org})"),
             unit="percentunit",
-            decimals=1,
-            limits=((None, GREEN), (0.05, ORANGE), (0.5, RED)),
-        )
-    )
-    board.with_panel(
-        tile(
-            "Age of the data",
-            "Time since the last complete poll of the org that waits longest. It goes on rising "
-            "when the exporter is gone.",
-            Place(21, 0, 3, 4),
-            now(f"time() - min({last_success()})"),
-            unit="s",
-            limits=AGE_LIMITS,
+            decimals=0,
+            limits=warning(limit("rate_limited_ratio_max")),
         )
     )
 
 
-def _what_and_where(board: dashboard.Dashboard) -> None:
-    failed = f"sum {BY_WORKFLOW} ({increase(FINISHED, FAILED, '$__range')})"
-    decided = f"sum {BY_WORKFLOW} ({increase(FINISHED, DECIDED, '$__range')})"
-    streak = f"max {BY_WORKFLOW} (invent_workflow_consecutive_failures{{{WORKFLOW}}})"
+def _lists(board: dashboard.Dashboard) -> None:
+    severities = {"critical": State("critical", RED), "warning": State("warning", YELLOW)}
     board.with_panel(
         listing(
-            "Workflows that fail most",
-            "Failed runs and their share in the chosen time, failures in a row, and time since the "
-            "last success. A click on a name opens the workflow.",
-            Place(0, 4, 11, 8),
+            "Alerts firing",
+            "What fires now and for how long. An alert leads to its runbook, a workflow to its "
+            "dashboard. Normal: empty.",
+            Place(0, 3, 12, 9),
+            [rows(alerts_firing(), "A")],
             [
-                rows(named(f"topk(100, {failed})"), "A"),
-                rows(named(f"{failed} / ({decided} > 0)"), "B"),
-                rows(named(streak), "C"),
-                rows(named(age(LAST, WORKFLOW, "COMPLETED")), "D"),
+                Column("severity", "Severity", states=severities, width=72),
+                Column("alertname", "Alert", link=RUNBOOK_LINK, width=205),
+                Column("Value", "For", "s", width=80),
+                *NAMES,
             ],
-            [
-                Column("workflow_name", "Workflow", link=WORKFLOW_LINK),
-                Column("org_id", "Org"),
-                Column("Value #A", "Failed", "short", ((None, "text"), (0.5, RED))),
-                Column("Value #B", "Failure ratio", "percentunit", ((None, "text"), (0.2, RED))),
-                Column("Value #C", "In a row", "short", ((None, "text"), (3, RED))),
-                Column("Value #D", "Last success", "s"),
-                Column("workflow_id", "", hidden=True),
-            ],
-            sort="Failed",
+            sort={"Severity": False, "For": False},
+            empty="No alert is firing",
         )
     )
-    usual = f"2 * quantile_over_time(0.5, ({age(LAST, WORKFLOW, 'COMPLETED')})[7d:30m])"
-    overdue = f"topk(5, ({age(LAST, WORKFLOW, 'COMPLETED')}) / ({usual} > 0))"
-    board.with_panel(
-        bars(
-            "Most overdue for a success",
-            "Time since the last success, in multiples of the time that usually lies between two: "
-            "twice the median age of the last success over a week. High: not started, or failing.",
-            Place(11, 4, 5, 8),
-            now(named(overdue), "{{workflow_name}}"),
-            unit="suffix:x usual",
-            limits=((None, GREEN), (4, ORANGE), (8, RED)),
-        )
+    failed = f"round({FAILED_1H}{{{ORG}}})"
+    streak = f"last_over_time({STREAK}{{{ORG}}}[1h])"
+    streak = f"max {BY_WORKFLOW} ({streak})"
+    most = f"topk(10, ({failed} + {ON_WORKFLOW} {streak}) > 0)"
+    success = (
+        f'time() - max {BY_WORKFLOW} (last_over_time({LAST}{{{ORG}, status="COMPLETED"}}[1h]) > 0)'
     )
+    ratio = f"{FAILED_1H}{{{ORG}}} / ({DECIDED_1H}{{{ORG}}} > 0)"
     board.with_panel(
-        lines(
-            "Runs finished",
-            "Runs by final status.",
-            Place(16, 4, 8, 8),
-            query(f"sum by (status) ({increase(FINISHED, RUNS)})", "{{status}}"),
-            unit="short",
-            stack=True,
-            colors=STATUS_COLORS,
+        listing(
+            "Failing most, last hour",
+            "Failed runs and their share in the last hour, failures in a row, and time since the "
+            "last success: the ten workflows with the most. Normal: empty, or numbers without "
+            "color.",
+            Place(12, 3, 12, 9),
+            [
+                rows(named(f"{values} and {ON_WORKFLOW} {most}"), ref)
+                for ref, values in zip("BCDE", (failed, ratio, streak, success), strict=True)
+            ],
+            [
+                *NAMES,
+                Column("Value #B", "Failed", "none", width=70),
+                Column(
+                    "Value #C",
+                    "Ratio",
+                    "percentunit",
+                    critical(limit("failure_ratio_max")),
+                    width=75,
+                ),
+                Column(
+                    "Value #D",
+                    "In a row",
+                    "none",
+                    critical(limit("consecutive_failures_max")),
+                    width=85,
+                ),
+                Column("Value #E", "Last success", "s", width=110),
+            ],
+            sort={"Failed": True, "In a row": True},
+            empty="No failure is known of the last hour",
         )
     )
 
 
-def _how_much(board: dashboard.Dashboard) -> None:
-    duration = f'{WORKFLOW}, status=~"COMPLETED|FAILED"'
+def _activity(board: dashboard.Dashboard) -> None:
+    board.with_panel(finished(Place(0, 12, 6, 8), "org_status:invent_runs_finished_total:sum", ORG))
     board.with_panel(
         lines(
             "Runs submitted",
-            "Runs by what started them. A storm of webhooks, or a trigger that fell silent.",
-            Place(0, 12, 6, 8),
+            "Runs by what started them, in each step. Normal: the usual rhythm. A tower is a "
+            "storm, a gap a trigger that fell silent.",
+            Place(6, 12, 6, 8),
             query(
-                f"sum by (origin) ({increase('invent_runs_submitted_total', RUNS)})",
+                f"sum by (origin) ({rise('org_origin:invent_runs_submitted_total:sum', ORG)})",
                 "{{origin}}",
             ),
-            unit="short",
-            stack=True,
+            bars=True,
+            colors=ORIGIN_COLORS,
         )
     )
-    board.with_panel(
-        lines(
-            "Open runs",
-            "PENDING runs wait to start: a rising line is a jammed queue.",
-            Place(6, 12, 6, 8),
-            query(f"sum by (status) (invent_runs_open{{{RUNS}}})", "{{status}}"),
-            unit="short",
-            colors=STATUS_COLORS,
-        )
+    board.with_panel(open_runs(Place(12, 12, 6, 8), "org_status:invent_runs_open:sum", ORG))
+    burned = f"{CREDITS_1H}{{{ORG}}}"
+    highest = f"max_over_time({burned}[$__range] @ end())"
+    first, some = f"topk(1, {highest})", f"topk(4, {highest})"
+    next_ones = f"{some} unless {ON_WORKFLOW} {first}"
+    # Of an org that is not served any more the recorded hour fades to 0, which nobody saw.
+    served = f"and {ON_ORG} {ORG_NAME}{{{ORG}}}"
+    others = f"sum {BY_ORG} ({burned} unless {ON_WORKFLOW} {some})"
+
+    def of(chosen: str) -> str:
+        # The names are found once, at the end, and not at each step.
+        names = f"({named(chosen)}) >= bool 0"
+        labels = "group_left (workflow_name, org_name)"
+        return f"{burned} * {ON_WORKFLOW} {labels} ({names}) {served}"
+
+    panel = lines(
+        "Credits an hour",
+        "Credits of the runs that finished in the hour before each moment: the workflow with the "
+        "dearest hour of the chosen time, the next three, and all others. Normal: even. One that "
+        "towers is a loop.",
+        Place(18, 12, 6, 8),
+        query(of(first), WORKFLOW_OF_ORG),
+        query(of(next_ones), WORKFLOW_OF_ORG, "B"),
+        query(f"sum({others} {served})", "all others", "C"),
+        area=True,
+        shades="super-light-blue",
+        colors={"all others": GREY},
     )
+    board.with_panel(panel.override_by_query("A", [fixed_color("dark-blue")]))
+
+
+def _orgs(board: dashboard.Dashboard) -> None:
+    window = "6h"
+    up = last_of_orgs("invent_up", window)
+    read = f"max {BY_ORG} (invent_up{{{ORG}}}) or 0 * {up}"
+    last = last_of_orgs("invent_poll_last_success_timestamp_seconds", "1d")
+    decided = f"sum {BY_ORG} ({DECIDED_1H}{{{ORG}}})"
+    failed = f"sum {BY_ORG} ({FAILED_1H}{{{ORG}}})"
+    asked = {
+        "B": read,
+        "C": f"time() - {last}",
+        "D": f"round({decided})",
+        "E": f"round({failed})",
+        "F": f"{failed} / ({decided} > 0)",
+        "G": f"sum {BY_ORG} (org_status:invent_runs_open:sum{{{ORG}}})",
+        "H": increase(CREDITS_SUM, ORG, "1d"),
+    }
+    board.with_row(row("Orgs", 20))
     board.with_panel(
-        lines(
-            "Duration",
-            "From start to end of runs that completed or failed, of all chosen workflows and "
-            "origins together.",
-            Place(12, 12, 6, 8),
-            *(
-                query(quantile(share, "invent_run_duration_seconds", duration), name, ref)
-                for share, name, ref in ((0.5, "p50", "A"), (0.95, "p95", "B"), (0.99, "p99", "C"))
-            ),
-            unit="s",
-        )
-    )
-    board.with_panel(
-        lines(
-            "Credits burned",
-            "Credits of finished runs, the five workflows that burned most in the chosen time.",
-            Place(18, 12, 6, 8),
-            query(
-                named(
-                    f"sum {BY_WORKFLOW} ({increase('invent_credits_total', RUNS)})"
-                    f" and topk(5, sum {BY_WORKFLOW}"
-                    f" ({increase('invent_credits_total', RUNS, '$__range')}))"
+        listing(
+            "Orgs",
+            "Each org: whether it is read, how old its data is, its runs and failures of the last "
+            "hour, its open runs and its credits of a day. Normal: all of them are read.",
+            Place(0, 21, 24, 9),
+            [rows(org_named(expr), ref) for ref, expr in asked.items()],
+            [
+                Column("org_name", "Org", link=ORG_LINK),
+                Column(
+                    "Value #B",
+                    "Read",
+                    states={"0": State("not read", RED), "1": State("read", NOTHING)},
+                    link=EXPORTER_LINK,
+                    width=100,
                 ),
-                "{{workflow_name}}",
+                Column("Value #C", "Age", "s", critical(limit("poll_stale_seconds")), width=100),
+                Column("Value #D", "Completed or failed, 1 h", "none", width=190),
+                Column("Value #E", "Failed, 1 h", "none", width=110),
+                Column(
+                    "Value #F",
+                    "Ratio, 1 h",
+                    "percentunit",
+                    critical(limit("failure_ratio_max")),
+                    width=110,
+                ),
+                Column("Value #G", "Open", "none", width=90),
+                Column("Value #H", "Credits, 24 h", "none", width=130),
+            ],
+            sort={"Read": False, "Failed, 1 h": True},
+            empty="No org is known",
+        )
+    )
+
+
+def _off_the_usual(y: int) -> dashboard.Row:
+    share = warning(1)
+    late = f"{AGE}{{{ORG}}} / {OVERDUE_AFTER}{{{ORG}}}"
+    slower = f"{MEAN_1H}{{{ORG}}} / ({MEAN_7D}{{{ORG}}} > 0)"
+    running = f"({oldest('RUNNING')}) / {STUCK_AFTER}{{{ORG}}}"
+    return row(
+        "Off the usual",
+        y,
+        [
+            worst(
+                "Overdue for a success",
+                "Time since the last success as a share of the time after which it is overdue "
+                "(100 %: InventNoSuccess fires); the ten with the most. Normal: below 100 %.",
+                Place(0, y + 1, 8, 10),
+                now(named(f"topk(10, {late})"), WORKFLOW_OF_ORG),
+                unit="percentunit",
+                limits=share,
+                most=2,
             ),
-            unit="short",
-            stack=True,
-        )
-    )
-
-
-def _durations(board: dashboard.Dashboard) -> None:
-    board.with_row(row("Durations", 20))
-    seen = increase("invent_run_duration_seconds_bucket", WORKFLOW)
-    board.with_panel(
-        warmth(
-            "Durations of runs",
-            "How many runs took how long. The dots are single runs, with their run_id; where the "
-            "data source has a link for run_id, it leads to the run.",
-            Place(0, 21, 12, 9),
-            f"sum by (le) ({seen})",
-            unit="s",
-        )
-    )
-    board.with_panel(
-        lines(
-            "Time in the queue",
-            "From creation to start.",
-            Place(12, 21, 6, 9),
-            *(
-                query(quantile(share, "invent_run_queue_seconds", WORKFLOW), name, ref)
-                for share, name, ref in ((0.5, "p50", "A"), (0.95, "p95", "B"), (0.99, "p99", "C"))
+            worst(
+                "Slower than usual",
+                "Mean duration of the last hour over that of the last 7 days; the ten with the "
+                f"most. Normal: around 1; from {limit('slow_factor'):g} on InventRunsSlow fires.",
+                Place(8, y + 1, 8, 10),
+                now(named(f"topk(10, {slower})"), WORKFLOW_OF_ORG),
+                unit="suffix: x usual",
+                limits=warning(limit("slow_factor")),
+                most=2 * limit("slow_factor"),
             ),
-            unit="s",
-        )
-    )
-    board.with_panel(
-        lines(
-            "Oldest open runs",
-            "How long the oldest run of each status has been in it.",
-            Place(18, 21, 6, 9),
-            query(
-                f"time() - min by (status) ({OLDEST}{{{WORKFLOW}}})",
-                "{{status}}",
+            worst(
+                "Longest running",
+                "Time that the oldest running run has taken, as a share of that after which it is "
+                "stuck (100 %: InventRunStuck fires); the ten with the most. Normal: below 100 %.",
+                Place(16, y + 1, 8, 10),
+                now(named(f"topk(10, {running})"), WORKFLOW_OF_ORG),
+                unit="percentunit",
+                limits=share,
+                most=2,
+                empty="No run is known to be running",
             ),
-            unit="s",
-            limits=OPEN_LIMITS,
-            colors=STATUS_COLORS,
-        )
+        ],
     )
 
 
-def _credits(board: dashboard.Dashboard) -> None:
-    board.with_row(row("Credits", 30))
-    total = increase("invent_credits_total", RUNS, "$__range")
-    wasted = increase("invent_credits_total", WASTED, "$__range")
-    board.with_panel(
-        tile(
-            "Credits burned",
-            "Credits of the runs that finished in the chosen time.",
-            Place(0, 31, 4, 4),
-            now(f"sum({total})"),
-            unit="short",
-            decimals=0,
-            limits=CALM,
-        )
-    )
-    board.with_panel(
-        tile(
-            "Credits wasted",
-            "Share of the credits that went to runs that FAILED or were CANCELED.",
-            Place(0, 35, 4, 4),
-            now(f"sum({wasted}) / sum({total})"),
-            unit="percentunit",
-            decimals=1,
-            limits=((None, GREEN), (0.1, ORANGE), (0.3, RED)),
-        )
-    )
-    board.with_panel(
-        lines(
-            "Credits wasted",
-            "Credits of runs that FAILED or were CANCELED, by status.",
-            Place(4, 31, 10, 8),
-            query(f"sum by (status) ({increase('invent_credits_total', WASTED)})", "{{status}}"),
-            unit="short",
-            stack=True,
-            colors=STATUS_COLORS,
-        )
-    )
-    board.with_panel(
-        lines(
-            "Credits by kind",
-            "What AI burned, and everything else.",
-            Place(14, 31, 10, 8),
-            query(f"sum by (kind) ({increase('invent_credits_total', RUNS)})", "{{kind}}"),
-            unit="short",
-            stack=True,
-        )
-    )
-
-
-def _freshness(board: dashboard.Dashboard) -> None:
-    board.with_row(row("Freshness", 39))
-    success = f"max by (job, org_id) (invent_poll_last_success_timestamp_seconds{{{ORG}}})"
-    board.with_panel(
-        lines(
-            "Age of the data",
-            "Time since the last complete poll of each org.",
-            Place(0, 40, 12, 7),
-            query(f"time() - {success}", "{{org_id}}"),
-            unit="s",
-            limits=AGE_LIMITS,
-        )
-    )
-    board.with_panel(
-        lines(
-            "Polls that failed",
-            "By org and reason.",
-            Place(12, 40, 12, 7),
-            query(
-                f"sum by (org_id, reason) ({increase('invent_poll_errors_total', ORG)})",
-                "{{org_id}} {{reason}}",
+def _times(y: int) -> dashboard.Row:
+    duration = "org:invent_run_duration_seconds_bucket:sum"
+    return row(
+        "Times",
+        y,
+        [
+            durations(Place(0, y + 1, 8, 9), duration, ORG),
+            percentiles(
+                "Duration",
+                "From start to end of runs that completed or failed, of all workflows together. "
+                "Normal: level lines.",
+                Place(8, y + 1, 8, 9),
+                duration,
+                ORG,
             ),
-            unit="short",
-            stack=True,
-        )
+            percentiles(
+                "Time in the queue",
+                "From creation to start. Normal: level, and seconds.",
+                Place(16, y + 1, 8, 9),
+                "org:invent_run_queue_seconds_bucket:sum",
+                ORG,
+            ),
+        ],
+    )
+
+
+def _credits(y: int) -> dashboard.Row:
+    day = f"sum({increase(CREDITS_SUM, ORG, '1d')})"
+    wasted = f"sum({increase(CREDITS_BY_KIND, WASTED, '1d')})"
+    pace = f"max(30 * {increase(CREDITS_SUM, ORG, '1d')}) / {limit('credits_monthly_budget'):.0f}"
+    remaining = "((days_in_month() - day_of_month() + 1) - hour() / 24 - minute() / 1440)"
+    month = f"sum({increase(CREDITS_SUM, ORG, '$__range')})"
+    return row(
+        "Credits",
+        y,
+        [
+            tile(
+                "Credits, last 24 hours",
+                "Credits of the runs that finished in the last 24 hours. Normal: as yesterday.",
+                Place(0, y + 1, 4, 3),
+                now(f"round({day}, 0.1)"),
+            ),
+            tile(
+                "Of the budget, worst org",
+                "What the org that burns most would burn in 30 days at the pace of the last 24 "
+                "hours, as a share of the budget in the thresholds. Normal: below 100 %.",
+                Place(0, y + 4, 8, 3),
+                now(pace),
+                unit="percentunit",
+                decimals=0,
+                limits=warning(1),
+            ),
+            tile(
+                "Forecast",
+                "Credits burned since the month began, and until its end at the pace of the last "
+                "24 hours. With fixed dates chosen above: burned in those.",
+                Place(0, y + 7, 8, 3),
+                now(f"round({month} + {day} * {remaining}, 0.1)"),
+                month=True,
+            ),
+            tile(
+                "Wasted, last 24 hours",
+                "Share of the credits that went to runs that FAILED or were CANCELED. Normal: a "
+                "few percent.",
+                Place(4, y + 1, 4, 3),
+                now(f"{wasted} / ({day} > 0)"),
+                unit="percentunit",
+                decimals=1,
+                limits=warning(limit("wasted_ratio_max")),
+            ),
+            lines(
+                "Credits wasted",
+                "Credits of runs that FAILED or were CANCELED, in each step. Normal: little.",
+                Place(8, y + 1, 8, 9),
+                query(f"sum by (status) ({rise(CREDITS_BY_KIND, WASTED)})", "{{status}}"),
+                bars=True,
+                fractions=True,
+                colors={"FAILED": RED, "CANCELED": YELLOW},
+            ),
+            lines(
+                "Credits by kind",
+                "What AI burned, and everything else, in each step. Normal: the usual rhythm.",
+                Place(16, y + 1, 8, 9),
+                query(f"sum by (kind) ({rise(CREDITS_BY_KIND, ORG)})", "{{kind}}"),
+                bars=True,
+                fractions=True,
+                colors=KIND_COLORS,
+            ),
+        ],
     )

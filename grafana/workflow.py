@@ -5,23 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grafana.frame import WORKFLOWS, job, mark_restarts, mark_runs, org, origin, start, workflow
-from grafana.overview import (
-    DECIDED,
-    FAILED,
-    FINISHED,
-    LAST,
-    OLDEST,
-    OPEN_LIMITS,
-    STATUS_COLORS,
-    WASTED,
-)
 from grafana.panels import (
-    CALM,
-    GREEN,
-    ORANGE,
+    BLUE,
+    GREY,
+    KIND_COLORS,
+    PURPLE,
     RED,
+    STATUS_COLORS,
+    YELLOW,
     Column,
     Place,
+    critical,
     lines,
     listing,
     now,
@@ -29,17 +23,39 @@ from grafana.panels import (
     row,
     rows,
     tile,
-    warmth,
+    warning,
 )
-from grafana.queries import BY_WORKFLOW, RUNS, WORKFLOW, increase, named, quantile, rate
+from grafana.parts import durations, finished, open_runs, percentiles
+from grafana.queries import (
+    AGE,
+    BY_WORKFLOW,
+    COUNT_1H,
+    DURATION,
+    FINISHED,
+    LAST,
+    MEAN_1H,
+    MEAN_7D,
+    OLDEST,
+    OVERDUE_AFTER,
+    QUEUE,
+    RUNS,
+    STREAK,
+    STUCK_AFTER,
+    WORKFLOW,
+    increase,
+    limit,
+    named,
+    oldest,
+    rise,
+)
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders import dashboard
 
 DONE = f'{WORKFLOW}, status="COMPLETED"'
-DURATION = "invent_run_duration_seconds"
-STREAK_LIMITS = ((None, GREEN), (1, ORANGE), (3, RED))
-QUANTILES = ((0.5, "p50", "A"), (0.95, "p95", "B"), (0.99, "p99", "C"))
+FAILED = f'{RUNS}, status="FAILED"'
+DECIDED = f'{RUNS}, status=~"COMPLETED|FAILED"'
+WASTED = f'{RUNS}, status=~"FAILED|CANCELED"'
 
 
 def build() -> dashboard.Dashboard:
@@ -47,256 +63,243 @@ def build() -> dashboard.Dashboard:
     board = start(
         WORKFLOWS,
         "Invent / Workflow",
-        "One workflow in depth. Choose it above; several are added up or drawn beside each other.",
+        "For whoever owns a workflow: how its runs end, how long they take and what they burn. "
+        "Alerts and tables lead here. Several workflows are added up.",
         [job(), org(), workflow(), origin()],
     )
-    mark_runs(board, failures=True)
+    mark_runs(board)
     mark_restarts(board)
     _tiles(board)
     _results(board)
     _times(board)
-    _credits(board)
-    _versions(board)
+    board.with_row(_credits(31))
+    board.with_row(_versions(32))
     return board
 
 
-def _mean(window: str, offset: str = "") -> str:
-    total = f"sum(rate({DURATION}_sum{{{DONE}}}[{window}]{offset}))"
-    return f"{total} / sum(rate({DURATION}_count{{{DONE}}}[{window}]{offset}))"
-
-
 def _tiles(board: dashboard.Dashboard) -> None:
-    failed = f"sum({increase(FINISHED, FAILED, '$__range')})"
-    decided = f"sum({increase(FINISHED, DECIDED, '$__range')})"
-    success = f'max({LAST}{{{WORKFLOW}, status="COMPLETED"}}) > 0'
-    credits_each = (
-        f"sum({increase('invent_run_credits_sum', WORKFLOW, '$__range')})"
-        f" / sum({increase('invent_run_credits_count', WORKFLOW, '$__range')})"
-    )
+    failed = f"sum({increase(FINISHED, FAILED, '1h')})"
+    decided = f"sum({increase(FINISHED, DECIDED, '1h')})"
+    stuck_after = f"max({STUCK_AFTER}{{{WORKFLOW}}})"
+    enough = f"{limit('failure_ratio_min_runs') - 0.5:g}"
     board.with_panel(
         tile(
             "Failures in a row",
-            "FAILED runs since the last COMPLETED one; of several workflows the most.",
-            Place(0, 0, 4, 4),
-            now(f"max(invent_workflow_consecutive_failures{{{WORKFLOW}}})"),
-            unit="short",
-            limits=STREAK_LIMITS,
+            "FAILED runs since the last COMPLETED one; of several workflows the most. Normal: 0.",
+            Place(0, 0, 4, 3),
+            now(f"max({STREAK}{{{WORKFLOW}}})"),
+            limits=critical(limit("consecutive_failures_max")),
+        )
+    )
+    board.with_panel(
+        tile(
+            "Failed, last hour",
+            "Runs that FAILED in the last hour, all chosen origins. Normal: 0, or few.",
+            Place(4, 0, 4, 3),
+            now(f"round({failed})"),
+        )
+    )
+    board.with_panel(
+        tile(
+            "Failure ratio, last hour",
+            "FAILED of COMPLETED and FAILED in the last hour; nothing below "
+            f"{limit('failure_ratio_min_runs'):.0f} runs, of which no ratio means much. Normal: a "
+            "few percent at most.",
+            Place(8, 0, 4, 3),
+            now(f"{failed} / ({decided} > {enough})"),
+            unit="percentunit",
+            decimals=0,
+            limits=warning(limit("failure_ratio_max")),
         )
     )
     board.with_panel(
         tile(
             "Last success",
-            "Time since a run completed.",
-            Place(4, 0, 4, 4),
-            now(f"time() - ({success})"),
+            "Time since a run completed. Normal: less than the usual pause between two. Yellow "
+            "when InventNoSuccess would fire: the number beside it is over 100 %.",
+            Place(12, 0, 4, 3),
+            now(f'time() - (max({LAST}{{{WORKFLOW}, status="COMPLETED"}}) > 0)', "ago"),
+            now(f"max({AGE}{{{WORKFLOW}}} / {OVERDUE_AFTER}{{{WORKFLOW}}})", "of the limit", "B"),
             unit="s",
-            limits=CALM,
-        )
-    )
-    board.with_panel(
-        tile(
-            "Success ratio",
-            "COMPLETED of COMPLETED and FAILED in the chosen time.",
-            Place(8, 0, 4, 4),
-            now(f"1 - {failed} / ({decided} > 0)"),
-            unit="percentunit",
-            decimals=1,
-            limits=((None, RED), (0.9, ORANGE), (0.98, GREEN)),
-        )
-    )
-    board.with_panel(
-        tile(
-            "Failed runs",
-            "Runs that FAILED in the chosen time.",
-            Place(12, 0, 4, 4),
-            now(failed),
-            unit="short",
+            units={"of the limit": "percentunit"},
             decimals=0,
-            limits=((None, GREEN), (0.5, ORANGE)),
+            colors={"of the limit": warning(1)},
         )
     )
     board.with_panel(
         tile(
-            "Mean duration",
-            "Of the runs that completed in the chosen time.",
-            Place(16, 0, 4, 4),
-            now(_mean("$__range")),
+            "Oldest running run",
+            "How long it has been running. Normal: less than the limit after which it is stuck, "
+            "the number beside it.",
+            Place(16, 0, 4, 3),
+            now(f"max({oldest('RUNNING', WORKFLOW)}) or 0 * {stuck_after}", "running"),
+            now(stuck_after, "stuck after", "B"),
             unit="s",
-            limits=CALM,
+            decimals=0,
         )
+    )
+    credits_each = (
+        f"sum({increase('invent_run_credits_sum', WORKFLOW, '1d')})"
+        f" / sum({increase('invent_run_credits_count', WORKFLOW, '1d')})"
     )
     board.with_panel(
         tile(
-            "Credits a run",
-            "Mean credits of a finished run in the chosen time.",
-            Place(20, 0, 4, 4),
+            "Credits a run, 24 hours",
+            "Mean credits of the runs of the last 24 hours. Normal: as ever.",
+            Place(20, 0, 4, 3),
             now(credits_each),
-            unit="short",
-            limits=CALM,
+            decimals=2,
         )
     )
 
 
 def _results(board: dashboard.Dashboard) -> None:
     board.with_panel(
-        lines(
-            "Runs finished",
-            "Runs by final status.",
-            Place(0, 4, 8, 8),
-            query(f"sum by (status) ({increase(FINISHED, RUNS)})", "{{status}}"),
-            unit="short",
-            stack=True,
-            colors=STATUS_COLORS,
+        finished(
+            Place(0, 3, 12, 9),
+            FINISHED,
+            RUNS,
+            "Dots are single failed runs with their run_id: a data source with a link for it leads "
+            "to the run. ",
         )
     )
-    board.with_panel(
-        lines(
-            "Failures in a row",
-            "FAILED runs since the last COMPLETED one.",
-            Place(8, 4, 8, 8),
-            query(
-                named(f"max {BY_WORKFLOW} (invent_workflow_consecutive_failures{{{WORKFLOW}}})"),
-                "{{workflow_name}}",
-            ),
-            unit="short",
-            limits=STREAK_LIMITS,
-        )
-    )
+    submitted = rise("invent_runs_submitted_total", RUNS)
     board.with_panel(
         lines(
             "Arrivals and finishes",
-            "Runs submitted and runs finished: apart for long, runs pile up or are lost.",
-            Place(16, 4, 8, 8),
-            query(f"sum({increase('invent_runs_submitted_total', RUNS)})", "submitted"),
-            query(f"sum({increase(FINISHED, RUNS)})", "finished", "B"),
-            unit="short",
+            "Runs submitted and runs finished in each step. Normal: one follows the other; apart "
+            "for long, runs pile up.",
+            Place(12, 3, 6, 9),
+            query(f"sum({submitted})", "submitted"),
+            query(f"sum({rise(FINISHED, RUNS)})", "finished", "B"),
+            steps=True,
+            colors={"submitted": PURPLE, "finished": BLUE},
         )
     )
+    board.with_panel(open_runs(Place(18, 3, 6, 9), "invent_runs_open", RUNS))
 
 
 def _times(board: dashboard.Dashboard) -> None:
     board.with_row(row("Times", 12))
+    ages = f"time() - min by (status) ({OLDEST}{{{WORKFLOW}}})"
+    board.with_panel(durations(Place(0, 13, 12, 9), f"{DURATION}_bucket", WORKFLOW))
     board.with_panel(
-        lines(
+        percentiles(
             "Duration",
-            "From start to end of runs that completed, all origins.",
-            Place(0, 13, 8, 8),
-            *(query(quantile(share, DURATION, DONE), name, ref) for share, name, ref in QUANTILES),
-            unit="s",
+            "From start to end of runs that completed, all origins. Normal: level lines.",
+            Place(12, 13, 12, 9),
+            f"{DURATION}_bucket",
+            DONE,
         )
     )
     board.with_panel(
         lines(
-            "Mean duration against last week",
-            "Of completed runs, over an hour, and the same hour a week before.",
-            Place(8, 13, 8, 8),
-            query(_mean("1h"), "now"),
-            query(_mean("1h", " offset 1w"), "a week before", "B"),
+            "Mean duration and its limit",
+            "Of the runs that completed in the hour before; the line that it must stay under is "
+            f"{limit('slow_factor'):g} times the mean of 7 days. Normal: well below.",
+            Place(0, 22, 8, 9),
+            query(f"max({MEAN_1H}{{{WORKFLOW}}} and {COUNT_1H}{{{WORKFLOW}}} > 0)", "last hour"),
+            query(f"max({limit('slow_factor'):g} * {MEAN_7D}{{{WORKFLOW}}})", "limit", "B"),
             unit="s",
+            colors={"limit": GREY},
         )
     )
     board.with_panel(
-        lines(
+        percentiles(
             "Time in the queue",
-            "From creation to start, all origins.",
-            Place(16, 13, 8, 8),
-            *(
-                query(quantile(share, "invent_run_queue_seconds", WORKFLOW), name, ref)
-                for share, name, ref in QUANTILES
-            ),
-            unit="s",
-        )
-    )
-    board.with_panel(
-        warmth(
-            "Durations of runs",
-            "How many runs took how long. The dots are single runs, with their run_id.",
-            Place(0, 21, 8, 8),
-            f"sum by (le) ({increase(f'{DURATION}_bucket', WORKFLOW)})",
-            unit="s",
-        )
-    )
-    board.with_panel(
-        lines(
-            "Open runs",
-            "Runs that wait or run now.",
-            Place(8, 21, 8, 8),
-            query(f"sum by (status) (invent_runs_open{{{RUNS}}})", "{{status}}"),
-            unit="short",
-            colors=STATUS_COLORS,
+            "From creation to start, all origins. Normal: level, and seconds.",
+            Place(8, 22, 8, 9),
+            f"{QUEUE}_bucket",
+            WORKFLOW,
         )
     )
     board.with_panel(
         lines(
             "Oldest open runs",
-            "How long the oldest run of each status has been in it.",
-            Place(16, 21, 8, 8),
-            query(f"time() - min by (status) ({OLDEST}{{{WORKFLOW}}})", "{{status}}"),
+            "How long the oldest run of each status has been in it, the most in each step. Normal: "
+            "it falls back again and again; a line that only rises is one run that hangs.",
+            Place(16, 22, 8, 9),
+            query(f"max_over_time(({ages})[$__interval:])", "{{status}}"),
             unit="s",
-            limits=OPEN_LIMITS,
+            steps=True,
             colors=STATUS_COLORS,
         )
     )
 
 
-def _credits(board: dashboard.Dashboard) -> None:
-    board.with_row(row("Credits", 29))
-    board.with_panel(
-        lines(
-            "Credits a run",
-            "Of runs whose usage became known, all origins.",
-            Place(0, 30, 8, 8),
-            *(
-                query(quantile(share, "invent_run_credits", WORKFLOW), name, ref)
-                for share, name, ref in QUANTILES
+def _credits(y: int) -> dashboard.Row:
+    steps = rise("invent_step_credits_total", WORKFLOW)
+    most = f"increase(invent_step_credits_total{{{WORKFLOW}}}[$__range] @ end())"
+    most = f"sum by (step) ({most})"
+    return row(
+        "Credits",
+        y,
+        [
+            percentiles(
+                "Credits a run",
+                "Of runs whose usage became known, all origins. Normal: level lines.",
+                Place(0, y + 1, 8, 8),
+                "invent_run_credits_bucket",
+                WORKFLOW,
+                unit="none",
             ),
-            unit="short",
-        )
-    )
-    board.with_panel(
-        lines(
-            "Credits by kind and fate",
-            "What AI burned and what the rest; wasted are those of FAILED and CANCELED runs.",
-            Place(8, 30, 8, 8),
-            query(f"sum by (kind) ({increase('invent_credits_total', RUNS)})", "{{kind}}"),
-            query(f"sum({increase('invent_credits_total', WASTED)})", "wasted", "B"),
-            unit="short",
-        )
-    )
-    board.with_panel(
-        lines(
-            "Credits by step",
-            "Where metrics.step_credits is on; empty elsewhere.",
-            Place(16, 30, 8, 8),
-            query(f"sum by (step) ({increase('invent_step_credits_total', WORKFLOW)})", "{{step}}"),
-            unit="short",
-            stack=True,
-        )
+            lines(
+                "Credits by kind",
+                "What AI burned and what the rest, in each step. Normal: the usual rhythm.",
+                Place(8, y + 1, 8, 8),
+                query(f"sum by (kind) ({rise('invent_credits_total', RUNS)})", "{{kind}}"),
+                bars=True,
+                fractions=True,
+                colors=KIND_COLORS,
+            ),
+            lines(
+                "Credits wasted",
+                "Credits of runs that FAILED or were CANCELED, in each step. Normal: little.",
+                Place(16, y + 1, 8, 8),
+                query(f"sum by (status) ({rise('invent_credits_total', WASTED)})", "{{status}}"),
+                bars=True,
+                fractions=True,
+                colors={"FAILED": RED, "CANCELED": YELLOW},
+            ),
+            lines(
+                "Credits by step",
+                "The ten steps that burned most, in each step of time. Normal: empty, unless "
+                "metrics.step_credits is on.",
+                Place(0, y + 9, 24, 8),
+                query(f"sum by (step) ({steps}) and on (step) topk(10, {most})", "{{step}}"),
+                bars=True,
+                fractions=True,
+                empty="No credits by step are known",
+            ),
+        ],
     )
 
 
-def _versions(board: dashboard.Dashboard) -> None:
-    board.with_row(row("Versions", 38))
+def _versions(y: int) -> dashboard.Row:
     info = (
         "group by (job, org_id, workflow_id, workflow_name, workflow_org_id, version)"
-        f" (invent_workflow_info{{{WORKFLOW}}})"
+        f" (last_over_time(invent_workflow_info{{{WORKFLOW}}}[$__range]))"
     )
-    runs = f"sum {BY_WORKFLOW} ({rate(FINISHED, RUNS, '$__range')}) * 3600"
-    board.with_panel(
-        listing(
-            "Versions in use",
-            "The version of each workflow's newest run, and how many runs finish in an hour.",
-            Place(0, 39, 24, 7),
-            [rows(info, "A"), rows(named(runs), "B")],
-            [
-                Column("workflow_name", "Workflow"),
-                Column("org_id", "Org"),
-                Column("workflow_id", "Id"),
-                Column("workflow_org_id", "Owner"),
-                Column("version", "Version"),
-                Column("Value #B", "Runs an hour", "short"),
-                Column("Value #A", "", hidden=True),
-            ],
-            sort="Runs an hour",
-        )
+    day = f"round(sum {BY_WORKFLOW} ({increase(FINISHED, WORKFLOW, '1d')}))"
+    return row(
+        "Versions",
+        y,
+        [
+            listing(
+                "Versions",
+                "Each version that a newest run had in the chosen time, and how many runs of the "
+                "workflow finished in the last 24 hours. Normal: one version each.",
+                Place(0, y + 1, 24, 7),
+                [rows(info, "A"), rows(named(day, WORKFLOW), "B")],
+                [
+                    Column("workflow_name", "Workflow"),
+                    Column("org_name", "Org", width=140),
+                    Column("workflow_id", "Id"),
+                    Column("workflow_org_id", "Owner", width=140),
+                    Column("version", "Version", width=90),
+                    Column("Value #B", "Runs, 24 h", "none", width=100),
+                ],
+                sort={"Runs, 24 h": True},
+            )
+        ],
     )

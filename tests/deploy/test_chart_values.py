@@ -486,8 +486,8 @@ def test_alerts_know_the_job_that_the_service_monitor_makes(name: str, job: str)
     monitor = only(manifests, "ServiceMonitor")["spec"]
     assert only(manifests, "Service")["metadata"]["labels"][monitor["jobLabel"]] == job
     groups = only(manifests, "PrometheusRule")["spec"]["groups"]
-    rules = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
-    found = re.search(r'up\{job=~"([^"]+)"', rules["InventExporterDown"]["expr"])
+    exprs = {rule.get("record"): rule["expr"] for group in groups for rule in group["rules"]}
+    found = re.search(r'up\{job=~"([^"]+)"', exprs["job:invent_exporter_up:max"])
     assert found is not None
     assert re.fullmatch(found[1], job)
 

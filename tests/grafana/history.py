@@ -16,9 +16,10 @@ SPARSE_SECONDS, SPARSE_STEP = 8 * DAY, 1800
 def write_history(scrape: str, taken: float, end: int) -> Iterator[str]:
     """Yield lines of OpenMetrics that end at `end` with what was scraped at `taken`, unix times.
 
-    Counters and histograms rise evenly from 0, other gauges stay. Timestamps move along, so that
-    what was five seconds old when it was scraped is so at every moment of the history. Half an hour
-    before the end the process restarted and one workflow had another version.
+    Counters and histograms rise evenly from 0, to a thousand times what was scraped: a week of runs
+    instead of a few. Gauges stay. Timestamps move along, so that what was five seconds old when it
+    was scraped is so at every moment of the history. Half an hour before the end the process
+    restarted, one workflow had another version, and alerts began to fire.
     """
     series = list(_series(scrape))
     changed = next(text for name, text, *_ in series if name == "invent_workflow_info")
@@ -27,9 +28,11 @@ def write_history(scrape: str, taken: float, end: int) -> Iterator[str]:
         share = (moment - (end - SPARSE_SECONDS)) / SPARSE_SECONDS
         early = moment < end - 1800
         for name, labels, value, rises in series:
+            if early and name.startswith("ALERTS"):
+                continue
             now, shown = value, labels
             if rises:
-                now = value * share
+                now = value * share * 1000
             elif name == "process_start_time_seconds":
                 now = value - DAY if early else value
             elif name.endswith("_timestamp_seconds") and value:
@@ -69,6 +72,10 @@ def _series(scrape: str) -> Iterator[tuple[str, str, float, bool]]:
         for sample in family.samples:
             if sample.labels.get("workflow_id") in {None, *kept}:
                 yield sample.name, _text({**target, **sample.labels}), sample.value, rises
+    for severity in ("critical", "warning"):
+        alert = {"alertname": "InventRunFailed", "severity": severity, "job": target["job"]}
+        yield "ALERTS", _text({**alert, "alertstate": "firing"}), 1, False
+        yield "ALERTS_FOR_STATE", _text(alert), 1, False
     for name, value in (
         ("up", 1),
         ("scrape_duration_seconds", 0.01),

@@ -70,19 +70,36 @@ def aggregations(query: str) -> list[set[str]]:
 def bare_counters(query: str) -> set[str]:
     """Return counters that are read without rate or increase: their value alone says nothing.
 
-    `group` reads no value, it asks which series there are; and what is greater than it was a moment
-    ago is asked for its growth.
+    `group` reads no value, it asks which series there are; what is greater than it was a moment ago
+    is asked for its growth, and the newest sample less the one of a step ago is that growth.
     """
     return set(_bare_counters(promql_parser.parse(query)))
 
 
-def _bare_counters(expr: Any) -> Iterator[str]:  # noqa: ANN401 (see nodes)
+def _is_growth(expr: Any) -> bool:  # noqa: ANN401 (see nodes)
+    if not isinstance(expr, promql_parser.BinaryExpr):
+        return False
+    after, before = str(expr.lhs), str(expr.rhs)
+    if str(expr.op) == ">":
+        return after == re.sub(r" offset \w+", "", before) != before
+    functions = set(re.findall(r"(\w+)\(", after + before))
+    return (
+        str(expr.op) == "-"
+        and " offset " in before
+        and functions <= {"last_over_time", "min_over_time"}
+        and bool(functions)
+        and selectors(after) == selectors(before)
+    )
+
+
+def _bare_counters(expr: Any) -> Iterator[str]:  # noqa: ANN401 (each kind of node is a class of its own)
     if isinstance(expr, promql_parser.AggregateExpr) and str(expr.op) == "group":
         return
-    if isinstance(expr, promql_parser.BinaryExpr) and str(expr.op) == ">":
-        earlier = re.sub(r" offset \w+", "", str(expr.rhs))
-        if str(expr.lhs) == earlier != str(expr.rhs):
-            return
+    if _is_growth(expr):
+        return
+    if isinstance(expr, promql_parser.Call) and expr.func.name.endswith("_over_time"):
+        yield from _bare_counters(getattr(expr.args[0], "vector_selector", expr.args[0]))
+        return
     if isinstance(expr, promql_parser.VectorSelector):
         suffixes = ("_total", "_bucket", "_count", "_sum")
         name = expr.name or ""

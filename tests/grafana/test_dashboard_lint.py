@@ -18,6 +18,7 @@ import promql_parser
 import pytest
 import yaml
 
+from grafana.generate import all_panels
 from tests.grafana.promql import parents
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ BOARDS = [json.loads(path.read_text()) for path in (ROOT / "grafana/dashboards")
 EXCLUSIONS: dict[str, dict[str, Any]] = yaml.safe_load(
     (ROOT / "grafana/dashboard-lint.yaml").read_text()
 )["exclusions"]
-UNITS = {"short", "s", "bytes", "percentunit", "rpm"}
+UNITS = {"none", "short", "s", "bytes", "percentunit", "reqpm"}
 """Those of Grafana's units that are used here."""
 RATE_INTERVAL = "11m37s"
 """Stands for $__rate_interval: no window that somebody would write."""
@@ -42,7 +43,9 @@ class Violation:
 
 def _parse(expr: str) -> Any:  # noqa: ANN401 (each kind of node is a class of its own)
     return promql_parser.parse(
-        expr.replace("$__rate_interval", RATE_INTERVAL).replace("$__range", "5h13m")
+        expr.replace("$__rate_interval", RATE_INTERVAL)
+        .replace("$__range", "5h13m")
+        .replace("$__interval", "7m")
     )
 
 
@@ -65,6 +68,8 @@ def _template_violations(board: dict[str, Any]) -> Iterator[str]:
         ):
             yield f"template-{name}-rule"
     for variable in variables:
+        if variable["type"] != "query":
+            continue
         asked = re.fullmatch(
             r"label_values\((.+), \w+\)|query_result\((.+)\)", variable["query"]["query"]
         )
@@ -127,7 +132,7 @@ def _violations() -> set[Violation]:
     for board in BOARDS:
         title = board["title"]
         found.update(Violation(rule, title) for rule in _template_violations(board))
-        for panel in board["panels"]:
+        for panel in all_panels(board):
             if panel["type"] == "row":
                 continue
             rules = [*_panel_violations(panel)]

@@ -109,7 +109,7 @@ def test_recorded_series_are_named_level_metric_operations() -> None:
     """Prometheus' convention: https://prometheus.io/docs/practices/rules/."""
     for rule in RULES_LIST:
         if "record" in rule:
-            assert re.fullmatch(r"(org|workflow|workflow_origin):invent_\w+:\w+", rule["record"])
+            assert re.fullmatch(r"(job|org|workflow)(_\w+)?:invent_\w+:\w+", rule["record"])
 
 
 def test_rules_keep_the_job_and_drop_the_instance() -> None:

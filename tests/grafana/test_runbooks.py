@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from grafana.generate import all_panels
 from tests.grafana.families import family_name, family_types
 from tests.grafana.promql import selectors
 
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {path.stem: path.read_text() for path in (ROOT / "docs/runbooks").glob("Invent*.md")}
 BOARDS = [json.loads(path.read_text()) for path in (ROOT / "grafana/dashboards").glob("*.json")]
 SHOWN = {
-    *(panel["title"] for board in BOARDS for panel in board["panels"]),
+    *(panel["title"] for board in BOARDS for panel in all_panels(board)),
     *(mark["name"] for board in BOARDS for mark in board["annotations"]["list"]),
 }
 RECORDED = {
