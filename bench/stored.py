@@ -43,7 +43,7 @@ def store(path: Path, org_id: str, runs: int) -> None:
 
     async def contact() -> OrgLedger:
         org = await ledger.load(org_id, walk_floor=now - 86400)
-        await ledger.complete(org, org.scan, absent=(), contact=True)
+        await ledger.complete(org, org.scan, absent=(), contact_seconds=now - 86400)
         return org
 
     org = asyncio.run(contact())

@@ -56,7 +56,7 @@ def decode(body: bytes) -> None:
         return
     except ApiError as error:
         refused: ApiError | None = error
-        page = DecodedPage([], [], 0)
+        page = DecodedPage([], [])
     else:
         refused = None
     if refused is not None:

@@ -1,15 +1,33 @@
-"""A page of the listing, from bytes to runs; a run that can't be read does not spoil the others."""
+"""A page of the listing, from bytes to runs; a run that can't be read does not spoil the others.
+
+The typed decoder takes a page whole, which is the fast way. Where it refuses a page, or a run on it
+says something odd, each row is looked at by itself (`loose`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from invent_exporter.api.models import MAX_CREDITS, Run
+from invent_exporter.api import loose
+from invent_exporter.api.models import (
+    EARLIEST_SECONDS,
+    MAX_CREDITS,
+    MAX_LABEL_BYTES,
+    ORIGINS,
+    Run,
+    seconds,
+)
 from invent_exporter.errors import BadAnswerError, SpoiledPageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DIGEST_BYTES = 12
 IDENTITY_BYTES = 64 * 1024
@@ -27,37 +45,22 @@ class InvalidRun:
 
 @dataclass(frozen=True, slots=True)
 class DecodedPage:
-    """The runs of one page in its order, those left out, and how many rows it had in all."""
+    """The runs of one page in its order, and those that were left out."""
 
     runs: list[Run]
     invalid: list[InvalidRun]
-    rows: int
 
-
-class _Identity(msgspec.Struct, frozen=True):
-    id: str
+    @property
+    def rows(self) -> int:
+        """How many rows it had in all."""
+        return len(self.runs) + len(self.invalid)
 
 
 # Numbers may come as strings: strict=False reads those.
 _PAGE = msgspec.json.Decoder(list[Run], strict=False)
 _RUN = msgspec.json.Decoder(Run, strict=False)
 _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
-_IDENTITY = msgspec.json.Decoder(_Identity)
-
-_REASON_BY_FIELD = {
-    "id": "id",
-    "status": "status",
-    "origin": "origin",
-    "org_id": "org_id",
-    "workflow_org_id": "org_id",
-    "workflow_id": "workflow_id",
-    "created_at": "time",
-    "started_at": "time",
-    "ended_at": "time",
-    "updated_at": "time",
-    "usage": "usage",
-}
-_FIELD = re.compile(r" - at `\$\.(\w+)|missing required field `(\w+)`")
+_REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def digest_of(content: bytes | bytearray | msgspec.Raw) -> str:
@@ -65,35 +68,23 @@ def digest_of(content: bytes | bytearray | msgspec.Raw) -> str:
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
 
 
-def decode_page(body: bytes | bytearray) -> DecodedPage:
-    """Decode a page, each run on its own where one can't be read.
+def decode_page(body: bytes | bytearray, latest_seconds: float = math.inf) -> DecodedPage:
+    """Decode a page, each run on its own where one is odd; times after `latest_seconds` are none.
 
     Raises:
         SpoiledPageError: it is an array, but can't even be taken apart into its runs.
         BadAnswerError: it is no JSON array, or not a complete one.
 
     """
-    try:
+    with contextlib.suppress(*_REFUSED):
         runs = _PAGE.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _decode_rows(body)
-    if all(_reason_against(run) is None for run in runs):
-        for run in runs:
-            _release_page(run)
-        return DecodedPage(runs, [], len(runs))
-    return _decode_rows(body)
-
-
-def _decode_rows(body: bytes | bytearray) -> DecodedPage:
-    try:
-        rows = _ROWS.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        if _looks_like_rows(body):
-            raise SpoiledPageError(str(error)) from error
-        raise BadAnswerError(_describe(body)) from error
-    page = DecodedPage([], [], len(rows))
-    for row in rows:
-        result = _decode_row(row)
+        if all(_is_plain(run, latest_seconds) for run in runs):
+            for run in runs:
+                _release_page(run)
+            return DecodedPage(runs, [])
+    page = DecodedPage([], [])
+    for row in _rows(body):
+        result = _decode_row(bytes(row), latest_seconds)
         if isinstance(result, Run):
             page.runs.append(result)
         else:
@@ -101,38 +92,63 @@ def _decode_rows(body: bytes | bytearray) -> DecodedPage:
     return page
 
 
-def _decode_row(row: msgspec.Raw) -> Run | InvalidRun:
-    reason: str | None
-    try:
+def _rows(body: bytes | bytearray) -> Sequence[bytes | msgspec.Raw]:
+    with contextlib.suppress(*_REFUSED):
+        return _ROWS.decode(body)
+    if not _looks_like_rows(body):
+        raise BadAnswerError(_describe(body))
+    return list(loose.rows_of(body))
+
+
+def _decode_row(row: bytes, latest_seconds: float) -> Run | InvalidRun:
+    with contextlib.suppress(*_REFUSED):
         run = _RUN.decode(row)
-    except msgspec.ValidationError as error:
-        reason = _reason_of(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        reason = "undecodable"
-    else:
-        reason = _reason_against(run)
-        if reason is None:
-            _release_page(run)
+        if _is_plain(run, latest_seconds):
             return run
-    return InvalidRun(_identity_of(row), reason, digest_of(row))
+    try:
+        fields = loose.fields_of(row.decode("utf-8", "replace"))
+    except SpoiledPageError:
+        return InvalidRun(identity_in(b"[" + row), "undecodable", digest_of(row))
+    if fields is None:
+        return InvalidRun(None, "row", digest_of(row))
+    result = loose.read_run(fields, latest_seconds)
+    if isinstance(result, Run):
+        return result
+    return InvalidRun(loose.read_label(fields.get("id")) or None, result, digest_of(row))
 
 
-def _reason_against(run: Run) -> str | None:
-    """Tell what makes a decoded run unusable; None for a good one."""
-    if not run.id:
-        return "id"
+def _is_plain(run: Run, latest_seconds: float) -> bool:
+    """Tell whether a decoded run says nothing that needs a second look."""
     usage = run.usage
-    if usage is not None and not (
-        abs(usage.total or 0.0) <= MAX_CREDITS and abs(usage.ai_total or 0.0) <= MAX_CREDITS
-    ):
-        return "usage"  # also "nan" and "inf", which strict=False lets in
-    return None
+    return bool(
+        run.id
+        and run.status
+        and run.origin in ORIGINS
+        and not run.unreadable
+        and all(
+            not isinstance(label, str) or _is_plain_label(label)
+            for label in (run.id, run.workflow_id, run.org_id, run.workflow_org_id, run.version)
+        )
+        and all(
+            time is None or EARLIEST_SECONDS <= time <= latest_seconds
+            for time in (run.created, run.started, run.updated, seconds(run.ended_at))
+        )
+        and (usage is None or (_is_credits(usage.total) and _is_credits(usage.ai_total)))
+    )
+
+
+def _is_plain_label(label: str) -> bool:
+    return len(label) <= MAX_LABEL_BYTES // 4 and label.isprintable() and "\\" not in label
+
+
+def _is_credits(number: float | None) -> bool:
+    """Refuse also `nan` and `inf`, which strict=False lets in."""
+    return number is None or abs(number) <= MAX_CREDITS
 
 
 # A string (one that is cut off goes to the end), or what opens and closes.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*+")', re.DOTALL)
-_TEXT = msgspec.json.Decoder(str)
 
 
 def identity_in(body: bytes | bytearray) -> str | None:
@@ -153,33 +169,12 @@ def identity_in(body: bytes | bytearray) -> str | None:
         elif depth == 2 and token[0] == b'"id"':  # noqa: PLR2004 (in the array, in the run)
             value = _VALUE.match(begin, token.end())
             if value is not None:
-                return _text_of(value[1])
+                text = value[1].decode("utf-8", "replace")
+                return loose.read_label(loose.next_row(text, 0)[0]) or None
     return None
 
 
-def _text_of(value: bytes) -> str | None:
-    try:
-        return _TEXT.decode(value) or None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
 _ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*)\s*,\s*)*\{")
-
-
-def _reason_of(message: str) -> str:
-    """Turn msgspec's words for one run into a reason: which field it names."""
-    match = _FIELD.search(message)
-    if match is None:
-        return "not_an_object"
-    return _REASON_BY_FIELD.get(match[1] or match[2], "other")
-
-
-def _identity_of(row: msgspec.Raw) -> str | None:
-    try:
-        return _IDENTITY.decode(row).id or None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def _release_page(run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -33,7 +34,8 @@ Fetch = Callable[[int, int], Awaitable[Answer]]
 class Chunk:
     """Rows `start` to `end` (exclusive) of a listing, readable or not.
 
-    `count` is what the API says the listing has in all; `at_end` when nothing follows.
+    `count` is what the API says the listing has in all; `at_end` when nothing follows;
+    `asked_seconds` is our time of the request, `date_seconds` the API's of its answer.
     """
 
     start: int
@@ -42,6 +44,8 @@ class Chunk:
     invalid: list[InvalidRun]
     count: int | None
     at_end: bool
+    asked_seconds: float = math.inf
+    date_seconds: float | None = None
 
 
 class _SpoiledAnswerError(Exception):
@@ -114,8 +118,9 @@ class Listing:
             raise _SpoiledAnswerError("too_large", error.prefix, None) from error
         try:
             if len(answer.body) <= DECODE_IN_THREAD_BYTES:
-                return answer, decode_page(answer.body)
-            return answer, await asyncio.to_thread(decode_page, answer.body)
+                return answer, decode_page(answer.body, answer.latest_seconds)
+            decoding = asyncio.to_thread(decode_page, answer.body, answer.latest_seconds)
+            return answer, await decoding
         except SpoiledPageError as error:
             count = _number_in(answer.headers, "pagination-count")
             raise _SpoiledAnswerError("undecodable", answer.body, count) from error
@@ -197,7 +202,16 @@ class Listing:
         # the listing ends there, and so large a page need not be doubted again.
         if self._doubted is not None and self._doubted[1] == last:
             self._page_size.proved = max(self._page_size.proved, self._doubted[0])
-        return Chunk(start, end, page.runs, page.invalid, count, at_end)
+        return Chunk(
+            start,
+            end,
+            page.runs,
+            page.invalid,
+            count,
+            at_end,
+            asked_seconds=answer.asked_seconds,
+            date_seconds=answer.date_seconds,
+        )
 
 
 class RunsApi:

@@ -7,15 +7,11 @@ epoch, so that no clock of ours enters a number.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from functools import cached_property
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-_T = TypeVar("_T")
 
 FINAL_STATUSES = ("CANCELED", "COMPLETED", "SKIPPED", "FAILED")
 OPEN_STATUSES = ("PENDING", "RUNNING")
@@ -30,21 +26,20 @@ OTHER_STEP = "__other__"
 """Label values that stand for what the API did not name, or what was folded together."""
 
 
-INVALID_REASONS = (
-    "undecodable",
-    "too_large",
-    "not_an_object",
-    "id",
-    "status",
-    "origin",
-    "org_id",
-    "workflow_id",
-    "time",
-    "usage",
-    "other",
-)
-"""Why a run was left out: its bytes, its size, its kind, or the field that can't be read."""
+INVALID_REASONS = ("id", "status", "time", "row", "undecodable", "too_large", "server_error")
+"""Why a run was left out: the field without which there is none, or what its row is or does."""
 
+READ_FIELDS = (
+    *("origin", "created_at", "started_at", "ended_at", "updated_at", "org_id"),
+    *("workflow_org_id", "workflow_id", "workflow_version", "version", "usage"),
+)
+"""The fields that may be unreadable without the run being lost; `error` always has a text."""
+
+EARLIEST_SECONDS = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+"""Times before are zero times of some program, which mean that there is none."""
+
+MAX_LABEL_BYTES = 256
+"""Nothing longer becomes a label or a key."""
 
 NEVER_SECONDS = 0.0
 """Stands for the end of a final run of which the API tells no time at all."""
@@ -71,30 +66,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class Version(msgspec.Struct, frozen=True, gc=False):
     """The one field that is read of the workflow version that ran."""
 
-    version: float | None = None
-
-
-class _Once(Generic[_T]):
-    """A property that is read once; functools.cached_property takes a lock each time, up to 3.11.
-
-    Two threads may read it both, which costs time and changes nothing: a run never changes.
-    """
-
-    def __init__(self, read: Callable[[Any], _T]) -> None:
-        self._read = read
-        self._name = read.__name__
-        self.__doc__ = read.__doc__
-
-    @overload
-    def __get__(self, run: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, run: object, owner: type) -> _T: ...
-    def __get__(self, run: object | None, owner: type) -> Self | _T:
-        if run is None:
-            return self
-        # Found in the instance from now on, before the class is asked for this descriptor.
-        value = run.__dict__[self._name] = self._read(run)
-        return value
+    version: float | str | None = None
 
 
 class Run(msgspec.Struct, frozen=True, dict=True):
@@ -114,76 +86,85 @@ class Run(msgspec.Struct, frozen=True, dict=True):
     workflow_org_id: str | None = None
     workflow_id: str | None = None
     workflow_version: Version | None = None
-    version: float | None = None
+    version: float | str | None = None
     error: str | None = None
     usage: Usage | None = None
+    unreadable: dict[str, str] = msgspec.field(default_factory=dict, name="$unreadable")
+    """What of `READ_FIELDS` is there and could not be read, shortened. No field of the API's."""
 
-    @_Once
+    @cached_property
     def status_label(self) -> str:
         """The status as the API spells it, or UNKNOWN for one that is not in its documentation."""
-        known = self.status in FINAL_STATUSES or self.status in OPEN_STATUSES
-        return self.status if known else UNKNOWN
+        status = self.status.upper()
+        return status if status in FINAL_STATUSES or status in OPEN_STATUSES else UNKNOWN
 
-    @_Once
+    @cached_property
     def origin_label(self) -> str:
         """The origin as the API spells it, or UNKNOWN."""
-        return self.origin if self.origin in ORIGINS and self.origin is not None else UNKNOWN
+        origin = (self.origin or "").upper()
+        return origin if origin in ORIGINS else UNKNOWN
 
-    @_Once
+    @cached_property
     def workflow_label(self) -> str:
         """The workflow's id; `__none__` for a run without one."""
         return self.workflow_id or NO_WORKFLOW
 
-    @_Once
+    @cached_property
     def is_final(self) -> bool:
         """A known status alone decides; an unknown one is final when the run has ended."""
-        if self.status in OPEN_STATUSES:
+        if self.status_label in OPEN_STATUSES:
             return False
-        return self.status in FINAL_STATUSES or self.ended_at is not None
+        return self.status_label in FINAL_STATUSES or self.ended_at is not None
 
-    @_Once
+    @cached_property
     def created(self) -> float | None:
         """When the run was created, in seconds since the epoch."""
         return seconds(self.created_at)
 
-    @_Once
+    @cached_property
     def started(self) -> float | None:
         """When the run started."""
         return seconds(self.started_at)
 
-    @_Once
+    @cached_property
     def updated(self) -> float | None:
         """When the run was last changed."""
         return seconds(self.updated_at)
 
-    @_Once
+    @cached_property
     def ended(self) -> float | None:
         """When the run ended; where the API does not say, when it was last changed."""
         return self.updated if self.ended_at is None else seconds(self.ended_at)
 
-    @_Once
+    @cached_property
     def first_time(self) -> float | None:
         """When the run came to be, as well as it can be known: its first time that is not null."""
         times = (self.created, self.started, self.ended)
         return next((time for time in times if time is not None), None)
 
-    @_Once
+    @cached_property
+    def told_time(self) -> float | None:
+        """The time by which it is told from history: its end, else as well as it can be known."""
+        times = (seconds(self.ended_at), self.created, self.started, self.updated)
+        return next((time for time in times if time is not None), None)
+
+    @cached_property
     def concluded(self) -> float:
         """When the run ended, as well as it can be known; `NEVER_SECONDS` without any time."""
         time = self.first_time if self.ended is None else self.ended
         return NEVER_SECONDS if time is None else time
 
-    @_Once
+    @cached_property
     def duration_seconds(self) -> float | None:
         """How long the run worked; None unless it started and ended. Clock skew reads as 0."""
         return None if self.ended_at is None else difference(self.started, self.ended)
 
-    @_Once
+    @cached_property
     def queue_seconds(self) -> float | None:
         """How long the run waited to start; None unless it did. Clock skew reads as 0."""
         return difference(self.created, self.started)
 
-    @_Once
+    @cached_property
     def credits(self) -> tuple[float, float] | None:
         """Credits as (ai, other), each at least 0; None when the usage is not known yet."""
         if self.usage is None or self.usage.total is None:
@@ -191,14 +172,14 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         ai = max(0.0, self.usage.ai_total or 0.0)
         return ai, max(0.0, self.usage.total - ai)
 
-    @_Once
+    @cached_property
     def credits_total(self) -> float | None:
         """`usage.total`, at least 0; None when it is not known yet."""
         if self.usage is None or self.usage.total is None:
             return None
         return max(0.0, self.usage.total)
 
-    @_Once
+    @cached_property
     def step_credits(self) -> dict[str, float]:
         """Credits by step, without values that are neither a number nor an object with `total`.
 
@@ -206,13 +187,32 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         """
         return {} if self.usage is None else _read_steps(self.usage.steps)
 
-    @_Once
+    @cached_property
     def version_label(self) -> str:
         """The version of the workflow that ran, without a trailing `.0`; empty when not known."""
-        number = self.version
-        if number is None and self.workflow_version is not None:
-            number = self.workflow_version.version
-        return "" if number is None else f"{number:.15g}"
+        version = self.version
+        if version in (None, "") and self.workflow_version is not None:
+            version = self.workflow_version.version
+        if version is None:
+            return ""
+        return version if isinstance(version, str) else f"{version:.15g}"
+
+
+_NEEDS_ESCAPE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\\\\]")
+
+
+def escape(text: str) -> str:
+    r"""Write what no label, log line or database carries, and the backslash, as `\x00`.
+
+    No two texts become the same one.
+    """
+    return _NEEDS_ESCAPE.sub(lambda match: _escaped(match[0]), text)
+
+
+def _escaped(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    return f"\\x{ord(character):02x}" if character < "\u0100" else f"\\u{ord(character):04x}"
 
 
 def seconds(time: datetime | None) -> float | None:

@@ -92,15 +92,16 @@ def parse_retry_after(value: str | None, date: str | None, now: float) -> float 
         return None
     if re.fullmatch(r"[0-9]{1,300}(\.[0-9]{1,300})?", value.strip()):
         seconds = float(value)
-    elif (until := _http_date(value)) is not None:
-        sent = _http_date(date or "")
+    elif (until := http_date(value)) is not None:
+        sent = http_date(date or "")
         seconds = until - (now if sent is None else sent)
     else:
         return None
     return min(seconds, MAX_RETRY_AFTER_SECONDS) if seconds > 0 else None
 
 
-def _http_date(value: str) -> float | None:
+def http_date(value: str) -> float | None:
+    """Read a date of HTTP (RFC 9110, 5.6.7) as seconds since the epoch; None for anything else."""
     try:
         parsed = parsedate_to_datetime(value)
         return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()

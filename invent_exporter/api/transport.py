@@ -16,10 +16,12 @@ import httpx
 
 from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_error_text
 from invent_exporter.api.client import make_client
+from invent_exporter.api.models import EARLIEST_SECONDS
 from invent_exporter.api.ratelimit import (
     MAX_WAIT_SECONDS,
     Heartbeat,
     RateLimiter,
+    http_date,
     parse_retry_after,
 )
 from invent_exporter.clocks import Clocks
@@ -29,6 +31,7 @@ from invent_exporter.telemetry import Telemetry
 
 TRIES = 4
 FIRST_BACKOFF_SECONDS = 1.0
+DAY_SECONDS = 86400.0
 
 Params = Mapping[str, str]
 ReadKey = Callable[[], str]
@@ -49,6 +52,20 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes | bytearray
+    asked_seconds: float
+    """Our time when it was asked for."""
+
+    @property
+    def date_seconds(self) -> float | None:
+        """The API's time of the answer; None where it tells none that can be."""
+        date = http_date(self.headers.get("date", ""))
+        is_sane = date is not None and EARLIEST_SECONDS <= date <= self.asked_seconds + DAY_SECONDS
+        return date if is_sane else None
+
+    @property
+    def latest_seconds(self) -> float:
+        """The latest time that a run can tell: a day ahead of the API's clock and ours."""
+        return max(self.asked_seconds, self.date_seconds or 0.0) + DAY_SECONDS
 
 
 class Transport:
@@ -125,13 +142,14 @@ class Transport:
         request = self._client.build_request("GET", url, params=params, headers=headers)
         heartbeat(self._config.timeout_seconds)
         status: int | None = None  # what is known of the try, whatever breaks it off
-        started = self._clocks.monotonic()
+        started, asked_seconds = self._clocks.monotonic(), self._clocks.time()
         try:
             async with asyncio.timeout(self._config.timeout_seconds):
                 response = await self._client.send(request, stream=True)
                 async with aclosing(response):
                     status = response.status_code
-                    return await self._read(response, secret)
+                    body = await self._read(response, secret)
+                    return Answer(status, response.headers, body, asked_seconds)
         except ApiError:
             raise
         except BadBodyError as error:
@@ -149,7 +167,7 @@ class Transport:
             code = "error" if status is None else str(status)
             self._telemetry.request_done(org_id, code, self._clocks.monotonic() - started)
 
-    async def _read(self, response: httpx.Response, secret: str) -> Answer:
+    async def _read(self, response: httpx.Response, secret: str) -> bytearray:
         status, body = response.status_code, bytearray()
         if status != HTTPStatus.OK:
             raise self._error_of(response, await read_error_text(response, secret), secret)
@@ -159,7 +177,7 @@ class Transport:
                 raise TooLargeError(
                     self._config.max_response_bytes, bytes(body[:CHUNK_BYTES]), status
                 )
-        return Answer(status, response.headers, body)
+        return body
 
     def _error_of(self, response: httpx.Response, text: str, secret: str) -> ApiError:
         status, headers = response.status_code, response.headers

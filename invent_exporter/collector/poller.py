@@ -6,6 +6,7 @@ leaves what was committed, and the next one begins from there.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from invent_exporter.collector.publishing import Publishing
@@ -16,7 +17,7 @@ from invent_exporter.log import get_logger
 from invent_exporter.scan.poll import Poll
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from invent_exporter.api.listing import Listing
     from invent_exporter.api.models import Run
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 _PRUNE_SECONDS = 60.0
 _ERROR_LENGTH = 300
+_ODD_FIELD_SECONDS = 3600.0
+_CLOCKS_APART_SECONDS = 60.0
+_ROWS_TO_JUDGE = 10
+"""So many unreadable runs, and no other, mean that the API is not understood any more."""
 _NAMED_INVALID_RUNS = 5
 """After a change in the API all of a page may be unreadable; some of their names are enough."""
 
@@ -36,8 +41,8 @@ log = get_logger(__package__)
 class Peers(Protocol):
     """The other orgs that are polled."""
 
-    def other_org_ids(self, poller: Poller) -> frozenset[str]:
-        """List the real ids of the others."""
+    def others(self, poller: Poller) -> Mapping[str, float]:
+        """Name the others' real ids, each with its `OrgLedger.history_until`."""
 
     def claim(self, poller: Poller, org_id: str) -> bool:
         """Tell whether no target before this one is the same org; a later one gives way."""
@@ -45,6 +50,14 @@ class Peers(Protocol):
 
 class SupersededError(Exception):
     """An earlier target is the same org: this one is not polled."""
+
+
+class _AnotherOrgError(Exception):
+    """What the key lists is not the org that is remembered."""
+
+    def __init__(self, org_id: str) -> None:
+        super().__init__(org_id)
+        self.org_id = org_id
 
 
 class Poller:
@@ -75,6 +88,9 @@ class Poller:
         self._unsettled = self._news = self._open_known = True
         self._pruned_at = 0.0
         self._history_failed = 0
+        self._odd_said_until: dict[str, float] = {}
+        self._sure_of_key: str | None = None
+        self._asked_with: str | None = None
 
     @property
     def org_name(self) -> str:
@@ -129,20 +145,34 @@ class Poller:
 
         """
         org = await self.start()
+        try:
+            return await self._poll(org)
+        except _AnotherOrgError as error:
+            await self._change_org(org, error.org_id)
+            return await self.poll()
+
+    async def _poll(self, org: OrgLedger) -> bool:
         contact = not org.contacted
         floor = org.floor_seconds if contact else None
         poll = Poll(org.scan, open_known=self._open_known, contact_floor=floor)
         # While nobody has named the org of `c`, a known run may do it, though nothing else changed.
         may_skip = not (self._unsettled or self._open_known or org.org_id is None)
-        await self._drive(org, poll.steps(), may_skip=may_skip)
+        reader = await self._drive(org, poll.steps(), may_skip=may_skip)
         if not poll.is_whole and not contact:
             raise ApiError("invalid_response", "the listing changed too fast to be read whole")
+        if poll.walked_all and not reader.readable_rows and reader.rows >= _ROWS_TO_JUDGE:
+            raise ApiError("invalid_response", f"none of {reader.rows} runs can be read")
         poll.note_unmet(org.counts.met)
         if poll.state.unmet > org.scan.unmet:
             line = "the API's count grew by more runs than the poll met; they are looked for"
             log.warning(line, org_id=self.label, runs=poll.state.unmet)
         if self._unsettled or contact or poll.absent or poll.state != org.scan:
-            await self._shared.ledger.complete(org, poll.state, absent=poll.absent, contact=contact)
+            await self._shared.ledger.complete(
+                org,
+                poll.state,
+                absent=poll.absent,
+                contact_seconds=reader.contact_seconds if contact else None,
+            )
             self._unsettled = False
             self._beat(0.0)
         named = await self._identify(org)
@@ -152,6 +182,9 @@ class Poller:
             return await self.poll()
         self._shared.telemetry.set_api_runs(self.label, poll.listing_count)
         if contact:
+            if abs(reader.clocks_apart_seconds) > _CLOCKS_APART_SECONDS:
+                apart = round(reader.clocks_apart_seconds)
+                log.warning("the API's clock is not ours", org_id=self.label, ahead_seconds=apart)
             known = {
                 "workflows": len(org.workflows),
                 "failed_runs_in_history": self._history_failed,
@@ -182,20 +215,23 @@ class Poller:
 
     # -- reading
 
-    async def _drive(self, org: OrgLedger, steps: Steps, *, may_skip: bool = False) -> int:
-        """Do what the scan asks for; return how many pages were read."""
-        others = self._peers.other_org_ids(self)
+    async def _drive(self, org: OrgLedger, steps: Steps, *, may_skip: bool = False) -> Reader:
+        """Do what the scan asks for; return what was read."""
+        others = self._peers.others(self)
         reader = Reader(org, self._shared, self._listing, self._recorded, others, may_skip)
-        return await reader.drive(steps)
+        if self.target.id == "c" and org.contacted and org.org_id is not None:
+            reader.look_at = self._look_whose_they_are
+        await reader.drive(steps)
+        return reader
 
     def _listing(self, status: str) -> Listing:
         return self._shared.api.listing(
-            self.target.id,
-            lambda: self._shared.read_key(self.target.key),
-            status,
-            label=self.label,
-            heartbeat=self._beat,
+            self.target.id, self._key, status, label=self.label, heartbeat=self._beat
         )
+
+    def _key(self) -> str:
+        self._asked_with = self._shared.read_key(self.target.key)
+        return self._asked_with
 
     async def _recorded(self, org: OrgLedger, recorded: Recorded) -> None:
         """Take note of a page that was committed."""
@@ -207,6 +243,8 @@ class Poller:
         self._history_failed += recorded.history_failed
         for run in recorded.failed:
             log.warning("run failed", **failed_run_fields(self.label, run))
+        for run in recorded.odd:
+            self._say_odd(run)
         if recorded.invalid:
             named = [f"{row.key} ({row.reason})" for row in recorded.invalid[:_NAMED_INVALID_RUNS]]
             runs = {"runs": len(recorded.invalid), "run_ids": ", ".join(named)}
@@ -215,14 +253,47 @@ class Poller:
         if self.publishing.is_due:
             await self.publishing.publish(org, self.org_name)
 
+    def _say_odd(self, run: Run) -> None:
+        """Name each field once an hour, with an example."""
+        now = self._shared.clocks.monotonic()
+        for name, example in run.unreadable.items():
+            if now >= self._odd_said_until.get(name, now):
+                self._odd_said_until[name] = now + _ODD_FIELD_SECONDS
+                odd = {"field": name, "example": example, "run_id": run.id}
+                log.warning("a field of a run can't be read", org_id=self.label, **odd)
+
     # -- who the org is
+
+    async def _look_whose_they_are(self, runs: Sequence[Run]) -> None:
+        """Notice that another key than before lists another org as `c`.
+
+        No run names the org that is remembered, and the ledger knows none of them.
+        """
+        org, names = self.org, Counter(run.org_id for run in runs)
+        if org is None or not runs or self._asked_with == self._sure_of_key:
+            return
+        is_another = not names.keys() & {None, org.org_id}
+        if is_another and not await self._shared.ledger.knows_any(org, [run.id for run in runs]):
+            raise _AnotherOrgError(str(names.most_common(1)[0][0]))
+        self._sure_of_key = self._asked_with
+
+    async def _change_org(self, org: OrgLedger, org_id: str) -> None:
+        """Let `c` be another org from now on, with a first contact of its own."""
+        if not self._peers.claim(self, org_id):
+            raise SupersededError(org_id)
+        log.warning("the key lists another org than before", org_id=org_id, before=self.label)
+        self._shared.telemetry.forget_org(self.label)
+        await self._shared.publisher.withdraw(org)
+        self.label = org_id
+        self._shared.telemetry.declare_org(org_id)
+        self._take(await self._shared.ledger.reassign(org, org_id, walk_floor=self._walk_floor))
 
     async def _identify(self, org: OrgLedger) -> OrgLedger:
         """Learn which org `c` is: the one that most of its runs name."""
         org_id = org.likely_org_id
         if org.org_id is not None or org_id is None:
             return org
-        was_foreign = org_id in self._peers.other_org_ids(self)
+        was_foreign = org_id in self._peers.others(self)
         if not self._peers.claim(self, org_id):
             await self._shared.ledger.dissolve(org)
             self.org = None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from invent_exporter.ledger.recorder import InvalidRow
-from invent_exporter.scan.order import PageFacts, RowFact, page_signature, row_signature
+from invent_exporter.scan.order import PageFacts, RowFact, is_dated, page_signature, row_signature
 from invent_exporter.scan.walk import ALL, Missing, Read
 
 if TYPE_CHECKING:
@@ -33,14 +33,22 @@ class Reader:
     shared: Shared
     listing: Callable[[str], Listing]
     recorded: Callable[[OrgLedger, Recorded], Awaitable[None]]
-    other_org_ids: frozenset[str]
+    others: Mapping[str, float]
     may_skip: bool = False
+    look_at: Callable[[Sequence[Run]], Awaitable[None]] | None = None
+    """Is shown the runs of the first answer of all runs, before anything is recorded."""
     _listings: dict[str, Listing] = field(default_factory=dict)
+    _timeless: Sequence[str] = ()
     _listed_ids: set[str] = field(default_factory=set)
+    pages: int = 0
+    rows: int = 0
+    readable_rows: int = 0
+    contact_seconds: float | None = None
+    """By the API's clock, or ours where it tells none: when the first answer was made."""
+    clocks_apart_seconds: float = 0.0
 
-    async def drive(self, steps: Steps) -> int:
-        """Do what the scan asks for; return how many pages were read."""
-        pages = 0
+    async def drive(self, steps: Steps) -> None:
+        """Do what the scan asks for."""
         try:
             request = next(steps)
             while True:
@@ -49,10 +57,10 @@ class Reader:
                     answer = await self._missing()
                 else:
                     answer = await self._read(request)
-                    pages += 1
+                    self.pages += 1
                 request = steps.send(answer)
         except StopIteration:
-            return pages
+            return
 
     async def _missing(self) -> dict[str, float]:
         runs = await self.shared.ledger.open_runs(self.org)
@@ -62,6 +70,12 @@ class Reader:
         if read.status not in self._listings:
             self._listings[read.status] = self.listing(read.status)
         chunk = await self._listings[read.status].read(read.offset, forward=read.forward)
+        self._note_time(chunk)
+        self.rows += chunk.end - chunk.start
+        self.readable_rows += len(chunk.runs)
+        if self.look_at is not None and read.status == ALL:
+            look_at, self.look_at = self.look_at, None
+            await look_at(chunk.runs)
         rows = self._unchanged_rows(read, chunk)
         if rows is None:
             rows = await self._record(read, chunk)
@@ -72,7 +86,7 @@ class Reader:
             at_end=chunk.at_end,
             count=chunk.count,
             rows=rows,
-            unreadable=[row.run_id for row in chunk.invalid],
+            unreadable=[*(row.run_id for row in chunk.invalid), *self._timeless],
             met=self.org.counts.met,
         )
 
@@ -82,14 +96,24 @@ class Reader:
             [self._without_secrets(run) for run in chunk.runs],
             [InvalidRow(row.run_id or row.digest, row.reason) for row in chunk.invalid],
             now=self.shared.clocks.time(),
-            other_org_ids=self.other_org_ids,
+            others=self.others,
             recovering=read.recovering,
         )
         self._listed_ids.update(row.run_id for row in recorded.facts if row.is_open)
         # One that can't be read now is there all the same, whatever became of it.
         self._listed_ids.update(row.run_id for row in chunk.invalid if row.run_id is not None)
+        self._listed_ids.update(recorded.timeless)
+        self._timeless = recorded.timeless
         await self.recorded(self.org, recorded)
         return recorded.facts
+
+    def _note_time(self, chunk: Chunk) -> None:
+        told = chunk.date_seconds
+        if self.contact_seconds is None:
+            self.contact_seconds = chunk.asked_seconds if told is None else told
+            self.clocks_apart_seconds = self.contact_seconds - chunk.asked_seconds
+        elif told is not None:
+            self.contact_seconds = min(self.contact_seconds, told)
 
     def _unchanged_rows(self, read: Read, chunk: Chunk) -> list[RowFact] | None:
         """Recognise the first answer of the last complete poll: every row is final and settled."""
@@ -100,7 +124,14 @@ class Reader:
             return None
         same = {"is_open": False, "owned": True, "settled": True}
         return [
-            RowFact(run.id, run.created, run.updated, signature=signature, **same)
+            RowFact(
+                run.id,
+                run.created,
+                run.updated,
+                signature=signature,
+                is_dated=is_dated(run),
+                **same,
+            )
             for run, signature in zip(chunk.runs, signatures, strict=True)
         ]
 

@@ -13,6 +13,7 @@ from invent_exporter.scan.reconcile import Reconciliation
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from invent_exporter.collector.reader import Reader
     from invent_exporter.collector.target import Shared
     from invent_exporter.ledger.org import OrgLedger
     from invent_exporter.scan.walk import Steps
@@ -26,7 +27,7 @@ class Reconciler:
     def __init__(
         self,
         shared: Shared,
-        drive: Callable[[OrgLedger, Steps], Awaitable[int]],
+        drive: Callable[[OrgLedger, Steps], Awaitable[Reader]],
         hold: Callable[[ApiError], None],
     ) -> None:
         """Read with `drive`; `hold` is told when the API wants no requests at all for a while."""
@@ -60,11 +61,11 @@ class Reconciler:
         reconciliation = Reconciliation(org.scan, now, await shared.ledger.window_from(org, now))
         recovered = org.counts.recovered
         try:
-            read = await self._drive(org, reconciliation.steps(pages))
+            reader = await self._drive(org, reconciliation.steps(pages))
         except ApiError as error:
             self._broke_off(label, error)
             return
-        shared.allowance.give_back(pages - read)
+        shared.allowance.give_back(pages - reader.pages)
         await shared.ledger.save_scan(org, reconciliation.state)
         if found := org.counts.recovered - recovered:
             log.warning("runs were found that polls had missed", org_id=label, runs=found)

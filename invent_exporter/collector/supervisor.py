@@ -9,6 +9,7 @@ cancelling it: a step of the ledger that is under way still ends whole, before a
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,7 +19,7 @@ from invent_exporter.errors import StorageError
 from invent_exporter.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from invent_exporter.collector.target import Shared, Target
 
@@ -66,11 +67,14 @@ class Supervisor:
 
     # -- what the pollers ask
 
-    def other_org_ids(self, poller: Poller) -> frozenset[str]:
-        """List the real ids of the other polled orgs."""
-        labels = {collector.label for collector in self._collectors.values()}
-        # Its own too: another target may be the same org, until that is settled.
-        return frozenset(labels - {_ALIAS, poller.label})
+    def others(self, poller: Poller) -> Mapping[str, float]:
+        """Name the other polled orgs, each with the time until which its runs are not its own."""
+        return {
+            collector.label: math.inf if collector.org is None else collector.org.history_until
+            for collector in self._collectors.values()
+            # Its own too is left out: another target may be the same org, until that is settled.
+            if collector.label not in (_ALIAS, poller.label)
+        }
 
     def claim(self, poller: Poller, org_id: str) -> bool:
         """Tell whether no earlier target is the same org; a later one gives way."""

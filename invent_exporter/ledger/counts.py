@@ -241,6 +241,7 @@ class OrgCounts(msgspec.Struct, omit_defaults=True):
     """
 
     invalid: dict[str, int] = {}
+    unreadable: dict[str, int] = {}
     met: int = 0
     named: str | None = None
     recovered: int = 0
@@ -251,4 +252,9 @@ class OrgCounts(msgspec.Struct, omit_defaults=True):
 
     def draft(self) -> OrgCounts:
         """Copy, so that the copy can be changed and dropped."""
-        return msgspec.structs.replace(self, invalid={**self.invalid}, failed=[*self.failed])
+        return msgspec.structs.replace(
+            self,
+            invalid={**self.invalid},
+            unreadable={**self.unreadable},
+            failed=[*self.failed],
+        )

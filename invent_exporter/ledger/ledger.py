@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -39,6 +39,7 @@ _T = TypeVar("_T")
 VANISHED = 2
 """Complete searches without a run, after which it counts as vanished."""
 _PRUNE_ROWS = 500
+_NO_OTHERS: Mapping[str, float] = {}
 _RUN = schema.run.c
 
 
@@ -157,6 +158,25 @@ class Ledger:
         return self._load(org_id, walk_floor)
 
     @_in_thread
+    def reassign(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> OrgLedger:
+        """Let `c` stand for another org; the one that it stood for keeps its rows."""
+        with self.transaction(org) as connection:
+            update_org(connection, org, alias=None)
+            by_id = schema.org.c.org_id == org_id
+            if connection.execute(select(schema.org.c.org).where(by_id)).first() is None:
+                stored.add_org(connection, org_id, walk_floor)
+            connection.execute(update(schema.org).where(by_id).values(alias="c"))
+        self._loaded.pop(org.key, None)
+        return self._load(org_id, walk_floor)
+
+    @_in_thread
+    def knows_any(self, org: OrgLedger, run_ids: Sequence[str]) -> bool:
+        """Tell whether any of these runs is known in the org."""
+        query = select(_RUN.run_id).where(_RUN.org == org.key, _RUN.run_id.in_(run_ids)).limit(1)
+        with self.transaction(org) as connection:
+            return connection.execute(query).first() is not None
+
+    @_in_thread
     def dissolve(self, org: OrgLedger) -> None:
         """Forget the ledger of `c`, whose org another entry of the configuration polls."""
         with self.transaction(org) as connection:
@@ -173,15 +193,16 @@ class Ledger:
         invalid: Sequence[InvalidRow],
         *,
         now: float,
-        other_org_ids: frozenset[str] = frozenset(),
+        others: Mapping[str, float] = _NO_OTHERS,
         recovering: bool = False,
     ) -> Recorded:
         """Record one page in one transaction; afterwards `org` holds what was committed.
 
-        One of `runs` may stand there twice; those of `other_org_ids` are theirs; `now` is our time,
-        seconds since the epoch; `recovering`: only the reconciliation reads this page.
+        One of `runs` may stand there twice. `others` are the other polled orgs, each with the time
+        until which runs that name it are not its own (`OrgLedger.history_until`); `now` is our
+        time, seconds since the epoch; `recovering`: only the reconciliation reads this page.
         """
-        recorder = Recorder(self.settings, org, now, other_org_ids, recovering=recovering)
+        recorder = Recorder(self.settings, org, now, others, recovering=recovering)
         with self.transaction(org) as connection:
             recorder.record(connection, runs)
             recorder.record_invalid(connection, invalid)
@@ -190,19 +211,26 @@ class Ledger:
 
     @_in_thread
     def complete(
-        self, org: OrgLedger, scan: ScanState, *, absent: Iterable[str], contact: bool
+        self,
+        org: OrgLedger,
+        scan: ScanState,
+        *,
+        absent: Iterable[str],
+        contact_seconds: float | None = None,
     ) -> int:
         """Settle a complete poll: the last transaction of it. Return how many runs vanished.
 
-        `absent` are open runs that a complete search did not find; `contact`: it was the first.
+        `absent` are open runs that a complete search did not find; `contact_seconds` is set when it
+        was the first contact: when that was, by the API's clock.
         """
         walk = org.settled_walk + 1
-        contacted = org.contacted or contact
+        contact, floor = org.contact_seconds, org.floor_seconds
+        contacted = org.contacted or contact_seconds is not None
+        if contact_seconds is not None:
+            contact = contact_seconds
+            # By the API's clock, which may be far behind the one that the first walk went by.
+            floor = min(floor, contact - self.settings.reconcile_window_seconds)
         counts = org.counts.draft()
-        floor = org.floor_seconds
-        if contact and org.newest_seconds is not None and org.newest_seconds < floor:
-            # The API's clock is behind ours, or the org sleeps: what comes next may be as old.
-            floor = math.nextafter(org.newest_seconds, math.inf)
         vanished = 0
         with self.transaction(org) as connection:
             for run_id in absent:
@@ -217,11 +245,12 @@ class Ledger:
                 settled_walk=walk,
                 scan=to_json(scan),
                 contacted=int(contacted),
+                contact=contact,
                 floor=floor,
                 counts=to_json(counts),
             )
         org.settled_walk, org.scan, org.counts = walk, scan, counts
-        org.contacted, org.floor_seconds = contacted, floor
+        org.contacted, org.contact_seconds, org.floor_seconds = contacted, contact, floor
         return vanished
 
     @_in_thread
@@ -257,13 +286,10 @@ class Ledger:
         nothing.
         """
         with self.transaction(org) as connection:
-            return self._window_from(connection, org, now)
-
-    def _window_from(self, connection: Connection, org: OrgLedger, now: float) -> float:
-        query = select(func.max(_RUN.created)).where(_RUN.org == org.key)
-        newest = connection.execute(query).scalar()
-        latest = now if newest is None else min(now, newest)
-        return latest - self.settings.reconcile_window_seconds
+            newest = _newest(connection, org)
+        # A run that is newer may have come after the poll: it was not missed.
+        org.missed_until = newest if newest < math.inf else -math.inf
+        return min(now, newest) - self.settings.reconcile_window_seconds
 
     @_in_thread
     def release(self, org: OrgLedger, groups: dict[str, list[str]]) -> None:
@@ -285,10 +311,13 @@ class Ledger:
         """
         window = self.settings.reconcile_window_seconds
         with self.transaction(org) as connection:
-            floor = max(org.floor_seconds, self._window_from(connection, org, now))
+            floor = max(org.floor_seconds, min(now, _newest(connection, org)) - window)
             fallen = (
                 _RUN.org == org.key,
+                # By each of its times: another may be all that can be read of it later.
                 _RUN.created < floor,
+                _RUN.since < floor,
+                or_(_RUN.updated.is_(None), _RUN.updated < floor),
                 _RUN.seen < now - window,
                 or_(_RUN.final == 1, _RUN.owned == 0),
                 # Without any time of the API's it would pass for a new run whenever it is listed.
@@ -307,6 +336,12 @@ class Ledger:
             org.floor_seconds = floor
             self._database.give_back_pages()
         return len(doomed) == _PRUNE_ROWS
+
+
+def _newest(connection: Connection, org: OrgLedger) -> float:
+    """Tell when the newest known run was created; `inf` without any."""
+    newest = connection.execute(select(func.max(_RUN.created)).where(_RUN.org == org.key)).scalar()
+    return math.inf if newest is None else float(newest)
 
 
 def _delete(connection: Connection, org: OrgLedger) -> None:

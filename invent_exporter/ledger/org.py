@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,22 @@ class OrgLedger:
         self.counts = msgspec.json.decode(row.counts, type=OrgCounts)
         self.workflows: dict[str, WorkflowCounts] = {}
         self.folded: set[str] = set()
-        self.newest_seconds: float | None = None
-        """Until first contact is complete: the newest time that any run told."""
+        self.contact_seconds: float | None = row.contact
+        """When first contact was, by the API's clock; None before, and in a ledger of 0.1.0."""
+        self.missed_until = -math.inf
+        """What a reconciliation finds of runs created until then, the polls had missed."""
         self.named_by: dict[str, str] = {}
         """Until it is known which org `c` is: which org each of its runs names."""
         if self.org_id is None and self.counts.named:
             # What a process before this one had heard is one vote: those runs may be gone by now.
             self.named_by[""] = self.counts.named
+
+    @property
+    def history_until(self) -> float:
+        """What ended until then is not this org's to count, but for the org that listed it."""
+        if not self.contacted:
+            return math.inf
+        return -math.inf if self.contact_seconds is None else self.contact_seconds
 
     @property
     def likely_org_id(self) -> str | None:

@@ -21,10 +21,10 @@ from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, ser
 from invent_exporter.ledger.drafts import WorkflowDrafts
 from invent_exporter.ledger.org import to_json, update_org
 from invent_exporter.ledger.schema import RunRow
-from invent_exporter.scan.order import RowFact, row_signature
+from invent_exporter.scan.order import RowFact, is_dated, row_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -55,13 +55,16 @@ class Recorded(msgspec.Struct):
     """What a page brought: facts for the scan, and what to publish and log.
 
     `changed` names the workflows whose numbers changed, `news` says whether any row did, `invalid`
-    lists unreadable runs that were counted now.
+    lists unreadable runs that were noted now, `timeless` those that no time tells from history,
+    `odd` counted runs with fields that can't be read.
     """
 
     facts: list[RowFact] = []
     failed: list[Run] = []
     history_failed: int = 0
     invalid: list[InvalidRow] = []
+    timeless: list[str] = []
+    odd: list[Run] = []
     changed: set[str] = set()
     news: bool = False
 
@@ -74,19 +77,19 @@ class Recorder:
         settings: LedgerSettings,
         org: OrgLedger,
         now: float,
-        other_org_ids: frozenset[str],
+        others: Mapping[str, float],
         *,
         recovering: bool,
     ) -> None:
         self._settings = settings
         self._org = org
         self._now = now
-        self._other_org_ids = other_org_ids
-        self._recovering = recovering
-        self._missed_until = -math.inf
+        self._others = others
+        self._missed_until = org.missed_until if recovering else -math.inf
         self._walk = org.settled_walk + 1
         self._workflows = WorkflowDrafts(org, settings.bounds, settings.max_workflows)
         self._counts = org.counts.draft()
+        self._given_up: list[RunRow] = []
         self._inserted: dict[str, RunRow] = {}
         self._updated: dict[str, RunRow] = {}
         self.recorded = Recorded()
@@ -95,30 +98,34 @@ class Recorder:
 
     def record(self, connection: Connection, runs: Sequence[Run]) -> None:
         """Draw up what the page's runs change."""
-        if not self._org.contacted:
-            self._note_newest(runs)
         if self._org.org_id is None:
             # Also a run that is not kept: it may be all that says which org `c` is.
             self._org.named_by.update((run.id, run.org_id) for run in runs if run.org_id)
             self._counts.named = self._org.likely_org_id
-        if self._recovering:
-            # A run that is newer than all that is known may have come after the poll.
-            newest = select(func.max(_RUN.created)).where(_RUN.org == self._org.key)
-            self._missed_until = connection.execute(newest).scalar() or -math.inf
         known, elsewhere = self._look_up(connection, runs)
+        timeless: set[str] = set()
         # In the order in which runs ended, so that streaks need no second look within a page.
         for run in sorted(runs, key=lambda run: (run.concluded, run.id)):
             row = known.get(run.id)
-            if row is None:
+            if row is None and run.told_time is None:
+                timeless.add(run.id)
+            elif row is None:
                 if not self._is_below_floor(run):
-                    foreign = run.org_id in self._other_org_ids or run.id in elsewhere
+                    foreign = self._is_foreign(run) or run.id in elsewhere
                     known[run.id] = self._meet(connection, run, owned=not foreign)
-                continue
-            if row.final:
+            elif not row.final:
+                self._follow(connection, run, row)
+            elif run.is_final or row.counted:
                 self._meet_again(run, row)
             else:
+                row.final = False  # history that goes on: it counts when it ends
                 self._follow(connection, run, row)
-        self.recorded.facts = [self._fact(run, known.get(run.id)) for run in runs]
+        # Without any time it can't be told from history, unless it is known.
+        self.recorded.timeless = sorted(timeless)
+        self.record_invalid(connection, [InvalidRow(run_id, "time") for run_id in sorted(timeless)])
+        self.recorded.facts = [
+            self._fact(run, known.get(run.id)) for run in runs if run.id not in timeless
+        ]
         # Those that only the reconciliation found were in the count before.
         recovered = self._counts.recovered - self._org.counts.recovered
         self._counts.met += len(self._inserted) - recovered
@@ -132,19 +139,37 @@ class Recorder:
             row = RunRow(*columns)
             if row.org == self._org.key:
                 known[row.run_id] = row
-            elif row.owned and polled_as is not None:
+            elif row.owned and polled_as is not None and (row.final or polled_as in self._others):
                 # A `c` that is not known yet may turn out to be this org, and is forgotten then.
                 elsewhere.add(row.run_id)
+            elif row.owned and polled_as is not None:
+                # Nobody polls the org that followed it: from now on this one does.
+                row.owned = False
+                self._given_up.append(row)
+        for row in self._given_up:
+            mine = known.get(row.run_id)
+            if mine is not None and not mine.final:
+                mine.owned = self.recorded.news = True
+                self._updated[mine.run_id] = mine
+                self._workflows.draft(mine.workflow_id)
         return known, elsewhere
-
-    def _note_newest(self, runs: Sequence[Run]) -> None:
-        told = [time for run in runs for time in _times(run)]
-        before = self._org.newest_seconds
-        self._org.newest_seconds = max(told if before is None else [before, *told], default=None)
 
     def _is_below_floor(self, run: Run) -> bool:
         """Tell whether a final run is wholly before the kept window: history, not to be kept."""
         return run.is_final and max(_times(run), default=math.inf) < self._org.floor_seconds
+
+    def _is_foreign(self, run: Run) -> bool:
+        """Tell whether a run that is not known is the one of another polled org, that it names."""
+        history_until = self._others.get(run.org_id or "", math.inf)
+        time = math.inf if not run.is_final or run.told_time is None else run.told_time
+        return history_until < math.inf and time > history_until
+
+    def _is_history(self, run: Run) -> bool:
+        """Tell whether a run that is not known ended before first contact, or left the window."""
+        first, time = run.first_time, run.told_time
+        if not self._org.contacted or first is None or time is None:
+            return True
+        return first < self._org.floor_seconds or time <= self._org.history_until
 
     def _fact(self, run: Run, row: RunRow | None) -> RowFact:
         settled = row is None or (row.walk <= self._org.settled_walk and row.updated == run.updated)
@@ -157,14 +182,15 @@ class Recorder:
             settled=settled,
             signature=row_signature(run),
             is_new=run.id in self._inserted,
+            is_dated=is_dated(run),
         )
 
     # -- a run that is not known yet
 
     def _meet(self, connection: Connection, run: Run, *, owned: bool) -> RunRow:
         created = self._now if run.first_time is None else run.first_time
-        contacted = self._org.contacted
-        counted = owned and run.is_final and contacted and created >= self._org.floor_seconds
+        is_history = self._is_history(run)
+        counted = owned and run.is_final and not is_history
         row = RunRow(
             run_id=run.id,
             org=self._org.key,
@@ -183,14 +209,14 @@ class Recorder:
         if owned:
             counts = self._workflows.draft(run.workflow_label)
             counts.learn(run)
-            if contacted and (counted or not run.is_final):
+            if not is_history:
                 counts.submit(run)
                 self._counts.recovered += created <= self._missed_until
             if counted:
                 self._count(connection, run, row, counts)
             elif run.is_final:
                 self._conclude(connection, run, counts)
-                if run.status == "FAILED":
+                if run.status_label == "FAILED":
                     self.recorded.history_failed += 1
                     self._keep_failed(run)
         self._inserted[run.id] = row
@@ -203,7 +229,11 @@ class Recorder:
         self._conclude(connection, run, counts)
         row.counted = True
         self._spend(run, row, counts)
-        if run.status == "FAILED":
+        for name in run.unreadable:
+            self._counts.unreadable[name] = self._counts.unreadable.get(name, 0) + 1
+        if run.unreadable:
+            self.recorded.odd.append(run)
+        if run.status_label == "FAILED":
             self.recorded.failed.append(run)
             self._keep_failed(run)
 
@@ -324,7 +354,7 @@ class Recorder:
 
     def store(self, connection: Connection) -> None:
         """Write the drafts."""
-        rows = [*self._inserted.values(), *self._updated.values()]
+        rows = [*self._inserted.values(), *self._updated.values(), *self._given_up]
         schema.put(connection, schema.run, [msgspec.structs.astuple(row) for row in rows])
         self._workflows.store(connection)
         if self._counts != self._org.counts:
@@ -352,7 +382,7 @@ def _since(run: Run, now: float) -> float:
     """When a final run ended; since when an open one is PENDING or RUNNING."""
     if run.is_final:
         return run.concluded
-    times = (None if run.status == "PENDING" else run.started, run.created, now)
+    times = (None if run.status_label == "PENDING" else run.started, run.created, now)
     return next(time for time in times if time is not None)
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text
 from sqlalchemy.dialects.sqlite import insert
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 tables = sa.MetaData()
 
@@ -82,6 +82,7 @@ org = Table(
     Column("floor", Float, nullable=False, doc="unknown final runs created before are history"),
     Column("scan", Text, nullable=False, doc="what the scan learned, JSON"),
     Column("numbers", Text, key="counts", nullable=False, doc="the org's own counters, JSON"),
+    Column("contact", Float, doc="what ended until then is history; null: of schema 1, `floor` is"),
 )
 
 workflow = Table(

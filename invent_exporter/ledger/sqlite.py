@@ -13,11 +13,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sqlalchemy import Connection, create_engine, event, insert, select, text, update
+from sqlalchemy import Connection, create_engine, event, insert
 from sqlalchemy.pool import StaticPool
 
 from invent_exporter.errors import StateError, StateGoneError, StorageError
 from invent_exporter.ledger.schema import SCHEMA_VERSION, meta, tables
+from invent_exporter.ledger.upgrade import sync, upgrade
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -59,13 +60,13 @@ class Database:
                 with closing(sqlite3.connect(copy)) as target:
                     # Has no say in SQLAlchemy's typing: it is the connection that `_engine` made.
                     cast("sqlite3.Connection", source).backup(target)
-            _sync(copy)
+            sync(copy)
         except sqlite3.Error as error:
             raise OSError(f"{self.path} can't be put back: {error}") from error
         for leftover in ("-wal", "-shm"):
             Path(f"{self.path}{leftover}").unlink(missing_ok=True)
         copy.replace(self.path)
-        _sync(self.path.parent)
+        sync(self.path.parent)
         # The next connection opens the copy. SQLite sees that the old file has moved, and leaves
         # what stands at its path alone.
         self.engine.dispose()
@@ -109,7 +110,7 @@ def open_database(url: str) -> Database:
     try:
         if not path.exists() or path.stat().st_size == 0 or _is_blank(path):
             _create(database.engine)
-        _migrate(database.engine)
+        upgrade(database.engine, path)
     except Exception as error:
         database.close()
         if isinstance(error, StateError):
@@ -189,14 +190,6 @@ def _quoted(path: Path) -> str:
     return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _identity(path: str) -> tuple[int, int] | None:
     """Tell which file this is now; None for one that is missing."""
     try:
@@ -247,17 +240,3 @@ def _create(engine: Engine) -> None:
         connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
         tables.create_all(connection)
         connection.execute(insert(meta).values(schema_version=SCHEMA_VERSION))
-
-
-_MIGRATIONS: dict[int, tuple[str, ...]] = {}
-"""Statements that lead from a schema version to the next, run in one transaction."""
-
-
-def _migrate(engine: Engine) -> None:
-    with engine.begin() as connection:
-        version = connection.execute(select(meta.c.schema_version)).scalar()
-        while version is not None and version < SCHEMA_VERSION:
-            for statement in _MIGRATIONS[version]:
-                connection.execute(text(statement))
-            version += 1
-            connection.execute(update(meta).values(schema_version=version))

@@ -26,7 +26,13 @@ from prometheus_client.core import (
 from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.utils import floatToGoString
 
-from invent_exporter.api.models import INVALID_REASONS, OPEN_STATUSES, ORIGINS, OTHER_WORKFLOW
+from invent_exporter.api.models import (
+    INVALID_REASONS,
+    OPEN_STATUSES,
+    ORIGINS,
+    OTHER_WORKFLOW,
+    READ_FIELDS,
+)
 from invent_exporter.ledger.counts import (
     BASE_GROUP,
     BASE_KEYS,
@@ -130,6 +136,10 @@ INVALID = _counter(
     "invent_runs_invalid{org_id,reason}",
     "Runs that could not be read and were left out, once for each run and reason.",
 )
+UNREADABLE = _counter(
+    "invent_run_fields_unreadable{org_id,field}",
+    "Fields of counted runs that could not be read and are unknown, once for each run and field.",
+)
 RECOVERED = _counter("invent_runs_recovered{org_id}", "Runs that only the reconciliation found.")
 VANISHED = _counter(
     "invent_runs_vanished{org_id}", "Open runs that left the API without a final status."
@@ -182,8 +192,11 @@ class OrgView:
         """Build the series of the org."""
         series = _Series(org_id=self.org_id)
         series.add(ORG, {}, org_name=self.org_name)
-        for reason in INVALID_REASONS:
+        # Reasons of an older version stay where there are any: a counter does not go away.
+        for reason in dict.fromkeys((*INVALID_REASONS, *self.counts.invalid)):
             series.add(INVALID, self.counts.invalid.get(reason, 0), reason=reason)
+        for name in READ_FIELDS:
+            series.add(UNREADABLE, self.counts.unreadable.get(name, 0), field=name)
         series.add(RECOVERED, self.counts.recovered)
         series.add(VANISHED, self.counts.vanished)
         series.add(REVISED, self.counts.revised)
@@ -282,5 +295,7 @@ class _WorkflowSeries(_Series):
 def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
     if exemplar is None or len(exemplar.run_id) > _EXEMPLAR_CHARACTERS:
         return None
+    if not exemplar.run_id.isprintable() or "\\" in exemplar.run_id:
+        return None  # Prometheus' parsers drop the whole scrape for a NUL or its like
     timestamp = exemplar.timestamp_seconds or None
     return SampleExemplar({"run_id": exemplar.run_id}, exemplar.value, timestamp)

@@ -28,6 +28,12 @@ class RowFact(msgspec.Struct, frozen=True, gc=False):
     settled: bool
     signature: tuple[object, ...]
     is_new: bool = False
+    is_dated: bool = True
+
+
+def is_dated(run: Run) -> bool:
+    """Tell whether the times that may order a listing can be read, or are not there."""
+    return "created_at" not in run.unreadable and "updated_at" not in run.unreadable
 
 
 def row_signature(run: Run) -> tuple[object, ...]:
@@ -137,8 +143,9 @@ def _latest(times: Sequence[float | None]) -> float | None:
 
 def judge(rows: Sequence[RowFact]) -> Order:
     """Judge rows that stand one after the other; a row without a time fits no order."""
-    created = _directions([row.created for row in rows])
-    updated = _directions([row.updated for row in rows])
+    dated = [row for row in rows if row.is_dated]
+    created = _directions([row.created for row in dated])
+    updated = _directions([row.updated for row in dated])
     return Order(created[0], created[1], updated[0], updated[1], created[2], updated[2])
 
 
@@ -173,8 +180,8 @@ def _has_older(times: Sequence[float | None], newest: float | None) -> bool:
 def is_older(rows: Sequence[RowFact], limit: float, order: Order) -> bool:
     """All rows, and so all behind them, are from before the limit by each time that may order."""
     by_created, by_updated = order.may_order
-    times = [row.created for row in rows if by_created]
-    times += [row.updated for row in rows if by_updated]
+    times = [row.created for row in rows if by_created and row.is_dated]
+    times += [row.updated for row in rows if by_updated and row.is_dated]
     return bool(times) and all(time is not None and time < limit for time in times)
 
 

@@ -25,9 +25,12 @@ GOOD, SPOILED, UNREADABLE = "good", "spoiled", "unreadable"
 
 def row_of(number: int, kind: str = GOOD) -> bytes:
     """Write a row: readable, one that spoils its page, or one that is invalid alone."""
-    status = b"5" if kind == UNREADABLE else b'"COMPLETED"'
-    outputs = b"\\ud800" if kind == SPOILED else b""
+    status = b"null" if kind == UNREADABLE else b'"COMPLETED"'
+    outputs = b'"' if kind == SPOILED else b""
     return b'{"id":"%d","status":%s,"outputs":"%s"}' % (number, status, outputs)
+
+
+NOW = 1_800_000_000.0
 
 
 @dataclass
@@ -59,7 +62,7 @@ class FakeApi:
             headers["pagination-count"] = str(len(self.kinds))
         if self.says_take:
             headers["pagination-take"] = str(real_take)
-        return Answer(200, headers, b"[" + b",".join(rows) + b"]")
+        return Answer(200, headers, b"[" + b",".join(rows) + b"]", NOW)
 
 
 @dataclass
@@ -75,7 +78,7 @@ class Always:
         self.takes.append(take)
         if isinstance(self.what, ApiError):
             raise self.what
-        return Answer(200, self.headers, self.what)
+        return Answer(200, self.headers, self.what, NOW)
 
 
 def read(listing: Listing, offset: int = 0, *, forward: bool = True) -> Chunk:
@@ -326,7 +329,7 @@ def test_an_answer_that_is_no_page_is_asked_for_with_fewer_rows(
     async def fetch(page: int, take: int) -> Answer:
         answered = await api.fetch(page, take)
         body = bytes(answered.body)
-        return Answer(200, answered.headers, body if len(body) < 2500 else cut(body))
+        return Answer(200, answered.headers, body if len(body) < 2500 else cut(body), NOW)
 
     size = PageSize(100)
     assert_exact(walk(Listing(fetch, size)), api.kinds)

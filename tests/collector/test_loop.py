@@ -14,11 +14,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import structlog
 from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 
 from invent_exporter.errors import ApiError
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
@@ -49,7 +51,6 @@ class Desk:
         self.reference = Reference()
         self.scraper = Scraper()
         self.serial = 0
-        self.api_behind_seconds = 0.0
         self.start()
 
     def start(self) -> None:
@@ -71,7 +72,7 @@ class Desk:
     @property
     def api_now(self) -> float:
         """What the API's clock says."""
-        return EPOCH + self.clocks.now - self.api_behind_seconds
+        return EPOCH + self.clocks.now - self.service.behind_seconds
 
     def pending(self, *, created: float | None = None, **fields: Any) -> Run:  # noqa: ANN401
         """Create a run."""
@@ -390,6 +391,7 @@ def test_runs_of_a_listing_that_is_ordered_in_its_parts_only_count_soon(tmp_path
             run.status, run.started, run.ended = "COMPLETED", run.created, run.created
         await desk.poll()
         for _ in range(3):
+            desk.clocks.now += 1.0
             desk.finish(desk.pending(workflow_id="welcome"), "FAILED")
             await desk.poll()
         await desk.poll()
@@ -768,7 +770,7 @@ def test_runs_that_the_front_pages_hid_are_found_by_the_reconciliation(
 
     async def story(desk: Desk) -> None:
         desk.service.order = order
-        desk.api_behind_seconds = api_behind_seconds
+        desk.service.behind_seconds = api_behind_seconds
         desk.finished(30)
         await desk.poll()
         hidden = desk.finished(3, "FAILED")
@@ -889,7 +891,7 @@ def test_an_unreadable_run_is_left_out_and_tried_again(tmp_path: Path) -> None:
         await desk.poll()
         await desk.poll()
         assert desk.count == 1
-        assert desk.served("invent_runs_invalid_total", reason="time") == 1
+        assert desk.served("invent_runs_invalid_total", reason="status") == 1
         bad.unreadable = False
         await desk.poll()
         assert desk.count == 2
@@ -930,7 +932,7 @@ def test_an_unreadable_run_is_named_in_the_log_once(tmp_path: Path) -> None:
             await desk.poll()
             await desk.poll()
         assert [(line["runs"], line["run_ids"]) for line in lines] == [
-            (2, "run-00005 (time), run-00004 (time)")
+            (2, "run-00005 (status), run-00004 (status)")
         ]
 
     with_a_desk(tmp_path, story)
@@ -988,3 +990,130 @@ def test_the_first_attempt_ends_whatever_comes_of_it(tmp_path: Path) -> None:
         assert desk.process.collector.first_attempt.is_set()
 
     with_a_desk(tmp_path, story)
+
+
+# -- odd runs, another org's key
+
+
+def test_ties_that_are_dealt_anew_add_nothing_and_a_failure_after_them_counts(
+    tmp_path: Path,
+) -> None:
+    """History is told by its time, however much of it first contact could see."""
+
+    async def story(desk: Desk) -> None:
+        for _ in range(250):
+            desk.finish(desk.pending(created=0.0))
+        desk.clocks.now += 5.0
+        deal = Random(1)
+        listed = desk.service.listed
+
+        def dealt(status: str = "ALL") -> list[Run]:
+            rows = listed(status)
+            deal.shuffle(rows)
+            return rows
+
+        desk.service.listed = dealt  # type: ignore[method-assign]
+        for _ in range(4):
+            await desk.poll()
+        assert desk.count == 0
+        desk.finished(1, "FAILED")
+        for _ in range(20):
+            await desk.poll()
+        assert desk.count == 1
+
+    with_a_desk(tmp_path, story)
+
+
+def test_an_empty_list_at_first_contact_makes_no_burst_later(tmp_path: Path) -> None:
+    """What is listed afterwards had ended before."""
+
+    async def story(desk: Desk) -> None:
+        runs, desk.service.runs = {run.run_id: run for run in desk.finished(60)}, {}
+        await desk.poll()
+        desk.service.runs = runs
+        await desk.poll()
+        desk.finished(1, "FAILED")
+        await desk.poll()
+        assert desk.count == 1
+
+    with_a_desk(tmp_path, story)
+
+
+def test_a_key_of_another_org_makes_a_first_contact_of_its_own(tmp_path: Path) -> None:
+    """What `c` was keeps its counters, and goes on with them when its key is back."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(3)
+        await desk.poll()
+        desk.finished(2)
+        await desk.poll()
+        assert desk.served("invent_runs_finished_total", org_id="org-1") == 2
+        mine, desk.service.runs = desk.service.runs, {}
+        for run in desk.finished(4):
+            run.org_id = "org-2"
+        desk.clocks.now += 1.0
+        desk.restart()
+        await desk.poll()
+        assert desk.served("invent_runs_finished_total", org_id="org-2") == 0
+        assert desk.served("invent_runs_finished_total", org_id="org-1") is None
+        desk.finished(1, "FAILED")[0].org_id = "org-2"
+        await desk.poll()
+        assert desk.served("invent_runs_finished_total", org_id="org-2") == 1
+        desk.service.runs = mine
+        desk.restart()
+        await desk.poll()
+        assert desk.served("invent_runs_finished_total", org_id="org-1") == 2
+        assert desk.own("invent_up", org_id="org-2") is None
+
+    with_a_desk(tmp_path, story, configured_id="c")
+
+
+def test_a_walk_of_which_nothing_can_be_read_is_no_success(tmp_path: Path) -> None:
+    """From ten runs on; one that can be read makes the rest its own trouble."""
+
+    async def story(desk: Desk) -> None:
+        await desk.poll()
+        for run in desk.finished(9):
+            run.unreadable = True
+        await desk.poll()
+        assert desk.process.collector.up
+        last = desk.finished(1)[0]
+        last.unreadable = True
+        await desk.poll()
+        assert desk.own("invent_poll_errors_total", reason="invalid_response") == 1
+        last.unreadable = False
+        await desk.poll()
+        assert (desk.process.collector.up, desk.count) == (True, 1)
+
+    with_a_desk(tmp_path, story)
+
+
+def test_an_odd_field_is_said_once_an_hour_with_an_example(tmp_path: Path) -> None:
+    """The counter has the number; the line says what the API writes, and in which run."""
+
+    async def story(desk: Desk) -> None:
+        await desk.poll()
+        for seconds in (30.0, 30.0, 3600.0):
+            desk.finished(1)[0].version = []  # type: ignore[assignment]
+            await desk.poll(after_seconds=seconds)
+        assert desk.served("invent_run_fields_unreadable_total", field="version") == 3
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
+    with capture_logs() as lines:
+        with_a_desk(tmp_path, story)
+    said = [line for line in lines if line["event"] == "a field of a run can't be read"]
+    assert [(line["field"], line["example"]) for line in said] == [("version", "[]")] * 2
+
+
+def test_clocks_that_are_apart_are_said_at_first_contact(tmp_path: Path) -> None:
+    """More than a minute: times of runs are compared with the API's clock from then on."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.behind_seconds = 90.0
+        await desk.poll()
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
+    with capture_logs() as lines:
+        with_a_desk(tmp_path, story)
+    said = [line for line in lines if line["event"] == "the API's clock is not ours"]
+    assert [-92 <= line["ahead_seconds"] <= -89 for line in said] == [True]

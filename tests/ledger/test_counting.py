@@ -1,5 +1,6 @@
 """The ledger counts each run once, whatever order and however often it is listed."""
 
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,7 +59,8 @@ class Book:
 
     def settle(self, *absent: str, contact: bool = False) -> None:
         """End a complete poll."""
-        self.ledger.complete(self.org, self.org.scan, absent=absent, contact=contact)
+        seconds = NOW - DAY if contact else None
+        self.ledger.complete(self.org, self.org.scan, absent=absent, contact_seconds=seconds)
 
     def of(self, workflow: str = "wf") -> WorkflowCounts:
         """Return the numbers of a workflow."""
@@ -277,12 +279,10 @@ def test_workflows_beyond_the_limit_are_folded_for_good(tmp_path: Path) -> None:
 def test_run_of_another_polled_org_is_theirs(book: Book) -> None:
     """The one that its own org_id names, else the one that committed it first."""
     other = book.ledger.load("other", walk_floor=NOW - DAY)
-    book.ledger.complete(other, other.scan, absent=(), contact=True)
+    book.ledger.complete(other, other.scan, absent=(), contact_seconds=NOW - DAY)
     named, anonymous = run("named", org_id="other"), run("anonymous")
-    book.ledger.record(
-        book.org, [named, anonymous], [], now=NOW, other_org_ids=frozenset({"other"})
-    )
-    book.ledger.record(other, [named, anonymous], [], now=NOW, other_org_ids=frozenset({"org"}))
+    book.ledger.record(book.org, [named, anonymous], [], now=NOW, others={"other": -math.inf})
+    book.ledger.record(other, [named, anonymous], [], now=NOW, others={"org": -math.inf})
     assert book.finished() == {"WEBHOOK/COMPLETED": 1}
     assert other.workflows["wf"].finished == {"WEBHOOK/COMPLETED": 1}
 

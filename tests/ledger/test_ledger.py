@@ -34,6 +34,7 @@ class Book:
         self.path = path
         self.org_id = org_id
         self.settings = SETTINGS
+        self.contact_at = -DAY
         self.open()
         if contact:
             self.contact()
@@ -58,7 +59,7 @@ class Book:
         *runs: Run,
         invalid: Sequence[InvalidRow] = (),
         now: float = 0.0,
-        others: frozenset[str] = frozenset(),
+        others: dict[str, float] | None = None,
         recovering: bool = False,
     ) -> Recorded:
         """Record one page at `now` seconds after `NOW`."""
@@ -67,7 +68,7 @@ class Book:
             runs,
             invalid,
             now=NOW + now,
-            other_org_ids=others,
+            others=others or {},
             recovering=recovering,
         )
         return recorded
@@ -79,7 +80,10 @@ class Book:
 
     def complete(self, *absent: str, contact: bool = False) -> int:
         """Complete a poll."""
-        vanished: int = self.ledger.complete(self.org, ScanState(), absent=absent, contact=contact)
+        seconds = NOW + self.contact_at if contact else None
+        vanished: int = self.ledger.complete(
+            self.org, ScanState(), absent=absent, contact_seconds=seconds
+        )
         return vanished
 
     @property
@@ -262,10 +266,16 @@ def test_a_run_without_a_workflow_has_a_name_for_it(book: Book) -> None:
     assert book.org.workflows["__none__"].finished == {"TRIGGER/COMPLETED": 1}
 
 
-def test_a_run_without_any_time_counts(book: Book) -> None:
-    """Null is allowed for all of them."""
-    book.record(run(created=None, started=None, ended=None))
+def test_an_unknown_run_without_any_time_is_left_out(book: Book) -> None:
+    """It could not be told from history; with a time it counts after all."""
+    bare = run("bare", created=None, started=None, ended=None)
+    for _ in range(2):
+        recorded = book.record(bare, run())
+        assert recorded.timeless == ["bare"]
     assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
+    assert book.counts.invalid == {"time": 1}
+    book.record(run("bare", created=None, started=None, ended=None, updated=5.0))
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
 
 
 # -- usage
@@ -422,7 +432,7 @@ def test_a_run_that_ended_while_first_contact_went_on_counts_when_it_was_seen_op
 
 def test_an_unknown_final_run_from_before_the_floor_is_history(book: Book) -> None:
     """It is neither counted nor kept, and stops a walk as a settled row does."""
-    old = run("old", created=-2 * DAY, started=-2 * DAY, ended=-2 * DAY)
+    old = run("old", created=-3 * DAY, started=-3 * DAY, ended=-3 * DAY)
     recorded = book.record(old)
     assert book.org.workflows == {}
     assert recorded.facts[0].settled
@@ -431,6 +441,7 @@ def test_an_unknown_final_run_from_before_the_floor_is_history(book: Book) -> No
 
 def test_runs_count_though_the_clock_of_the_api_is_far_behind(new_book: Book) -> None:
     """What is newer than all of the history is no history."""
+    new_book.contact_at = -3 * DAY
     new_book.contact(run("old", created=-3 * DAY, started=-3 * DAY, ended=-3 * DAY))
     new_book.reopen()
     for created in (-3 * DAY, -3 * DAY + 1, -2 * DAY):
@@ -442,7 +453,7 @@ def test_a_run_from_before_the_floor_that_ended_behind_it_is_known_but_not_count
     book: Book,
 ) -> None:
     """It was created before the kept window; it may not have been seen open."""
-    book.record(run("old", "FAILED", created=-2 * DAY, started=-2 * DAY, ended=5.0))
+    book.record(run("old", "FAILED", created=-3 * DAY, started=-3 * DAY, ended=5.0))
     assert book.wf.finished == {}
     assert book.wf.consecutive_failures == 1
 
@@ -503,7 +514,7 @@ def test_a_streak_out_of_order_counts_only_runs_of_its_workflow(book: Book) -> N
         run("f1", "FAILED", ended=30.0),
         run("f2", "FAILED", ended=31.0, workflow_id="other"),
         run("f3", "FAILED", ended=32.0, org_id="org-2"),
-        others=frozenset({"org-2"}),
+        others={"org-2": -math.inf},
     )
     book.record(run("c", ended=10.0))
     assert book.wf.consecutive_failures == 1
@@ -561,10 +572,10 @@ def test_revised_usage_of_a_folded_workflow_goes_where_its_run_was_counted(book:
 
 def test_a_run_belongs_to_the_org_that_it_names(book: Book) -> None:
     """It is kept, so that it is not asked about again, and adds nothing here."""
-    recorded = book.record(run(org_id="org-2"), others=frozenset({"org-2"}))
+    recorded = book.record(run(org_id="org-2"), others={"org-2": -math.inf})
     assert book.org.workflows == {}
     assert not recorded.facts[0].owned
-    assert not book.record(run(org_id="org-2"), others=frozenset({"org-2"})).news
+    assert not book.record(run(org_id="org-2"), others={"org-2": -math.inf}).news
 
 
 def test_a_run_that_names_no_polled_org_belongs_to_the_first_that_committed_it(
@@ -572,7 +583,7 @@ def test_a_run_that_names_no_polled_org_belongs_to_the_first_that_committed_it(
 ) -> None:
     """A parent's list may hold its sub-orgs' runs."""
     other = book.ledger.load("org-2", walk_floor=NOW - DAY)
-    book.ledger.complete(other, ScanState(), absent=(), contact=True)
+    book.ledger.complete(other, ScanState(), absent=(), contact_seconds=NOW - DAY)
     book.record(run(org_id="org-3"), run("r2", org_id=None))
     for org in (other, book.org):
         book.ledger.record(org, [run(org_id="org-3"), run("r2", org_id=None)], [], now=NOW)
@@ -582,7 +593,7 @@ def test_a_run_that_names_no_polled_org_belongs_to_the_first_that_committed_it(
 
 def test_open_runs_of_other_orgs_are_not_followed(book: Book) -> None:
     """They are no part of the gauges either."""
-    recorded = book.record(running(org_id="org-2"), others=frozenset({"org-2"}))
+    recorded = book.record(running(org_id="org-2"), others={"org-2": -math.inf})
     assert recorded.facts[0].is_open
     assert not recorded.facts[0].owned
     assert book.ledger.open_runs(book.org) == {}
@@ -652,7 +663,7 @@ def test_c_goes_on_with_the_ledger_that_its_id_had_before(tmp_path: Path) -> Non
 def test_c_begins_anew_when_its_runs_passed_for_those_of_another_entry(tmp_path: Path) -> None:
     """Its own ledger holds them as another's, which nobody would ever count."""
     book = Book(tmp_path / "c.db", org_id="c")
-    book.record(running("r1"), others=frozenset({"org-1"}))
+    book.record(running("r1"), others={"org-1": -math.inf})
     named = book.ledger.identify(book.org, "org-1", walk_floor=NOW - DAY, was_foreign=True)
     assert not named.contacted
     assert named.floor_seconds == NOW - DAY
@@ -676,7 +687,7 @@ def test_c_shares_the_ledger_of_an_entry_that_is_polled_too(book: Book) -> None:
 def test_a_c_without_a_name_takes_no_run_from_an_org_that_has_one(book: Book) -> None:
     """It may be the same org, and what it counted is forgotten then."""
     alias = book.ledger.load("c", walk_floor=NOW - DAY)
-    book.ledger.complete(alias, ScanState(), absent=(), contact=True)
+    book.ledger.complete(alias, ScanState(), absent=(), contact_seconds=NOW - DAY)
     runs = [run("r1", org_id=None), running("r2", org_id=None)]
     book.ledger.record(alias, runs, [], now=NOW)
     book.record(*runs)
@@ -708,6 +719,7 @@ def test_an_unreadable_run_that_can_be_read_later_counts_then(book: Book) -> Non
 def test_only_runs_that_were_not_known_are_recovered(book: Book) -> None:
     """What a reconciliation meets again is no recovery."""
     book.record(run("known"))
+    book.ledger.window_from(book.org, NOW)
     book.record(run("known"), run("found"), running("open"), recovering=True)
     assert book.counts.recovered == 2
 
@@ -715,9 +727,11 @@ def test_only_runs_that_were_not_known_are_recovered(book: Book) -> None:
 def test_a_run_that_came_after_the_poll_is_no_recovery(book: Book) -> None:
     """A busy org has one at nearly every reconciliation; the next poll would have found it."""
     book.record(run("known", created=10.0))
+    book.ledger.window_from(book.org, NOW)
     book.record(run("missed", created=9.0), run("new", created=11.0), recovering=True)
+    book.record(run("second page", created=10.5), recovering=True)
     assert book.counts.recovered == 1
-    assert book.wf.finished == {"TRIGGER/COMPLETED": 3}
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 4}
 
 
 def test_history_is_no_recovery(book: Book) -> None:
@@ -795,13 +809,12 @@ def test_a_start_that_is_told_late_is_followed(book: Book) -> None:
     assert group.oldest_timestamp_seconds == NOW + 8
 
 
-def test_an_open_run_without_any_time_is_open_since_it_was_first_seen(book: Book) -> None:
-    """Seeing it again says nothing new, and does not make it younger."""
-    bare = Run("r1", "RUNNING", "TRIGGER", workflow_id="wf")
-    book.record(bare, now=10.0)
-    assert not book.record(bare, now=40.0).news
-    (group,) = book.ledger.open_groups(book.org)
-    assert group.oldest_timestamp_seconds == NOW + 10
+def test_an_open_run_that_loses_its_times_is_open_since_it_was(book: Book) -> None:
+    """Nothing that can't be read makes it younger."""
+    book.record(running("r1"))
+    (before,) = book.ledger.open_groups(book.org)
+    book.record(Run("r1", "RUNNING", "TRIGGER", workflow_id="wf"), now=40.0)
+    assert book.ledger.open_groups(book.org) == (before,)
 
 
 # -- the kept window
@@ -828,7 +841,7 @@ def test_pruning_keeps_the_window_behind_the_newest_run(book: Book) -> None:
     book.record(run())
     book.complete()
     book.ledger.prune(book.org, NOW + 30 * DAY)
-    assert book.org.floor_seconds == NOW - DAY
+    assert book.org.floor_seconds <= NOW - DAY
     book.record(run(), run("late", created=-100.0), now=30 * DAY)
     assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
 
@@ -855,9 +868,12 @@ def test_a_run_that_ended_lately_is_kept_however_long_ago_it_was_created(book: B
     assert book.wf.credits_other == {"TRIGGER/COMPLETED": 4.0}
 
 
-def test_a_final_run_without_any_time_counts_once_however_long_it_is_listed(book: Book) -> None:
-    """Nothing says that it is old, so only its row tells it from a new one."""
+def test_a_run_that_ends_without_any_time_counts_once_however_long_it_is_listed(
+    book: Book,
+) -> None:
+    """Its row tells it from history; once that is gone, nothing does, and it is left out."""
     bare = Run("bare", "COMPLETED", "TRIGGER", workflow_id="wf")
+    book.record(running("bare"))
     for day in range(5):
         book.record(bare, run(f"r{day}", created=day * DAY), now=day * DAY)
         book.complete()
@@ -935,12 +951,110 @@ def test_credits_whose_sum_is_infinite_never_reach_the_state(
     """Infinity is not JSON: stored as null, it would be more than a later start could read."""
     rows = [
         {"id": f"r{i}", "status": "FAILED", "workflow_id": "wf", "usage": usage_sent}
+        | {"created_at": NOW}
         for i in range(2)
     ]
     page = decode_page(json.dumps(rows).encode())
-    assert [invalid.reason for invalid in page.invalid] == ["usage"] * (2 - counted)
+    assert len([run for run in page.runs if run.unreadable]) == 2 - counted
     book.record(*page.runs, run("sound", credits_used=usage(1.0)))
     book.reopen()
-    assert sum(book.wf.finished.values()) == counted + 1
+    assert sum(book.wf.finished.values()) == 3
     assert math.isfinite(book.wf.run_credits.total)
     assert set(book.wf.steps) <= {"good"}
+
+
+# -- history never counts
+
+
+def test_what_ended_before_first_contact_never_counts(book: Book) -> None:
+    """However late it is read, and though it is in no row."""
+    book.record(run("late", created=-DAY - 9, started=-DAY - 8, ended=-DAY))
+    assert book.wf.finished == {}
+    book.record(run("just after", created=-DAY - 9, started=-DAY - 8, ended=-DAY + 1))
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
+
+
+def test_without_an_end_the_creation_tells_history(book: Book) -> None:
+    """Else the start, else the last change: one of them is what can be read."""
+    old, new = -DAY - 5, -DAY + 5
+    for name in ("created", "started", "updated"):
+        unknown = dict.fromkeys(
+            {"created_at", "started_at", "ended_at", "updated_at"} - {f"{name}_at"}
+        )
+        for kind, time in (("old", old), ("new", new)):
+            sound = run(f"{kind} {name}", created=time, started=time, ended=time)
+            book.record(msgspec.structs.replace(sound, **unknown))
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 3}
+
+
+def test_history_is_not_submitted_and_counts_when_it_goes_on_and_ends(book: Book) -> None:
+    """A run that is opened again."""
+    book.record(run("again", created=-DAY - 9, started=-DAY - 8, ended=-DAY))
+    book.record(running("again", created=-DAY - 9, started=-DAY - 8))
+    assert [group.runs for group in book.ledger.open_groups(book.org)] == [1]
+    assert book.wf.submitted == {}
+    for _ in range(2):
+        book.record(run("again", "FAILED", created=-DAY - 9, started=-DAY - 8, ended=5.0))
+    assert book.wf.finished == {"TRIGGER/FAILED": 1}
+
+
+def test_a_counted_run_that_is_opened_again_does_not_count_again(book: Book) -> None:
+    """Once is once."""
+    book.record(run())
+    book.record(running("run-1"))
+    book.record(run("run-1", "FAILED", ended=50.0))
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
+
+
+@pytest.mark.parametrize("told", ["created", "started", "ended", "updated"])
+def test_a_pruned_run_does_not_count_again_whichever_time_can_be_read(
+    book: Book, told: str
+) -> None:
+    """From one day to the next the others are written unreadably."""
+    book.record(run("old"), run("newest", created=2.5 * DAY, started=2.5 * DAY, ended=2.5 * DAY))
+    book.complete()
+    while book.ledger.prune(book.org, NOW + 3 * DAY):
+        pass
+    assert book.org.floor_seconds > NOW
+    sound = run("old")
+    times = {
+        name: getattr(sound, f"{name}_at") for name in ("created", "started", "ended", "updated")
+    }
+    only = {f"{name}_at": time if name == told else None for name, time in times.items()}
+    book.record(msgspec.structs.replace(sound, **only), now=3 * DAY)
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
+
+
+def test_a_run_goes_to_the_org_that_it_names_if_it_ended_after_that_orgs_contact(
+    book: Book,
+) -> None:
+    """Before that, to the one that listed it; an org without contact has nothing of its own yet."""
+    contact = NOW + 100
+    book.record(run("before", org_id="org-2", ended=99.0), others={"org-2": contact})
+    book.record(run("after", org_id="org-2", ended=101.0), others={"org-2": contact})
+    book.record(run("unmet", org_id="org-3", ended=101.0), others={"org-3": math.inf})
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
+
+
+def test_open_runs_of_an_org_that_nobody_polls_are_followed_by_who_lists_them(book: Book) -> None:
+    """And are not that org's any more when it is back."""
+    other = book.ledger.load("org-2", walk_floor=NOW - DAY)
+    book.ledger.complete(other, ScanState(), absent=(), contact_seconds=NOW - DAY)
+    book.ledger.record(other, [running("r", org_id="org-2")], [], now=NOW)
+    book.record(running("r", org_id="org-2"), others={"org-2": -math.inf})
+    assert book.ledger.open_groups(book.org) == ()
+    book.record(running("r", org_id="org-2"))
+    assert len(book.ledger.open_groups(book.org)) == 1
+    ended = run("r", org_id="org-2")
+    book.record(ended)
+    book.ledger.record(other, [ended], [], now=NOW, others={"org-1": -math.inf})
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
+    assert other.workflows["wf"].finished == {}
+
+
+def test_a_field_that_can_not_be_read_is_counted_with_its_run(book: Book) -> None:
+    """Once for each run and field, when the run counts."""
+    odd = msgspec.structs.replace(run(), unreadable={"usage": "[]", "version": "{}"})
+    for _ in range(2):
+        assert [each.id for each in book.record(odd).odd] in (["run-1"], [])
+    assert book.counts.unreadable == {"usage": 1, "version": 1}

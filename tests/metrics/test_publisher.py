@@ -55,7 +55,7 @@ class Desk:
 
     async def contact(self) -> None:
         """Make the first contact."""
-        await self.ledger.complete(self.org, ScanState(), absent=(), contact=True)
+        await self.ledger.complete(self.org, ScanState(), absent=(), contact_seconds=NOW - 1)
 
     async def record(self, *runs: Run) -> None:
         """Record a page and publish what changed."""

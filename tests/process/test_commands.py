@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -87,7 +88,8 @@ def test_check_shows_no_control_characters_and_no_key(tmp_path: Path) -> None:
 
 def test_check_finds_the_newest_run_whatever_the_times_offsets(tmp_path: Path) -> None:
     """Also among times without one, which are taken as UTC."""
-    times = ("2126-03-01T12:00:00", "2126-03-01T13:00:00+05:30", "2126-03-01T09:00:00Z")
+    hour = f"{datetime.now(UTC) + timedelta(hours=2):%Y-%m-%dT%H}"
+    times = (f"{hour}:30:00", f"{hour}:59:00+01:30", f"{hour}:00:00Z")
     with quiet_api() as simulator:
         for time in times:
             simulator.world.add_run(status="COMPLETED", fields={"created_at": time})

@@ -94,6 +94,7 @@ class Machine(RuleBasedStateMachine):
         order=st.sampled_from(ORDERS),
         sends_count=st.booleans(),
         sends_take=st.booleans(),
+        sends_date=st.booleans(),
         configured_id=st.sampled_from(("org-1", "c")),
         page_size=st.sampled_from((1, 2, 3, 5, 10, 100)),
         max_workflows=st.sampled_from((1, 2, 1000)),
@@ -109,6 +110,7 @@ class Machine(RuleBasedStateMachine):
         order: str,
         sends_count: bool,
         sends_take: bool,
+        sends_date: bool,
         configured_id: str,
         page_size: int,
         max_workflows: int,
@@ -120,7 +122,7 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         """Choose a service and a configuration; history has happened already."""
         self.service.order, self.service.sends_count = order, sends_count
-        self.service.sends_take = sends_take
+        self.service.sends_take, self.service.sends_date = sends_take, sends_date
         self.settings = replace(
             self.settings,
             configured_id=configured_id,
@@ -431,8 +433,7 @@ class Machine(RuleBasedStateMachine):
     def _is_expected(self, run: Run) -> bool:
         seen = self.reference.runs.get(run.run_id)
         is_followed = seen is not None and seen.seen_open
-        created = run.created if run.created is not None else self.now
-        return is_followed or not run.is_final or created >= self.reference.floor
+        return is_followed or not run.is_final or not self.reference.is_history(run)
 
     @rule()
     def poll(self) -> None:

@@ -124,12 +124,12 @@ class _WatchedLedger(Ledger):
         invalid: Sequence[InvalidRow],
         *,
         now: float,
-        other_org_ids: frozenset[str] = frozenset(),
+        others: Mapping[str, float] = {},
         recovering: bool = False,
     ) -> Recorded:
         """Record, and tell what was committed, as the service has it."""
         recorded = await super().record(
-            org, runs, invalid, now=now, other_org_ids=other_org_ids, recovering=recovering
+            org, runs, invalid, now=now, others=others, recovering=recovering
         )
         self.reference.floor = org.floor_seconds
         # Nothing changes at the service between an answer and its record.
@@ -138,11 +138,17 @@ class _WatchedLedger(Ledger):
         return recorded
 
     async def complete(
-        self, org: OrgLedger, scan: ScanState, *, absent: Iterable[str], contact: bool
+        self,
+        org: OrgLedger,
+        scan: ScanState,
+        *,
+        absent: Iterable[str],
+        contact_seconds: float | None = None,
     ) -> int:
         """Complete, and tell that first contact was made."""
-        vanished = await super().complete(org, scan, absent=absent, contact=contact)
+        vanished = await super().complete(org, scan, absent=absent, contact_seconds=contact_seconds)
         self.reference.contacted = org.contacted
+        self.reference.contact = org.contact_seconds or 0.0
         return vanished
 
 
@@ -164,9 +170,9 @@ class _WatchedExposition(Exposition):
 class _NoPeers:
     """There is one org."""
 
-    def other_org_ids(self, _poller: Poller) -> frozenset[str]:
-        """List none."""
-        return frozenset()
+    def others(self, _poller: Poller) -> Mapping[str, float]:
+        """Name none."""
+        return {}
 
     def claim(self, _poller: Poller, _org_id: str) -> bool:
         """Nobody else could be it."""
@@ -189,6 +195,7 @@ class Process:
     ) -> None:
         """Start on the state at `path`; `hold_seconds` is what the scraper must see held."""
         self.clocks: Clocks = clocks
+        service.clock = clocks.time
         self.settings = settings
         self.steps = Steps()
         self.scraper = scraper

@@ -46,6 +46,7 @@ class Reference:
     """The numbers of one org."""
 
     contacted: bool = False
+    contact: float = 0.0
     floor: float = 0.0
     runs: dict[str, Seen] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
@@ -78,18 +79,25 @@ class Reference:
                 not row.is_final,
                 run_id=row.run_id,
             )
-            first = next((t for t in (row.created, row.started, row.ended) if t is not None), None)
-            is_news = not row.is_final or first is None or first >= self.floor
-            seen.submitted = self.contacted and is_news
+            is_news = self.contacted and not self.is_history(row)
+            seen.submitted = is_news
             if row.is_final:
-                self._finish(seen, row, counted=self.contacted and is_news)
+                self._finish(seen, row, counted=is_news)
         elif not seen.is_final and row.is_final:
             self._finish(seen, row, counted=True)
+        elif seen.is_final and not row.is_final and not seen.counted:
+            seen.is_final = False  # history that goes on: it counts when it ends
         elif seen.is_final:
             if seen.counted and row.is_final and _label(row.status) != seen.status:
                 self.revised += not seen.revised
                 seen.revised = True
             self._spend(seen, row)
+
+    def is_history(self, row: Run) -> bool:
+        """Tell whether a run that was not seen before ended before first contact."""
+        first = [t for t in (row.created, row.started, row.ended, row.updated) if t is not None]
+        told = [t for t in (row.ended, row.created, row.started, row.updated) if t is not None]
+        return first[0] < self.floor or told[0] <= self.contact
 
     def _finish(self, seen: Seen, row: Run, *, counted: bool) -> None:
         seen.is_final = True

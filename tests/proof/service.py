@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,7 +31,7 @@ ORDERS = ("created_desc", "created_asc", "updated_desc", "updated_asc", "mixed")
 class Run:
     """One run as the service knows it; `usage` is what the field holds, None for a missing one.
 
-    `unreadable`: one of its fields can't be read. `hidden`: it is on no page. `late`: it, or its
+    `unreadable`: its status can't be read. `hidden`: it is on no page. `late`: it, or its
     last change, did not come to the end of the listing where news are looked for.
     """
 
@@ -63,10 +64,10 @@ class Run:
         """Write the run as the endpoint does, with fields in it that nobody reads."""
         row: dict[str, object] = {
             "id": self.run_id,
-            "status": self.status,
+            "status": None if self.unreadable else self.status,
             "origin": self.origin,
             "created_at": rfc3339(self.created),
-            "started_at": "yesterday" if self.unreadable else rfc3339(self.started),
+            "started_at": rfc3339(self.started),
             "ended_at": rfc3339(self.ended),
             "updated_at": rfc3339(self.updated),
             "org_id": self.org_id,
@@ -106,6 +107,10 @@ class Service:
     reads: int = 0
     requests: list[tuple[str, int, int]] = field(default_factory=list)
     before_read: Callable[[int], None] = lambda _reads: None
+    sends_date: bool = True
+    behind_seconds: float = 0.0
+    clock: Callable[[], float] = lambda: 0.0
+    """The exporter's; the service's own is behind it by `behind_seconds`."""
 
     def add(self, run: Run) -> Run:
         """Put a run into the listing."""
@@ -142,12 +147,13 @@ class Service:
         self,
         path: str,
         params: Mapping[str, str],
-        _key: Callable[[], str],
+        key: Callable[[], str],
         _label: str,
         _heartbeat: Heartbeat = lambda _seconds: None,
     ) -> Answer:
         """Answer one request, as `Transport.get` does."""
         assert path.endswith("/workflows/runs")
+        assert key()
         self.before_read(self.reads)
         self.reads += 1
         status, page, take = params["status"], int(params["page"]), int(params["take"])
@@ -159,7 +165,10 @@ class Service:
             headers |= {"pagination-page": str(page), "pagination-take": str(take)}
         if self.sends_count:
             headers["pagination-count"] = str(len(listed))
-        return Answer(200, headers, msgspec.json.encode([run.row() for run in rows]))
+        now = self.clock()
+        if self.sends_date:
+            headers["date"] = formatdate(now - self.behind_seconds, usegmt=True)
+        return Answer(200, headers, msgspec.json.encode([run.row() for run in rows]), now)
 
 
 def failing(reason: str) -> ApiError:
