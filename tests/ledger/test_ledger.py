@@ -904,6 +904,8 @@ def test_a_release_is_committed(book: Book) -> None:
     """It is never undone (promise 3)."""
     book.record(run())
     book.ledger.release(book.org, {"wf": [""]})
+    book.reopen()
+    assert book.wf.released == [""]
     book.record(run("r2"))
     book.reopen()
     assert book.wf.released == [""]
