@@ -1,7 +1,7 @@
 """Whatever bytes come, a page ends in runs or one typed error, a configuration file in one line.
 
-What a listing does with pages that can't be read is in test_api, endless bodies are in
-test_transport, requests to the server in test_server, label values in test_metrics.
+What a listing does with pages that can't be read is in test_listing, endless bodies are in
+test_transport, requests to the server in test_server, label values in test_families.
 """
 
 from __future__ import annotations

@@ -266,6 +266,7 @@ def test_runs_that_start_and_end_between_two_polls_count(tmp_path: Path, order: 
         desk.finished(47)
         await desk.poll()
         assert desk.count == 47
+        assert desk.served("invent_runs_recovered_total") == 0
 
     with_a_desk(tmp_path, story, page_size=10)
 
@@ -554,6 +555,7 @@ def test_a_walk_that_broke_off_settles_nothing(tmp_path: Path) -> None:
         heal_reads(desk)
         await desk.poll()
         assert desk.count == 40
+        assert desk.served("invent_runs_recovered_total") == 0, "the walk itself found them"
 
     with_a_desk(tmp_path, story, page_size=10)
 

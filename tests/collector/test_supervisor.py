@@ -283,6 +283,19 @@ def test_of_two_targets_that_are_one_org_the_earlier_one_polls(tmp_path: Path) -
     assert dropped == ["org-main", "c"]
 
 
+def test_c_gives_way_when_it_turns_out_to_be_an_earlier_target(tmp_path: Path) -> None:
+    """Its own runs say so, while the other one is there already."""
+
+    async def story(desk: Desk) -> None:
+        await desk.wait_for(lambda _: len(desk.exporter.supervisor.collectors) == 1)
+        assert [each.target.id for each in desk.exporter.supervisor.collectors] == ["org-main"]
+        await desk.wait_until_up(["org-main"])
+        desk.finish("org-main")
+        await desk.wait_until_exact()
+
+    on_a_desk(tmp_path, story, "org-main", "c")
+
+
 def test_a_changed_name_shows_and_a_changed_interval_begins_at_once(tmp_path: Path) -> None:
     """Nobody waits for the end of an interval that was too long."""
 

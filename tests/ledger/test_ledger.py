@@ -920,6 +920,8 @@ def test_a_release_is_committed(book: Book) -> None:
     """It is never undone (promise 3)."""
     book.record(run())
     book.ledger.release(book.org, {"wf": [""]})
+    book.reopen()
+    assert book.wf.released == [""]
     book.record(run("r2"))
     book.reopen()
     assert book.wf.released == [""]
@@ -961,6 +963,45 @@ def test_credits_whose_sum_is_infinite_never_reach_the_state(
     assert sum(book.wf.finished.values()) == 3
     assert math.isfinite(book.wf.run_credits.total)
     assert set(book.wf.steps) <= {"good"}
+
+
+# -- what is not there
+
+
+def test_a_run_that_never_started_has_neither_duration_nor_queue_time(book: Book) -> None:
+    """It was canceled while it waited."""
+    book.record(run(status="CANCELED", started=None))
+    assert book.wf.finished == {"TRIGGER/CANCELED": 1}
+    assert sum(book.wf.duration["CANCELED"].counts) == 0
+    assert sum(book.wf.queue.counts) == 0
+
+
+def test_usage_that_disappears_takes_nothing_back(book: Book) -> None:
+    """And what comes after it is compared with what was known before."""
+    book.record(run(credits_used=usage(4.0, a=4.0)))
+    assert not book.record(run()).news
+    assert not book.record(run(credits_used=usage(None))).news
+    book.record(run(credits_used=usage(6.0, a=6.0)))
+    assert book.wf.credits_other == {"TRIGGER/COMPLETED": 6.0}
+    assert book.wf.steps == {"a": 6.0}
+    assert book.counts.credit_corrections == 0
+
+
+def test_a_step_is_a_number_or_an_object_with_a_total(book: Book) -> None:
+    """The documentation says neither; anything else is left out."""
+    book.record(run(credits_used=usage(3.0, a=1.0, b={"total": 2.0}, c=None, d=[], e={})))
+    assert book.wf.steps == {"a": 1.0, "b": 2.0}
+
+
+def test_a_run_counts_in_the_org_that_it_names_though_another_met_it_first(book: Book) -> None:
+    """A parent that lists its sub-org's runs takes none of them away."""
+    other = book.ledger.load("org-2", walk_floor=NOW - DAY)
+    book.ledger.complete(other, ScanState(), absent=(), contact_seconds=NOW - DAY)
+    named = run(org_id="org-2")
+    book.record(named, others={"org-2": -math.inf})
+    book.ledger.record(other, [named], [], now=NOW, others={"org-1": -math.inf})
+    assert book.org.workflows == {}
+    assert other.workflows["wf"].finished == {"TRIGGER/COMPLETED": 1}
 
 
 # -- history never counts

@@ -294,6 +294,25 @@ def test_after_a_restart_released_series_show_and_others_are_held_anew(tmp_path:
     asyncio.run(story())
 
 
+def test_series_of_an_org_that_was_away_are_held_anew(tmp_path: Path) -> None:
+    """While it was away they were not there: the 0 that a scrape saw before is over."""
+
+    async def story(desk: Desk) -> None:
+        await desk.record(run())
+        await desk.scrape()
+        desk.clocks.now += HOLD
+        await desk.publisher.withdraw(desk.org)
+        await desk.publish()
+        await desk.let_go()
+        assert await desk.count() == 0
+        await desk.scrape()
+        desk.clocks.now += HOLD
+        await desk.let_go()
+        assert await desk.count() == 1
+
+    on_a_desk(tmp_path, story)
+
+
 def test_the_loop_releases_by_itself(tmp_path: Path) -> None:
     """An acknowledgement wakes it up; no poll is needed."""
 

@@ -18,7 +18,7 @@ def at(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(NOW + seconds, UTC)
 
 
-def usage(total: float | None, ai: float | None = None, **steps: float) -> Usage:
+def usage(total: float | None, ai: float | None = None, **steps: object) -> Usage:
     """Make the usage of a run."""
     return Usage(total, ai, msgspec.Raw(msgspec.json.encode(steps)))
 
