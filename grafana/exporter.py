@@ -219,7 +219,7 @@ def _ledger(y: int) -> dashboard.Row:
                 "Runs with a story",
                 "Recovered: only a reconciliation found it. Vanished: it left the API unfinished. "
                 "Revised: its status changed after it was counted. Normal: none, or few.",
-                Place(0, y + 1, 6, 8),
+                Place(0, y + 1, 5, 8),
                 *(
                     query(f"sum({rise(f'invent_runs_{kind}_total', ORG)})", kind, ref)
                     for kind, ref in zip(kinds, "ABC", strict=True)
@@ -230,16 +230,28 @@ def _ledger(y: int) -> dashboard.Row:
             lines(
                 "Invalid runs",
                 "Runs that could not be read and were left out, by reason. Normal: none.",
-                Place(6, y + 1, 6, 8),
+                Place(5, y + 1, 5, 8),
                 query(f"sum by (reason) ({rise('invent_runs_invalid_total', ORG)})", "{{reason}}"),
                 bars=True,
                 shades=RED,
+            ),
+            lines(
+                "Unreadable fields",
+                "Fields of runs that could not be read, by field; the runs count without them. "
+                "Normal: none.",
+                Place(10, y + 1, 5, 8),
+                query(
+                    f"sum by (field) ({rise('invent_run_fields_unreadable_total', ORG)})",
+                    "{{field}}",
+                ),
+                bars=True,
+                shades=YELLOW,
             ),
             worst(
                 "Time since the reconciliation",
                 "The deeper look back for runs that polls missed, the ten orgs that wait longest. "
                 "Normal: below reconcile_interval, 15 minutes by default, and a little.",
-                Place(12, y + 1, 6, 8),
+                Place(15, y + 1, 5, 8),
                 now(org_named(f"topk(10, time() - {reconciled})"), "{{org_name}}"),
                 unit="s",
                 limits=warning(limit("reconcile_stale_seconds")),
@@ -248,7 +260,7 @@ def _ledger(y: int) -> dashboard.Row:
             tile(
                 "Workflows folded",
                 "Workflows behind __other__: more than metrics.max_workflows. Normal: 0.",
-                Place(18, y + 1, 6, 3),
+                Place(20, y + 1, 4, 3),
                 now(f"sum(max {BY_ORG} (invent_workflows_folded{{{ORG}}}))"),
                 limits=warning(1),
             ),
@@ -256,7 +268,7 @@ def _ledger(y: int) -> dashboard.Row:
                 "Size of the ledger",
                 "Of the state file, its write-ahead log included. Normal: it grows for as long as "
                 "ids are kept, then stays.",
-                Place(18, y + 4, 6, 5),
+                Place(20, y + 4, 4, 5),
                 query(
                     f"max by (instance) (invent_ledger_size_bytes{{{EXPORTER}}})", "{{instance}}"
                 ),

@@ -190,8 +190,8 @@ def _lists(board: dashboard.Dashboard) -> None:
     board.with_panel(
         listing(
             "Alerts firing",
-            "What fires now and for how long. An alert leads to its runbook, a workflow to its "
-            "dashboard. Normal: empty.",
+            "What fires now, but for severity info, and for how long. An alert leads to its "
+            "runbook, a workflow to its dashboard. Normal: empty.",
             Place(0, 3, 12, 9),
             [rows(alerts_firing(), "A")],
             [

@@ -142,12 +142,14 @@ def firing(severity: str) -> str:
 def alerts_firing() -> str:
     """Return for how long each alert has been firing, with the names of what it is about.
 
+    Those of severity info would only push others off the screen.
+
     Where no rule is evaluated a row says so: an empty list would pass for all is well.
     """
     labels = "severity, alertname, job, org_id, workflow_id, workflow_name"
     found = (
         f"max by ({labels}) (time() - ALERTS_FOR_STATE{{{ALERT}}}"
-        f' and ignoring (alertstate) ALERTS{{{ALERT}, alertstate="firing"}})'
+        f' and ignoring (alertstate) ALERTS{{{ALERT}, alertstate="firing", severity!="info"}})'
     )
     org_names = f"{ORG_NAME}{{{ORG}}}"
     with_org = f"{found} * {ON_ORG} group_left (org_name) {org_names}"

@@ -256,7 +256,8 @@ class Org:
             yield f'invent_api_requests_total{{{labels},code="{code}"}} {self.requests[code]}'
         for name in ("runs_recovered", "runs_vanished", "runs_revised", "credit_corrections"):
             yield f"invent_{name}_total{{{labels}}} 0"
-        yield f'invent_runs_invalid_total{{{labels},reason="no_status"}} 0'
+        yield f'invent_runs_invalid_total{{{labels},reason="status"}} 0'
+        yield f'invent_run_fields_unreadable_total{{{labels},field="usage"}} 0'
         yield f"invent_workflows_folded{{{labels}}} 0"
 
 

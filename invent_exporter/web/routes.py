@@ -6,10 +6,12 @@ answered is in memory already.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote
 
 from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, render
 
@@ -31,6 +33,7 @@ BODY_BYTES_MAX = 64 * 1024
 PIECE_BYTES = {"http": 1024 * 1024, "https": 256 * 1024}
 """What of an answer is in buffers at a time, however slowly a client reads it."""
 
+_ABSOLUTE_FORM = re.compile(rb"https?://[^/]+(.*)", re.IGNORECASE)
 _TEXT = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
 _OVERVIEW = {
     "content-type": "text/html; charset=utf-8",
@@ -139,7 +142,7 @@ class Application:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _respond(self, scope: HTTPScope) -> Response:
-        path, method = scope["path"], scope["method"]
+        path, method = _path(scope), scope["method"]
         if path == RELOAD_PATH:
             if method != "POST":
                 return text(405, "Method not allowed, expected POST", allow="POST")
@@ -190,6 +193,14 @@ def check_telemetry_path(path: str) -> str:
     else:
         return path
     raise ValueError(f"--web.telemetry-path: {wrong}")
+
+
+def _path(scope: HTTPScope) -> str:
+    """Return the path, also of a target that begins with scheme and host (RFC 9112, 3.2.2)."""
+    absolute = _ABSOLUTE_FORM.fullmatch(scope["raw_path"])
+    if absolute is None:
+        return scope["path"]
+    return unquote(absolute[1].decode("ascii")) or OVERVIEW_PATH
 
 
 def _header(scope: HTTPScope, name: bytes) -> str:

@@ -34,6 +34,7 @@ def test_amtool_accepts_the_example() -> None:
         (["severity=critical", "component=exporter"], "pager"),
         (["severity=warning", "component=runs"], "chat"),
         (["severity=warning", "component=credits"], "chat"),
+        (["severity=info", "component=exporter"], "chat"),
     ],
 )
 def test_only_critical_alerts_wake_somebody_up(labels: list[str], receiver: str) -> None:

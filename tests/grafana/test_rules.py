@@ -83,7 +83,7 @@ def test_promtool_tests_see_the_alert_fire_and_see_it_silent(alert: dict[str, An
 def test_each_alert_names_severity_texts_runbook_and_dashboard(alert: dict[str, Any]) -> None:
     """Whoever is woken up knows what, where, how much, and what to do."""
     name, notes = alert["alert"], alert["annotations"]
-    assert alert["labels"]["severity"] in {"critical", "warning"}
+    assert alert["labels"]["severity"] in {"critical", "warning", "info"}
     assert alert["labels"]["component"] in {"runs", "credits", "exporter"}
     assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"}
     assert notes["runbook_url"].endswith(f"/docs/runbooks/{name}.md")

@@ -125,6 +125,14 @@ def test_no_alert_is_said_only_while_the_rules_are_evaluated(
     assert _shows(tmp_path, "overview/Alerts/A", series, shown) == ""
 
 
+def test_alerts_of_severity_info_are_not_listed(tmp_path: Path) -> None:
+    """One for each org of many would push off the screen what somebody must see."""
+    firing = ALERT % ("info", ', org_id="acme"')
+    since = firing.replace("ALERTS", "ALERTS_FOR_STATE").replace('alertstate="firing", ', "")
+    series = {HEARTBEAT: "1x120", firing: "1x120", since: "0x120"}
+    assert _shows(tmp_path, "overview/Alerts firing/A", series, None) == ""
+
+
 @pytest.mark.parametrize("board", ["overview", "exporter"])
 @pytest.mark.parametrize(
     ("series", "shown"),

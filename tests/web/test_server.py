@@ -237,6 +237,29 @@ def test_refusal_says_why_in_one_line(
     assert (status != 405) or answer.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize(
+    ("target", "status", "content_type"),
+    [
+        (b"http://host:10480/metrics", 200, b"text/plain; version=0.0.4"),
+        (b"HTTPS://[::1]/metrics?x=http://y/", 200, b"text/plain; version=0.0.4"),
+        (b"http://host/%6detrics", 200, b"text/plain; version=0.0.4"),
+        (b"http://host?x=/metrics", 200, b"text/html; charset=utf-8"),
+        (b"http://host/http://host/metrics", 404, b"text/plain; charset=utf-8"),
+        (b"http:///metrics", 404, b"text/plain; charset=utf-8"),
+        (b"ftp://host/metrics", 404, b"text/plain; charset=utf-8"),
+        (b"/http://host/metrics", 404, b"text/plain; charset=utf-8"),
+    ],
+)
+def test_target_in_absolute_form_is_answered_as_its_path(
+    running: Running, target: bytes, status: int, content_type: bytes
+) -> None:
+    """RFC 9112, 3.2.2: a server accepts it, whatever host it names; a proxy may send it."""
+    with running.connect(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n") as raw:
+        head = read_answer(raw).split(b"\r\n\r\n")[0].lower()
+    assert head.startswith(b"http/1.1 %d " % status)
+    assert b"\r\ncontent-type: " + content_type in head
+
+
 def test_metrics_at_the_root_take_the_place_of_the_overview() -> None:
     """With a telemetry path of `/` there is no overview and no /metrics."""
     with serving(path="/") as running:
