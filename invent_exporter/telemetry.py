@@ -87,6 +87,10 @@ class Telemetry:
             "Runs that the API said it has (pagination-count of the last listing of all runs); "
             "absent when it did not say.",
         )
+        self._refused_depth = org_gauge(
+            "invent_listing_refused_depth_rows",
+            "The row from which on the API refuses to list; absent when it never has.",
+        )
         self._reconcile_last_success = org_gauge(
             "invent_reconcile_last_success_timestamp_seconds",
             "Unix time in seconds at which the last reconciliation ended.",
@@ -146,6 +150,10 @@ class Telemetry:
             self._api_runs.remove_by_labels({"org_id": org_id})
         else:
             self._api_runs.labels(org_id=org_id).set(count)
+
+    def set_refused_depth(self, org_id: str, rows: int) -> None:
+        """Show from which row on the API refuses to list."""
+        self._refused_depth.labels(org_id=org_id).set(rows)
 
     def reconciled(self, org_id: str, ended: float) -> None:
         """Record a complete reconciliation that ended at the unix time `ended`."""

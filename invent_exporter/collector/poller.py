@@ -88,6 +88,7 @@ class Poller:
         self._unsettled = self._news = self._open_known = True
         self._pruned_at = 0.0
         self._history_failed = 0
+        self._has_said_depth = self._is_sick_below = False
         self._odd_said_until: dict[str, float] = {}
         self._sure_of_key: str | None = None
         self._asked_with: str | None = None
@@ -221,7 +222,19 @@ class Poller:
         reader = Reader(org, self._shared, self._listing, self._recorded, others, may_skip)
         if self.target.id == "c" and org.contacted and org.org_id is not None:
             reader.look_at = self._look_whose_they_are
-        await reader.drive(steps)
+        reader.was_sick_below = self._is_sick_below
+        try:
+            await reader.drive(steps)
+        except ApiError:
+            self._is_sick_below = reader.is_sick_below or self._is_sick_below
+            raise
+        self._is_sick_below = reader.refused_rows is not None
+        if reader.refused_rows is not None:
+            self._shared.telemetry.set_refused_depth(self.label, reader.refused_rows)
+            if not self._has_said_depth:
+                self._has_said_depth = True
+                line = "the API refuses to list all runs; what lies deeper is not read"
+                log.warning(line, org_id=self.label, from_row=reader.refused_rows)
         return reader
 
     def _listing(self, status: str) -> Listing:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from invent_exporter.errors import ApiError
 from invent_exporter.ledger.recorder import InvalidRow
 from invent_exporter.scan.order import PageFacts, RowFact, is_dated, page_signature, row_signature
 from invent_exporter.scan.walk import ALL, Missing, Read
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from invent_exporter.ledger.org import OrgLedger
     from invent_exporter.ledger.recorder import Recorded
     from invent_exporter.scan.walk import Answer, Steps
+
+
+_REFUSALS = ("bad_request", "not_found", "server_error")
+"""How an API answers for a page that is too far back for it."""
 
 
 @dataclass
@@ -40,6 +45,11 @@ class Reader:
     _listings: dict[str, Listing] = field(default_factory=dict)
     _timeless: Sequence[str] = ()
     _listed_ids: set[str] = field(default_factory=set)
+    refused_rows: int | None = None
+    """From which row on the API refused to list, where it did."""
+    was_sick_below: bool = False
+    is_sick_below: bool = False
+    """A server error came behind page 1: in the last read of this org, in this one."""
     pages: int = 0
     rows: int = 0
     readable_rows: int = 0
@@ -69,7 +79,18 @@ class Reader:
     async def _read(self, read: Read) -> PageFacts:
         if read.status not in self._listings:
             self._listings[read.status] = self.listing(read.status)
-        chunk = await self._listings[read.status].read(read.offset, forward=read.forward)
+        try:
+            chunk = await self._listings[read.status].read(read.offset, forward=read.forward)
+        except ApiError as error:
+            at = read.offset
+            if not (read.optional and at and error.reason in _REFUSALS):
+                raise
+            if error.reason == "server_error" and not self.was_sick_below:
+                # Once may be an outage: only what fails again, while page 1 answers, is refused.
+                self.is_sick_below = True
+                raise
+            self.refused_rows = min(at, self.refused_rows or at)
+            return PageFacts(at, at, at_end=True, count=None, rows=(), refused=True)
         self._note_time(chunk)
         self.rows += chunk.end - chunk.start
         self.readable_rows += len(chunk.runs)

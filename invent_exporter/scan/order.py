@@ -44,7 +44,8 @@ def row_signature(run: Run) -> tuple[object, ...]:
 class PageFacts(msgspec.Struct, frozen=True):
     """One answer: where in the listing it stands, and its readable rows.
 
-    `unreadable` names the others, as far as they have an id; `met`: all runs the ledger ever knew.
+    `unreadable` names the others, as far as they have an id; `met`: all runs the ledger ever knew;
+    `refused`: the API would not list so far back.
     """
 
     start: int
@@ -54,6 +55,7 @@ class PageFacts(msgspec.Struct, frozen=True):
     rows: Sequence[RowFact]
     unreadable: Sequence[str | None] = ()
     met: int = 0
+    refused: bool = False
 
 
 class Newest(msgspec.Struct, frozen=True):

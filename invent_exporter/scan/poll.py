@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 
 import msgspec
 
+from invent_exporter.api.models import FINAL_STATUSES
 from invent_exporter.scan.order import (
     Newest,
     Order,
@@ -102,7 +103,7 @@ class Poll:
         floor = self._contact_floor or 0.0
         walk = Walk(0)
         for _ in range(_CONTACT_WALKS):
-            walk = Walk(0)
+            walk = Walk(0, optional=True)
             while not walk.at_end:
                 page = yield from walk.read()
                 if (
@@ -117,9 +118,10 @@ class Poll:
                 break
             if walk.last.count >= walk.first.count:
                 break
+        # What the API refuses to list is history by its time, whoever reads it later.
         self.is_whole = walk.is_whole
         self._learn(walk, walk.order)
-        self.walked_all = walk.at_end
+        self.walked_all = walk.at_end and not walk.is_refused
 
     def _confirm(self, walk: Walk) -> Generator[Request, Answer, bool]:
         """Tell, by pages at doubling distances, whether a walk's order holds to the end."""
@@ -127,6 +129,8 @@ class Poll:
         while page.rows and not page.at_end:
             before = page
             page = yield from _peek(before.end + step)
+            if page.refused:
+                break
             walk.order = walk.order.joined(judge([*before.rows[-1:], *page.rows]))
             step *= 2
         return walk.order.newest_first and not walk.order.oldest_first
@@ -136,11 +140,11 @@ class Poll:
     def _poll(self) -> Steps:
         state = self.state
         backward = state.order.learned and state.order.oldest_first
-        walk = Walk(state.first_offset if backward else 0)
+        walk = Walk(state.first_offset if backward else 0, optional=True)
         first = yield from walk.read()
         if backward and not first.rows and first.start > 0:
             # Runs were deleted: the page is beyond the end now.
-            walk = Walk(max(0, (first.count or 0) - 1))
+            walk = Walk(max(0, (first.count or 0) - 1), optional=True)
             first = yield from walk.read()
         changed = signature_of(first) != state.signature
         is_all = first.start == 0 and first.at_end
@@ -165,7 +169,9 @@ class Poll:
             self.is_walk = first.count is None or not state.count_is_true
             while not walk.at_end:
                 yield from walk.read()
-        self.walked_all = walk.at_end and walk.began_at == 0
+        if walk.is_refused:
+            yield from self._each_status(order)
+        self.walked_all = walk.at_end and walk.began_at == 0 and not walk.is_refused
         self.is_whole = walk.is_whole
         if self._open_known or walk.saw_open or self._unmet(first.count, walk.last.met):
             yield from self._open_lists()
@@ -201,6 +207,18 @@ class Poll:
         """Tell whether no run that shares the newest time can stand behind these rows."""
         return self._before.newest_closed or reaches_behind(rows, self._before.newest, order)
 
+    def _each_status(self, order: Order) -> Steps:
+        """Read the final runs by status, where more is new than the API lists at once.
+
+        Each status has a depth of its own. What stays beyond is said by the depth that is shown.
+        """
+        for status in FINAL_STATUSES:
+            walk = Walk(0, status, optional=True)
+            while not walk.at_end:
+                page = yield from walk.read()
+                if order.learned and order.newest_first and self._may_stop_at(page.rows, order):
+                    break
+
     def _open_lists(self) -> Steps:
         for status in ("PENDING", "RUNNING"):
             walk = Walk(0, status)
@@ -221,7 +239,7 @@ class Poll:
         if from_the_end:
             search = Walk(walk.last.start, forward=False, anchor=walk.last)
         else:
-            search = walk if walk.began_at == 0 else Walk(0)
+            search = walk if walk.began_at == 0 else Walk(0, optional=True)
         may_stop = from_the_end or (order.learned and order.newest_first)
         left = set(missing)
         newest_first = order.created_first_is_newest
@@ -233,14 +251,14 @@ class Poll:
             if may_stop and is_older(page.rows, limit, order):
                 break
         self.is_whole = self.is_whole and search.is_whole
-        if search.is_whole:
+        if search.is_whole and not search.is_refused:
             self.absent = left
 
     # -- what is learned
 
     def _learn(self, walk: Walk, order: Order) -> None:
         first = walk.first
-        if order.learned and order.oldest_first and not walk.at_end:
+        if order.learned and order.oldest_first and (walk.is_refused or not walk.at_end):
             # Polls and reconciliations would begin at an end that nobody has seen yet.
             order = self.state.order
         begins_with, first_offset = first, 0
@@ -277,6 +295,8 @@ def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_firs
             if run_id not in left or (high is not None and low >= high):
                 break
             page = yield from _peek(at)
+            if page.refused:
+                return
             left.difference_update(_ids(page))
             times = [row.created for row in page.rows if row.created is not None]
             if not times:
@@ -291,7 +311,7 @@ def _seek(left: set[str], created: dict[str, float], offset: int, *, newest_firs
 
 
 def _peek(offset: int) -> Generator[Request, Answer, PageFacts]:
-    page = yield Read(ALL, offset)
+    page = yield Read(ALL, offset, optional=True)
     assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
     return page
 

@@ -36,7 +36,7 @@ class Reconciliation:
         state = self.state
         forward = not state.reconcile_backward
         unmet = state.reconcile_unmet
-        walk = Walk(state.reconcile_offset or 0, forward=forward, recovering=True)
+        walk = Walk(state.reconcile_offset or 0, forward=forward, recovering=True, optional=True)
         order = state.order
         for _ in range(pages):
             page = yield from walk.read()

@@ -26,6 +26,8 @@ class Read(msgspec.Struct, frozen=True):
     offset: int
     forward: bool = True
     recovering: bool = False
+    optional: bool = False
+    """The poll goes on where the API refuses it: the answer is then a page that is `refused`."""
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -48,6 +50,7 @@ class Walk:
         forward: bool = True,
         anchor: PageFacts | None = None,
         recovering: bool = False,
+        optional: bool = False,
     ) -> None:
         self.began_at = offset
         self.status = status
@@ -57,6 +60,8 @@ class Walk:
         self.at_end = False
         self.is_whole = True
         self.saw_open = False
+        self.is_refused = False
+        self.optional = optional
         self.count_is_true: bool | None = None
         nothing = PageFacts(offset, offset, at_end=False, count=None, rows=())
         self.first = self.last = self.last_filled = anchor or nothing
@@ -82,6 +87,8 @@ class Walk:
         page = previous
         for step in range(_MAX_STEPS_BACK):
             page = yield from self._page(offset)
+            if self.is_refused:
+                return page
             if not _leaves_gap(previous, page):
                 if self.forward and step == 0:
                     self._notice_no_progress(previous, page)
@@ -105,8 +112,13 @@ class Walk:
             self.is_whole = False
 
     def _page(self, offset: int) -> Generator[Request, Answer, PageFacts]:
-        page = yield Read(self.status, offset, self.forward, self._recovering)
+        # Page 1 is never optional: an API that refuses it can't be read.
+        optional = self.optional and self._pages > 0
+        page = yield Read(self.status, offset, self.forward, self._recovering, optional)
         assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
+        if page.refused:
+            self.at_end = self.is_refused = True
+            return self.last
         self._pages += 1
         if page.rows or page.unreadable:
             self.last_filled, self.last_filled_asked = page, offset

@@ -1119,3 +1119,73 @@ def test_clocks_that_are_apart_are_said_at_first_contact(tmp_path: Path) -> None
         with_a_desk(tmp_path, story)
     said = [line for line in lines if line["event"] == "the API's clock is not ours"]
     assert [-92 <= line["ahead_seconds"] <= -89 for line in said] == [True]
+
+
+# -- an API that refuses to list far back
+
+
+@pytest.mark.parametrize("refusal", ["bad_request", "not_found", "server_error"])
+@pytest.mark.parametrize("order", ["created_desc", "updated_desc", "mixed"])
+def test_a_refused_depth_ends_what_is_optional_and_not_the_poll(
+    tmp_path: Path, order: str, refusal: str
+) -> None:
+    """First contact, the search for buried runs and the look back end there; the org stays up."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order, desk.service.refuses_from = order, 20
+        desk.service.refusal = refusal
+        buried = desk.pending(created=-100.0)
+        desk.finished(60)
+        desk.clocks.now += 1.0
+        for _ in range(3):
+            await desk.poll()
+        assert desk.process.collector.up
+        # Pages overlap: the first row that no page held lies in the first one that is refused.
+        assert 20 <= (desk.own("invent_listing_refused_depth_rows") or 0) < 30
+        assert desk.count == 0
+        for status in ("FAILED", "COMPLETED", "FAILED"):
+            desk.finished(1, status)
+            await desk.poll(after_seconds=400.0)
+        assert desk.process.collector.up, desk.process.collector.error
+        if order != "mixed":
+            assert desk.count == 3
+        desk.finish(buried)
+        if order == "updated_desc":
+            await desk.poll()
+            assert desk.count == 4
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_more_new_runs_than_the_api_lists_are_read_by_status(tmp_path: Path) -> None:
+    """Each status has a depth of its own."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(15)
+        await desk.poll()
+        desk.service.refuses_from = 20
+        for status in ("FAILED", "COMPLETED", "CANCELED"):
+            desk.finished(15, status)
+        await desk.poll()
+        assert desk.process.collector.up, desk.process.collector.error
+        assert desk.count == 45
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_one_outage_behind_page_one_is_no_refusal(tmp_path: Path) -> None:
+    """The poll fails, and the next one misses nothing."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(15)
+        await desk.poll()
+        desk.finished(30)
+        desk.service.refuses_from, desk.service.refusal = 10, "server_error"
+        await desk.poll()
+        assert not desk.process.collector.up
+        desk.service.refuses_from = None
+        await desk.poll()
+        assert desk.count == 30
+        assert desk.own("invent_listing_refused_depth_rows") is None
+
+    with_a_desk(tmp_path, story, page_size=10)

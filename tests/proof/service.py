@@ -107,6 +107,8 @@ class Service:
     reads: int = 0
     requests: list[tuple[str, int, int]] = field(default_factory=list)
     before_read: Callable[[int], None] = lambda _reads: None
+    refuses_from: int | None = None
+    refusal: str = "bad_request"
     sends_date: bool = True
     behind_seconds: float = 0.0
     clock: Callable[[], float] = lambda: 0.0
@@ -158,6 +160,8 @@ class Service:
         self.reads += 1
         status, page, take = params["status"], int(params["page"]), int(params["take"])
         self.requests.append((status, page, take))
+        if self.refuses_from is not None and (page - 1) * take >= self.refuses_from:
+            raise failing(self.refusal)
         listed = self.listed(status)
         rows = listed[(page - 1) * take : page * take]
         headers: dict[str, str] = {}
