@@ -1066,6 +1066,18 @@ def test_a_pruned_run_does_not_count_again_whichever_time_can_be_read(
     assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
 
 
+def test_a_run_is_kept_while_one_of_its_times_is_within_the_window(book: Book) -> None:
+    """It began before, and its end may be all that can be read of it later."""
+    long = msgspec.structs.replace(run("long", ended=2 * DAY), updated_at=None)
+    book.record(long, run("newest", created=2.5 * DAY, started=2.5 * DAY, ended=2.5 * DAY))
+    book.complete()
+    for _ in range(3):
+        book.ledger.prune(book.org, NOW + 4 * DAY)
+    bare = msgspec.structs.replace(long, created_at=None, started_at=None)
+    book.record(bare, now=4 * DAY)
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
+
+
 def test_a_run_goes_to_the_org_that_it_names_if_it_ended_after_that_orgs_contact(
     book: Book,
 ) -> None:
