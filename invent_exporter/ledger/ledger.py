@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -89,6 +90,8 @@ class Ledger:
                     self._database.put_back()
                 except OSError as failed:
                     cause = failed
+            if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                self._database.make_room()
             raise StorageError(str(cause)) from error
 
     def size_bytes(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -75,6 +75,15 @@ class Database:
         """Size of the state file with its log, 0 for state in memory."""
         files = () if self.path is None else (self.path, Path(f"{self.path}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    def make_room(self) -> None:
+        """Give back the log's space where one can: on a disk that is full it may be what fills it.
+
+        SQLite itself does so only after some thousand pages were committed to the log.
+        """
+        with closing(self.engine.raw_connection()) as pooled, suppress(sqlite3.Error):
+            connection = cast("sqlite3.Connection", pooled.driver_connection)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def give_back_pages(self) -> None:
         """Return some pages that deletions left empty to the file system, else StorageError."""

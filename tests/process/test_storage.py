@@ -106,9 +106,9 @@ def _mount(folder: Path, options: str) -> None:
 
 @contextmanager
 def _tmpfs(folder: Path) -> Iterator[Path]:
-    """Mount a disk of 2 MiB."""
+    """Mount a disk of 16 MiB: SQLite's log alone may take 4 before it is written back."""
     folder.mkdir()
-    _mount(folder, "size=2m")
+    _mount(folder, "size=16m")
     try:
         yield folder
     finally:
