@@ -174,7 +174,7 @@ def identity_in(body: bytes | bytearray) -> str | None:
     return None
 
 
-_ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*)\s*,\s*)*\{")
+_ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*+)\s*+,\s*+){0,100}+\{")
 
 
 def _release_page(run: Run) -> None:

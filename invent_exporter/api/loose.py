@@ -177,13 +177,20 @@ def _error(value: Json) -> str | None:
 
 def _compact(value: Json) -> str:
     """Write JSON again, without blanks, numbers as they were."""
+    try:
+        return _written(value)
+    except RecursionError:  # writing takes more of the stack than reading did
+        return "nested too deep"
+
+
+def _written(value: Json) -> str:
     if isinstance(value, Digits):
         return value
     if isinstance(value, Mapping):
-        inner = (f"{_compact(str(name))}:{_compact(item)}" for name, item in value.items())
+        inner = (f"{_written(str(name))}:{_written(item)}" for name, item in value.items())
         return f"{{{','.join(inner)}}}"
     if isinstance(value, list):
-        return f"[{','.join(map(_compact, value))}]"
+        return f"[{','.join(map(_written, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -222,7 +229,7 @@ def _lost_credits(readings: Mapping[str, object], fields: Mapping[str, Json]) ->
 
 _ISO_8601 = re.compile(
     r"\s*(\d{4})-?(\d\d)-?(\d\d)(?:[Tt_]|\s+)(\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d+))?)?"
-    r"\s*(?:[Zz]|UTC|GMT|([+\N{MINUS SIGN}-])(\d\d)(?::?(\d\d))?)?\s*"
+    r"\s*+(?:[Zz]|UTC|GMT|([+\N{MINUS SIGN}-])(\d\d)(?::?(\d\d))?)?\s*"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -348,6 +349,29 @@ def test_broken_bytes_in_a_field_that_is_read_cost_no_more_than_the_field(
     """At worst it is unknown."""
     (run,) = decode_page(raw_run(field), LATEST).runs
     assert (run.id, tuple(run.unreadable)) == ("run-1", unreadable)
+
+
+@pytest.mark.parametrize("depth", [300, 450, 700, 985, 5000])
+@pytest.mark.parametrize("name", ["error", "origin", "usage"])
+def test_a_field_that_is_nested_deep_costs_no_more_than_the_field(name: str, depth: int) -> None:
+    """To write it for people takes more of the stack than to read it."""
+    field = f'"{name}":'.encode() + b'{"a":' * depth + b"1" + b"}" * depth
+    run = decode_page(raw_run(field)).runs[0]
+    assert run.error if name == "error" else name in run.unreadable or run.usage
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'"started_at":"2026-11-24T10:00:00' + b" " * 1_000_000 + b'x"',
+        b'"outputs":{"a":' + b" " * 1_000_000 + b"!}",
+    ],
+    ids=["behind a time", "before no value"],
+)
+def test_blanks_without_end_are_passed_over_once(row: bytes) -> None:
+    """A pattern that tried each way to share them out would not come back today."""
+    with suppress(SpoiledPageError):
+        assert decode_page(raw_run(row)).runs[0].started_at is None
 
 
 def test_broken_bytes_in_a_step_of_the_usage_spoil_only_that_step() -> None:
