@@ -6,6 +6,7 @@ Any other field that has another type, or can't be read, is unknown, and named i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -29,6 +30,9 @@ from invent_exporter.api.models import (
 from invent_exporter.errors import SpoiledPageError
 
 _KEYS = {name: f'"{name}"'.encode() for name in ("id", "status", "error", *READ_FIELDS)}
+_FIELDS = msgspec.json.Decoder(
+    msgspec.defstruct("_Fields", [(name, msgspec.Raw, msgspec.Raw()) for name in _KEYS])
+)
 EXAMPLE_CHARACTERS = 80
 """How much is shown of what could not be read."""
 MILLISECONDS_FROM = 1e11
@@ -95,6 +99,11 @@ def fields_of(row: str) -> Mapping[str, Json] | None:
         SpoiledPageError: its brackets or quotes don't match.
 
     """
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Of strict JSON only what is read is built: a row's outputs may be millions of values.
+        found = _FIELDS.decode(row)
+        values = {name: bytes(getattr(found, name)) for name in _KEYS}
+        return {name: _cut_value(value) for name, value in values.items() if value}
     try:
         decoded, _ = next_row(row, 0)
     except (ValueError, RecursionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invent_exporter.api.decoding import decode_page, identity_in
+from invent_exporter.api.decoding import MAX_ROWS, decode_page, identity_in
 from invent_exporter.errors import ApiError, SpoiledPageError
 
 EXAMPLE = Path(__file__).parent / "get-runs.example.json"
@@ -372,6 +373,22 @@ def test_blanks_without_end_are_passed_over_once(row: bytes) -> None:
     """A pattern that tried each way to share them out would not come back today."""
     with suppress(SpoiledPageError):
         assert decode_page(raw_run(row)).runs[0].started_at is None
+
+
+def test_nothing_is_built_of_what_an_odd_run_produced() -> None:
+    """An odd field beside outputs of a million values must not cost memory for each of them."""
+    body = raw_run(b'"origin":1,"outputs":[' + b"1," * 1_000_000 + b"1]")
+    tracemalloc.start()
+    try:
+        assert decode_page(body).runs[0].origin == "1"
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_more_rows_are_looked_at_than_are_ever_asked_for() -> None:
+    """Whoever asked sees that there is one too many."""
+    assert decode_page(page_of(*[{}] * 1000)).rows == MAX_ROWS + 1
 
 
 def test_broken_bytes_in_a_step_of_the_usage_spoil_only_that_step() -> None:
