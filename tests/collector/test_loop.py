@@ -1173,6 +1173,28 @@ def test_more_new_runs_than_the_api_lists_are_read_by_status(tmp_path: Path) -> 
     with_a_desk(tmp_path, story, page_size=10)
 
 
+def test_a_page_that_was_read_before_and_is_refused_now_does_not_end_the_polls(
+    tmp_path: Path,
+) -> None:
+    """With the oldest first a poll, and a look back, begin far back: at a depth that may shrink."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = "created_asc"
+        desk.finished(45)
+        await desk.poll()
+        await desk.poll()
+        desk.service.refuses_from = 20
+        for _ in range(3):
+            desk.finished(1, "FAILED")
+            await desk.poll(after_seconds=1000.0)
+            assert desk.process.collector.up, desk.process.collector.error
+        assert desk.own("invent_listing_refused_depth_rows") is not None
+        assert not desk.own("invent_poll_errors_total", reason="bad_request")
+        assert desk.count == 3
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
 def test_one_outage_behind_page_one_is_no_refusal(tmp_path: Path) -> None:
     """The poll fails, and the next one misses nothing."""
 
