@@ -33,8 +33,6 @@ _KEYS = {name: f'"{name}"'.encode() for name in ("id", "status", "error", *READ_
 _FIELDS = msgspec.json.Decoder(
     msgspec.defstruct("_Fields", [(name, msgspec.Raw, msgspec.Raw()) for name in _KEYS])
 )
-EXAMPLE_CHARACTERS = 80
-"""How much is shown of what could not be read."""
 MILLISECONDS_FROM = 1e11
 """A number from here on counts milliseconds since the epoch: as seconds it is the year 5138."""
 
@@ -141,7 +139,7 @@ def read_run(fields: Mapping[str, Json], latest_seconds: float) -> Run | str:
         "usage": _usage(fields.get("usage")),
     }
     unreadable = {
-        name: _compact(fields[name])[:EXAMPLE_CHARACTERS]
+        name: _compact(fields[name])
         for name in READ_FIELDS
         if fields.get(name) is not None
         and (readings[name] is None or (name == "usage" and _lost_credits(readings, fields)))

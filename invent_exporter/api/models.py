@@ -90,7 +90,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
     error: str | None = None
     usage: Usage | None = None
     unreadable: dict[str, str] = msgspec.field(default_factory=dict, name="$unreadable")
-    """What of `READ_FIELDS` is there and could not be read, shortened. No field of the API's."""
+    """What of `READ_FIELDS` is there and could not be read, as it is. No field of the API's."""
 
     @cached_property
     def status_label(self) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _PRUNE_SECONDS = 60.0
 _ERROR_LENGTH = 300
 _ODD_FIELD_SECONDS = 3600.0
+_EXAMPLE_CHARACTERS = 80
+"""How much is shown of what could not be read."""
 _CLOCKS_APART_SECONDS = 60.0
 _ROWS_TO_JUDGE = 10
 """So many unreadable runs, and no other, mean that the API is not understood any more."""
@@ -272,7 +274,9 @@ class Poller:
         for name, example in run.unreadable.items():
             if now >= self._odd_said_until.get(name, now):
                 self._odd_said_until[name] = now + _ODD_FIELD_SECONDS
-                odd = {"field": name, "example": example, "run_id": run.id}
+                # Redacted first: a secret that was cut would not be found.
+                shown = self._shared.redact(example)[:_EXAMPLE_CHARACTERS]
+                odd = {"field": name, "example": shown, "run_id": run.id}
                 log.warning("a field of a run can't be read", org_id=self.label, **odd)
 
     # -- who the org is

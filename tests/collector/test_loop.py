@@ -23,6 +23,7 @@ from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
 from invent_exporter.errors import ApiError
+from invent_exporter.log import Secrets
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper, samples
@@ -1105,6 +1106,23 @@ def test_an_odd_field_is_said_once_an_hour_with_an_example(tmp_path: Path) -> No
         with_a_desk(tmp_path, story)
     said = [line for line in lines if line["event"] == "a field of a run can't be read"]
     assert [(line["field"], line["example"]) for line in said] == [("version", "[]")] * 2
+
+
+def test_no_part_of_a_secret_is_left_where_an_example_is_cut(tmp_path: Path) -> None:
+    """What was cut would not be found any more."""
+    secrets = Secrets()
+    secrets.add("secret-0123456789")
+
+    async def story(desk: Desk) -> None:
+        await desk.poll()
+        desk.finished(1)[0].version = ["x" * 70 + "secret-0123456789"]  # type: ignore[assignment]
+        await desk.poll()
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
+    with capture_logs() as lines:
+        with_a_desk(tmp_path, story, redact=secrets.redact)
+    said = [line for line in lines if line["event"] == "a field of a run can't be read"]
+    assert [line["example"] for line in said] == ['["' + "x" * 70 + "[redacte"]
 
 
 def test_clocks_that_are_apart_are_said_at_first_contact(tmp_path: Path) -> None:
