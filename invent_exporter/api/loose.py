@@ -217,9 +217,8 @@ def _usage(value: Json) -> Usage | None:
     if isinstance(steps, Mapping):
         for name, step in steps.items():
             total = read_number(step.get("total") if isinstance(step, Mapping) else step)
-            label = read_label(name)
-            if total is not None and label:
-                totals[label] = total
+            if total is not None:
+                totals[name.encode("utf-8", "backslashreplace").decode()] = total
     encoded = msgspec.json.encode(totals)
     return Usage(
         read_number(value.get("total")), read_number(value.get("ai_total")), msgspec.Raw(encoded)

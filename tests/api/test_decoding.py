@@ -391,6 +391,14 @@ def test_no_more_rows_are_looked_at_than_are_ever_asked_for() -> None:
     assert decode_page(page_of(*[{}] * 1000)).rows == MAX_ROWS + 1
 
 
+@pytest.mark.parametrize("origin", ["TRIGGER", "new"])
+def test_a_step_is_the_same_one_in_a_plain_run_and_in_an_odd_one(origin: str) -> None:
+    """Else its credits would count twice when a run is read both ways; a long name is none."""
+    steps = {"b\\c": 1, "a\0": 2, "": 3, "x" * 257: 4}
+    run = decode_page(page_of(GOOD | {"origin": origin, "usage": {"steps": steps}})).runs[0]
+    assert run.step_credits == {"b\\c": 1.0, "a\0": 2.0}
+
+
 def test_broken_bytes_in_a_step_of_the_usage_spoil_only_that_step() -> None:
     """Steps are read late; they must not fail where nobody expects it."""
     run = decode_page(raw_run(b'"usage":{"total":1,"steps":{"a":"\xff","b":1}}')).runs[0]
