@@ -49,6 +49,9 @@ class Peers(Protocol):
     def claim(self, poller: Poller, org_id: str) -> bool:
         """Tell whether no target before this one is the same org; a later one gives way."""
 
+    def left(self, org_id: str) -> None:
+        """Take note that a target is this org no longer: another one may be."""
+
 
 class SupersededError(Exception):
     """An earlier target is the same org: this one is not polled."""
@@ -304,6 +307,8 @@ class Poller:
         self.label = org_id
         self._shared.telemetry.declare_org(org_id)
         self._take(await self._shared.ledger.reassign(org, org_id, walk_floor=self._walk_floor))
+        if org.org_id is not None:
+            self._peers.left(org.org_id)
 
     async def _identify(self, org: OrgLedger) -> OrgLedger:
         """Learn which org `c` is: the one that most of its runs name."""

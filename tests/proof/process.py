@@ -179,6 +179,9 @@ class _NoPeers:
         """Nobody else could be it."""
         return True
 
+    def left(self, _org_id: str) -> None:
+        """Nobody else waits for it."""
+
 
 class Process:
     """One life of the exporter with one org."""
