@@ -10,7 +10,7 @@ reconciliation met it, or holding the polls for it; no wait after a slow poll th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ import structlog
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
+from invent_exporter.api.transport import Answer
 from invent_exporter.errors import ApiError
 from invent_exporter.log import Secrets
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
@@ -1209,6 +1210,41 @@ def test_a_page_that_was_read_before_and_is_refused_now_does_not_end_the_polls(
         assert desk.own("invent_listing_refused_depth_rows") is not None
         assert not desk.own("invent_poll_errors_total", reason="bad_request")
         assert desk.count == 3
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("depth", [0, 15, 27])
+@pytest.mark.parametrize("order", ["created_desc", "created_asc", "mixed"])
+def test_a_row_that_its_page_fails_for_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, depth: int, rows: int
+) -> None:
+    """Neither is the org down, nor does the listing end there."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = order
+        desk.finished(60)
+        await desk.poll()
+        await desk.poll()
+        last = 30 - depth
+        bad = desk.finished(30, "FAILED")[last - rows : last]
+        get = desk.service.get
+
+        async def stumbling(path: str, params: Mapping[str, str], *arguments: Any) -> Answer:  # noqa: ANN401
+            page, take = int(params["page"]), int(params["take"])
+            listed = desk.service.listed(params["status"])[(page - 1) * take : page * take]
+            if any(run in bad for run in listed):
+                raise failing("server_error")
+            return await get(path, params, *arguments)
+
+        monkeypatch.setattr(desk.service, "get", stumbling)
+        for _ in range(3):
+            await desk.poll(after_seconds=1000.0)
+            assert desk.process.collector.up, desk.process.collector.error
+        assert desk.count == 30 - rows
+        assert desk.own("invent_listing_refused_depth_rows") is None
+        assert desk.served("invent_runs_invalid_total", reason="server_error") == 1
 
     with_a_desk(tmp_path, story, page_size=10)
 
