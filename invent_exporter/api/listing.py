@@ -123,13 +123,18 @@ class Listing:
     async def _is_fault_of_a_row(self, error: ApiError, offset: int, take: int) -> bool:
         """Tell a row that its API stumbles over from an outage, and from a depth it refuses.
 
-        It answers for the first of these rows alone, or for one behind it. Bad rows come together.
+        It answers for the first of these rows alone, or for one behind it; bad rows come together.
+        The first error is taken for an outage, in which more requests would be no help.
         """
         if error.reason != "server_error" or error.retry_after_seconds is not None:
+            return False
+        suspects, self._page_size.suspects_a_row = self._page_size.suspects_a_row, True
+        if not suspects:
             return False
         for step in _PROBED_ROWS[take == 1 :]:
             if await self._answers_for(offset + step):
                 return True
+        self._page_size.suspects_a_row = False
         return False
 
     async def _answers_for(self, row: int) -> bool:
