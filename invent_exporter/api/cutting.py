@@ -19,7 +19,7 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{}:,"]', re.DOTALL)
 _OPEN, _CLOSE, _SEPARATORS = (b"[", b"{"), (b"]", b"}"), (b":", b",")
 _BRACKETS = (*_OPEN, *_CLOSE)
 _AFTER_A_STRING = (*_SEPARATORS, *_CLOSE)
-_LITERAL = re.compile(rb"\s*[-+.\w]*\s*")
+_LITERAL = re.compile(rb"\s*+[-+.\w]*+\s*+")
 
 
 def items(content: bytes | bytearray) -> list[bytes]:

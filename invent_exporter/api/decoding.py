@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,11 +28,13 @@ from invent_exporter.api.models import (
 from invent_exporter.errors import BadAnswerError, SpoiledPageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 DIGEST_BYTES = 12
 IDENTITY_BYTES = 64 * 1024
 """How far the id of a run is looked for whose bytes can't be decoded: the API begins with it."""
+MAX_ROWS = 100
+"""More are never asked for. What has more is no page, and one row too many says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def decode_page(body: bytes | bytearray, latest_seconds: float = math.inf) -> De
                 _release_page(run)
             return DecodedPage(runs, [])
     page = DecodedPage([], [])
-    for row in _rows(body):
+    for row in islice(_rows(body), MAX_ROWS + 1):
         result = _decode_row(bytes(row), latest_seconds)
         if isinstance(result, Run):
             page.runs.append(result)
@@ -92,12 +95,12 @@ def decode_page(body: bytes | bytearray, latest_seconds: float = math.inf) -> De
     return page
 
 
-def _rows(body: bytes | bytearray) -> Sequence[bytes | msgspec.Raw]:
+def _rows(body: bytes | bytearray) -> Iterable[bytes | msgspec.Raw]:
     with contextlib.suppress(*_REFUSED):
         return _ROWS.decode(body)
     if not _looks_like_rows(body):
         raise BadAnswerError(_describe(body))
-    return list(loose.rows_of(body))
+    return loose.rows_of(body)
 
 
 def _decode_row(row: bytes, latest_seconds: float) -> Run | InvalidRun:
@@ -174,7 +177,7 @@ def identity_in(body: bytes | bytearray) -> str | None:
     return None
 
 
-_ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*)\s*,\s*)*\{")
+_ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*+)\s*+,\s*+){0,100}+\{")
 
 
 def _release_page(run: Run) -> None:

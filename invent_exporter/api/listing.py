@@ -26,6 +26,10 @@ FAILURES_IN_A_READ = 3
 SAME_SPOILED_ROWS = 5
 LONGEST_NUMBER = 18
 
+_FAILING_ROW = InvalidRun(None, "server_error", digest_of(b"server_error"))
+"""A row that its page fails for: nothing tells one from another, so they count once."""
+_PROBED_ROWS = (0, 1, 8)
+
 Fetch = Callable[[int, int], Awaitable[Answer]]
 """Asks for page number `page` (from 1) of `take` rows."""
 
@@ -92,6 +96,11 @@ class Listing:
                     return self._isolated(offset, error)
                 self._search(offset, rows, too_large=error.row.reason == "too_large")
             except ApiError as error:
+                if await self._is_fault_of_a_row(error, offset, take):
+                    if take == 1:
+                        return self._passed_over(offset, _FAILING_ROW, None)
+                    self._search(offset, rows, too_large=False)
+                    continue
                 failures += 1
                 if not self._tries_smaller(error, take, failures):
                     raise
@@ -110,6 +119,32 @@ class Listing:
             return False
         self._page_size.halve(take)
         return take > 1 if is_bad else failures < FAILURES_IN_A_READ
+
+    async def _is_fault_of_a_row(self, error: ApiError, offset: int, take: int) -> bool:
+        """Tell a row that its API stumbles over from an outage, and from a depth it refuses.
+
+        It answers for the first of these rows alone, or for one behind it; bad rows come together.
+        The first error is taken for an outage, in which more requests would be no help.
+        """
+        if error.reason != "server_error" or error.retry_after_seconds is not None:
+            return False
+        suspects, self._page_size.suspects_a_row = self._page_size.suspects_a_row, True
+        if not suspects:
+            return False
+        for step in _PROBED_ROWS[take == 1 :]:
+            if await self._answers_for(offset + step):
+                return True
+        self._page_size.suspects_a_row = False
+        return False
+
+    async def _answers_for(self, row: int) -> bool:
+        try:
+            await self._fetch(row + 1, 1)
+        except TooLargeError:
+            return True
+        except ApiError:
+            return False
+        return True
 
     async def _ask(self, rows: range) -> tuple[Answer, DecodedPage]:
         try:
@@ -158,11 +193,14 @@ class Listing:
         self._last_spoiled = (row, digest, times)
         if times >= SAME_SPOILED_ROWS:  # a server that gives the same answer for each page
             raise ApiError("invalid_response", f"{times} pages have the same undecodable body")
+        return self._passed_over(row, error.row, error.count)
+
+    def _passed_over(self, row: int, invalid: InvalidRun, count: int | None) -> Chunk:
         self._bad_rows.add(row)
         self._suspect = range(0)
         # Bad rows often come together (one workflow makes them): don't start with a large page.
         self._cap = 1
-        return Chunk(row, row + 1, [], [error.row], error.count, at_end=False)
+        return Chunk(row, row + 1, [], [invalid], count, at_end=False)
 
     def _went_well(self, offset: int, take: int) -> None:
         self._page_size.good(take)

@@ -6,6 +6,7 @@ Any other field that has another type, or can't be read, is unknown, and named i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -29,8 +30,9 @@ from invent_exporter.api.models import (
 from invent_exporter.errors import SpoiledPageError
 
 _KEYS = {name: f'"{name}"'.encode() for name in ("id", "status", "error", *READ_FIELDS)}
-EXAMPLE_CHARACTERS = 80
-"""How much is shown of what could not be read."""
+_FIELDS = msgspec.json.Decoder(
+    msgspec.defstruct("_Fields", [(name, msgspec.Raw, msgspec.Raw()) for name in _KEYS])
+)
 MILLISECONDS_FROM = 1e11
 """A number from here on counts milliseconds since the epoch: as seconds it is the year 5138."""
 
@@ -95,6 +97,11 @@ def fields_of(row: str) -> Mapping[str, Json] | None:
         SpoiledPageError: its brackets or quotes don't match.
 
     """
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Of strict JSON only what is read is built: a row's outputs may be millions of values.
+        found = _FIELDS.decode(row)
+        values = {name: bytes(getattr(found, name)) for name in _KEYS}
+        return {name: _cut_value(value) for name, value in values.items() if value}
     try:
         decoded, _ = next_row(row, 0)
     except (ValueError, RecursionError):
@@ -132,7 +139,7 @@ def read_run(fields: Mapping[str, Json], latest_seconds: float) -> Run | str:
         "usage": _usage(fields.get("usage")),
     }
     unreadable = {
-        name: _compact(fields[name])[:EXAMPLE_CHARACTERS]
+        name: _compact(fields[name])
         for name in READ_FIELDS
         if fields.get(name) is not None
         and (readings[name] is None or (name == "usage" and _lost_credits(readings, fields)))
@@ -177,13 +184,20 @@ def _error(value: Json) -> str | None:
 
 def _compact(value: Json) -> str:
     """Write JSON again, without blanks, numbers as they were."""
+    try:
+        return _written(value)
+    except RecursionError:  # writing takes more of the stack than reading did
+        return "nested too deep"
+
+
+def _written(value: Json) -> str:
     if isinstance(value, Digits):
         return value
     if isinstance(value, Mapping):
-        inner = (f"{_compact(str(name))}:{_compact(item)}" for name, item in value.items())
+        inner = (f"{_written(str(name))}:{_written(item)}" for name, item in value.items())
         return f"{{{','.join(inner)}}}"
     if isinstance(value, list):
-        return f"[{','.join(map(_compact, value))}]"
+        return f"[{','.join(map(_written, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -203,9 +217,8 @@ def _usage(value: Json) -> Usage | None:
     if isinstance(steps, Mapping):
         for name, step in steps.items():
             total = read_number(step.get("total") if isinstance(step, Mapping) else step)
-            label = read_label(name)
-            if total is not None and label:
-                totals[label] = total
+            if total is not None:
+                totals[name.encode("utf-8", "backslashreplace").decode()] = total
     encoded = msgspec.json.encode(totals)
     return Usage(
         read_number(value.get("total")), read_number(value.get("ai_total")), msgspec.Raw(encoded)
@@ -222,7 +235,7 @@ def _lost_credits(readings: Mapping[str, object], fields: Mapping[str, Json]) ->
 
 _ISO_8601 = re.compile(
     r"\s*(\d{4})-?(\d\d)-?(\d\d)(?:[Tt_]|\s+)(\d\d):?(\d\d)(?::?(\d\d)(?:[.,](\d+))?)?"
-    r"\s*(?:[Zz]|UTC|GMT|([+\N{MINUS SIGN}-])(\d\d)(?::?(\d\d))?)?\s*"
+    r"\s*+(?:[Zz]|UTC|GMT|([+\N{MINUS SIGN}-])(\d\d)(?::?(\d\d))?)?\s*"
 )
 
 

@@ -90,7 +90,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
     error: str | None = None
     usage: Usage | None = None
     unreadable: dict[str, str] = msgspec.field(default_factory=dict, name="$unreadable")
-    """What of `READ_FIELDS` is there and could not be read, shortened. No field of the API's."""
+    """What of `READ_FIELDS` is there and could not be read, as it is. No field of the API's."""
 
     @cached_property
     def status_label(self) -> str:
@@ -183,7 +183,8 @@ class Run(msgspec.Struct, frozen=True, dict=True):
     def step_credits(self) -> dict[str, float]:
         """Credits by step, without values that are neither a number nor an object with `total`.
 
-        The documentation does not say what the values are, so both forms are read.
+        The documentation does not say what the values are, so both forms are read. The names are
+        as the API writes them: they are escaped where they become labels.
         """
         return {} if self.usage is None else _read_steps(self.usage.steps)
 
@@ -245,6 +246,8 @@ def _read_steps(raw: msgspec.Raw) -> dict[str, float]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         total = decoded.total if isinstance(decoded, StepUsage) else decoded
+        if not 0 < len(step.encode()) <= MAX_LABEL_BYTES:
+            continue
         if total is not None and 0 < total <= MAX_CREDITS:
             steps[step] = total
     return steps

@@ -15,6 +15,7 @@ class PageSize:
         self._needed = GOOD_ANSWERS_TO_GROW
         self._has_grown = False
         self.current = maximum
+        self.suspects_a_row = False  # a server error was the last that came, or was a row's fault
         self.proved = 0  # so many rows the server gives at once, as was seen
 
     def halve(self, asked: int) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _PRUNE_SECONDS = 60.0
 _ERROR_LENGTH = 300
 _ODD_FIELD_SECONDS = 3600.0
+_EXAMPLE_CHARACTERS = 80
+"""How much is shown of what could not be read."""
 _CLOCKS_APART_SECONDS = 60.0
 _ROWS_TO_JUDGE = 10
 """So many unreadable runs, and no other, mean that the API is not understood any more."""
@@ -46,6 +48,9 @@ class Peers(Protocol):
 
     def claim(self, poller: Poller, org_id: str) -> bool:
         """Tell whether no target before this one is the same org; a later one gives way."""
+
+    def left(self, org_id: str) -> None:
+        """Take note that a target is this org no longer: another one may be."""
 
 
 class SupersededError(Exception):
@@ -272,7 +277,9 @@ class Poller:
         for name, example in run.unreadable.items():
             if now >= self._odd_said_until.get(name, now):
                 self._odd_said_until[name] = now + _ODD_FIELD_SECONDS
-                odd = {"field": name, "example": example, "run_id": run.id}
+                # Redacted first: a secret that was cut would not be found.
+                shown = self._shared.redact(example)[:_EXAMPLE_CHARACTERS]
+                odd = {"field": name, "example": shown, "run_id": run.id}
                 log.warning("a field of a run can't be read", org_id=self.label, **odd)
 
     # -- who the org is
@@ -300,6 +307,8 @@ class Poller:
         self.label = org_id
         self._shared.telemetry.declare_org(org_id)
         self._take(await self._shared.ledger.reassign(org, org_id, walk_floor=self._walk_floor))
+        if org.org_id is not None:
+            self._peers.left(org.org_id)
 
     async def _identify(self, org: OrgLedger) -> OrgLedger:
         """Learn which org `c` is: the one that most of its runs name."""

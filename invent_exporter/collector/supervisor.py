@@ -35,6 +35,7 @@ class Supervisor:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
+        self._wanted: dict[str, Target] = {}
         self._precedence: dict[str, int] = {}
         self._collectors: dict[str, Collector] = {}
         self._superseded: dict[str, str] = {}
@@ -88,6 +89,17 @@ class Supervisor:
             self._supersede(other, org_id)
         return True
 
+    def left(self, org_id: str) -> None:
+        """Let a target that stood back for this org poll it: `c` is another one from now on."""
+        if self._group is not None and org_id in self._superseded.values():
+            self._group.create_task(self._resume())
+
+    async def _resume(self) -> None:
+        async with self._applying:
+            for target in self._wanted.values():
+                if target.id not in self._collectors and not self._is_superseded(target):
+                    await self._begin(target)
+
     def _supersede(self, collector: Collector, org_id: str) -> None:
         target_id = collector.target.id
         if self._collectors.get(target_id) is not collector:
@@ -118,6 +130,7 @@ class Supervisor:
             gone = [each for each in self._collectors.values() if each.target.id not in wanted]
             for collector in gone:
                 await self._end(collector)
+            self._wanted = wanted
             self._precedence = {target_id: index for index, target_id in enumerate(wanted)}
             for target_id in self._superseded.keys() - wanted.keys():
                 del self._superseded[target_id]

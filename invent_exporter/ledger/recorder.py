@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import and_, bindparam, func, insert, select, tuple_, update
 
-from invent_exporter.api.models import Run
+from invent_exporter.api.models import Run, escape
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, series_key
 from invent_exporter.ledger.drafts import WorkflowDrafts
@@ -315,7 +315,7 @@ class Recorder:
             for step, total in steps.items():
                 added = total - before.get(step, 0.0)
                 if added > 0:
-                    counts.spend_step(step, added)
+                    counts.spend_step(escape(step), added)
             row.steps = to_json(steps)
 
     # -- bookkeeping

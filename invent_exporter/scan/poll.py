@@ -143,7 +143,7 @@ class Poll:
         walk = Walk(state.first_offset if backward else 0, optional=True)
         first = yield from walk.read()
         if backward and not first.rows and first.start > 0:
-            # Runs were deleted: the page is beyond the end now.
+            # Runs were deleted, and the page is beyond the end now; or it is refused.
             walk = Walk(max(0, (first.count or 0) - 1), optional=True)
             first = yield from walk.read()
         changed = signature_of(first) != state.signature

@@ -45,7 +45,7 @@ class Reconciliation:
             # The order may have been learned since this look back began, in its other direction.
             may_stop = order.learned and order.newest_first == forward and unmet <= 0
             is_behind = may_stop and is_older(page.rows, state.reconcile_from, order)
-            if walk.is_through or is_behind:
+            if walk.is_through or is_behind or walk.is_refused:
                 self.is_done = True
                 break
         # Some rows again, for those that deletions move to the front until the next slice.

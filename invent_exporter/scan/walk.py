@@ -27,7 +27,10 @@ class Read(msgspec.Struct, frozen=True):
     forward: bool = True
     recovering: bool = False
     optional: bool = False
-    """The poll goes on where the API refuses it: the answer is then a page that is `refused`."""
+    """The poll goes on where the API refuses it: the answer is then a page that is `refused`.
+
+    Row 0 is never optional: an API that refuses it can't be read.
+    """
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -112,9 +115,7 @@ class Walk:
             self.is_whole = False
 
     def _page(self, offset: int) -> Generator[Request, Answer, PageFacts]:
-        # Page 1 is never optional: an API that refuses it can't be read.
-        optional = self.optional and self._pages > 0
-        page = yield Read(self.status, offset, self.forward, self._recovering, optional)
+        page = yield Read(self.status, offset, self.forward, self._recovering, self.optional)
         assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
         if page.refused:
             self.at_end = self.is_refused = True

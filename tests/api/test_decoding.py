@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invent_exporter.api.decoding import decode_page, identity_in
+from invent_exporter.api.decoding import MAX_ROWS, decode_page, identity_in
 from invent_exporter.errors import ApiError, SpoiledPageError
 
 EXAMPLE = Path(__file__).parent / "get-runs.example.json"
@@ -348,6 +350,53 @@ def test_broken_bytes_in_a_field_that_is_read_cost_no_more_than_the_field(
     """At worst it is unknown."""
     (run,) = decode_page(raw_run(field), LATEST).runs
     assert (run.id, tuple(run.unreadable)) == ("run-1", unreadable)
+
+
+@pytest.mark.parametrize("depth", [300, 450, 700, 985, 5000])
+@pytest.mark.parametrize("name", ["error", "origin", "usage"])
+def test_a_field_that_is_nested_deep_costs_no_more_than_the_field(name: str, depth: int) -> None:
+    """To write it for people takes more of the stack than to read it."""
+    field = f'"{name}":'.encode() + b'{"a":' * depth + b"1" + b"}" * depth
+    run = decode_page(raw_run(field)).runs[0]
+    assert run.error if name == "error" else name in run.unreadable or run.usage
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'"started_at":"2026-11-24T10:00:00' + b" " * 1_000_000 + b'x"',
+        b'"outputs":{"a":' + b" " * 1_000_000 + b"!}",
+    ],
+    ids=["behind a time", "before no value"],
+)
+def test_blanks_without_end_are_passed_over_once(row: bytes) -> None:
+    """A pattern that tried each way to share them out would not come back today."""
+    with suppress(SpoiledPageError):
+        assert decode_page(raw_run(row)).runs[0].started_at is None
+
+
+def test_nothing_is_built_of_what_an_odd_run_produced() -> None:
+    """An odd field beside outputs of a million values must not cost memory for each of them."""
+    body = raw_run(b'"origin":1,"outputs":[' + b"1," * 1_000_000 + b"1]")
+    tracemalloc.start()
+    try:
+        assert decode_page(body).runs[0].origin == "1"
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_more_rows_are_looked_at_than_are_ever_asked_for() -> None:
+    """Whoever asked sees that there is one too many."""
+    assert decode_page(page_of(*[{}] * 1000)).rows == MAX_ROWS + 1
+
+
+@pytest.mark.parametrize("origin", ["TRIGGER", "new"])
+def test_a_step_is_the_same_one_in_a_plain_run_and_in_an_odd_one(origin: str) -> None:
+    """Else its credits would count twice when a run is read both ways; a long name is none."""
+    steps = {"b\\c": 1, "a\0": 2, "": 3, "x" * 257: 4}
+    run = decode_page(page_of(GOOD | {"origin": origin, "usage": {"steps": steps}})).runs[0]
+    assert run.step_credits == {"b\\c": 1.0, "a\0": 2.0}
 
 
 def test_broken_bytes_in_a_step_of_the_usage_spoil_only_that_step() -> None:

@@ -10,7 +10,7 @@ reconciliation met it, or holding the polls for it; no wait after a slow poll th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,9 @@ import structlog
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
+from invent_exporter.api.transport import Answer
 from invent_exporter.errors import ApiError
+from invent_exporter.log import Secrets
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper, samples
@@ -1107,6 +1109,23 @@ def test_an_odd_field_is_said_once_an_hour_with_an_example(tmp_path: Path) -> No
     assert [(line["field"], line["example"]) for line in said] == [("version", "[]")] * 2
 
 
+def test_no_part_of_a_secret_is_left_where_an_example_is_cut(tmp_path: Path) -> None:
+    """What was cut would not be found any more."""
+    secrets = Secrets()
+    secrets.add("secret-0123456789")
+
+    async def story(desk: Desk) -> None:
+        await desk.poll()
+        desk.finished(1)[0].version = ["x" * 70 + "secret-0123456789"]  # type: ignore[assignment]
+        await desk.poll()
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
+    with capture_logs() as lines:
+        with_a_desk(tmp_path, story, redact=secrets.redact)
+    said = [line for line in lines if line["event"] == "a field of a run can't be read"]
+    assert [line["example"] for line in said] == ['["' + "x" * 70 + "[redacte"]
+
+
 def test_clocks_that_are_apart_are_said_at_first_contact(tmp_path: Path) -> None:
     """More than a minute: times of runs are compared with the API's clock from then on."""
 
@@ -1169,6 +1188,64 @@ def test_more_new_runs_than_the_api_lists_are_read_by_status(tmp_path: Path) -> 
         await desk.poll()
         assert desk.process.collector.up, desk.process.collector.error
         assert desk.count == 45
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+def test_a_page_that_was_read_before_and_is_refused_now_does_not_end_the_polls(
+    tmp_path: Path,
+) -> None:
+    """With the oldest first a poll, and a look back, begin far back: at a depth that may shrink."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = "created_asc"
+        desk.finished(45)
+        await desk.poll()
+        await desk.poll()
+        desk.service.refuses_from = 20
+        for _ in range(3):
+            desk.finished(1, "FAILED")
+            await desk.poll(after_seconds=1000.0)
+            assert desk.process.collector.up, desk.process.collector.error
+        assert desk.own("invent_listing_refused_depth_rows") is not None
+        assert not desk.own("invent_poll_errors_total", reason="bad_request")
+        assert desk.count == 3
+
+    with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("depth", [0, 15, 27])
+@pytest.mark.parametrize("order", ["created_desc", "created_asc", "mixed"])
+def test_a_row_that_its_page_fails_for_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, depth: int, rows: int
+) -> None:
+    """Neither is the org down for more than a poll, nor does the listing end there."""
+
+    async def story(desk: Desk) -> None:
+        desk.service.order = order
+        desk.finished(60)
+        await desk.poll()
+        await desk.poll()
+        last = 30 - depth
+        bad = desk.finished(30, "FAILED")[last - rows : last]
+        get = desk.service.get
+
+        async def stumbling(path: str, params: Mapping[str, str], *arguments: Any) -> Answer:  # noqa: ANN401
+            page, take = int(params["page"]), int(params["take"])
+            listed = desk.service.listed(params["status"])[(page - 1) * take : page * take]
+            if any(run in bad for run in listed):
+                raise failing("server_error")
+            return await get(path, params, *arguments)
+
+        monkeypatch.setattr(desk.service, "get", stumbling)
+        await desk.poll()  # which may have met an outage
+        for _ in range(3):
+            await desk.poll(after_seconds=1000.0)
+            assert desk.process.collector.up, desk.process.collector.error
+        assert desk.count == 30 - rows
+        assert desk.own("invent_listing_refused_depth_rows") is None
+        assert desk.served("invent_runs_invalid_total", reason="server_error") == 1
 
     with_a_desk(tmp_path, story, page_size=10)
 

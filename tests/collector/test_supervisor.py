@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from random import Random
@@ -294,6 +295,24 @@ def test_c_gives_way_when_it_turns_out_to_be_an_earlier_target(tmp_path: Path) -
         await desk.wait_until_exact()
 
     on_a_desk(tmp_path, story, "org-main", "c")
+
+
+def test_who_stood_back_for_c_polls_the_org_that_c_is_no_longer(tmp_path: Path) -> None:
+    """The key of `c` may be replaced by another org's; nobody else would read what it was."""
+
+    async def story(desk: Desk) -> None:
+        await desk.wait_until_up(["org-main"])
+        await desk.wait_for(lambda _: len(desk.exporter.supervisor.collectors) == 1)
+        desk.finish("org-main")
+        await desk.wait_for(lambda now: counted(now) == desk.expected)
+        await desk.apply(replace(target("c"), key=Key.literal("key-a")), "org-main")
+        await desk.wait_for(lambda _: len(desk.exporter.supervisor.collectors) == 2)
+        await desk.wait_until_up(["org-main", "org-a"])
+        for org_id in ("org-main", "org-a"):
+            desk.finish(org_id)
+        await desk.wait_until_exact()
+
+    on_a_desk(tmp_path, story, "c", "org-main")
 
 
 def test_a_changed_name_shows_and_a_changed_interval_begins_at_once(tmp_path: Path) -> None:

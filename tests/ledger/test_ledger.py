@@ -362,6 +362,13 @@ def test_steps_follow_what_they_grew_by(book: Book) -> None:
     assert book.wf.steps == {"a": 3.0, "b": 3.0, "c": 1.0}
 
 
+def test_the_name_of_a_step_is_a_label_that_no_scrape_stumbles_over(book: Book) -> None:
+    """A control character would end a scrape; read again, the step is still the same one."""
+    for _ in range(2):
+        book.record(run(credits_used=usage(5.0, **{"a\0": 2.0, "b\\c": 3.0})))
+    assert book.wf.steps == {"a\\x00": 2.0, "b\\\\c": 3.0}
+
+
 def test_the_steps_beyond_fifty_share_a_series(book: Book) -> None:
     """A workflow with generated step keys does not drown Prometheus."""
     steps = {f"step-{number:02d}": 1.0 for number in range(60)}

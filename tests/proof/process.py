@@ -89,6 +89,7 @@ class Settings:
     max_workflows: int = 1000
     step_credits: bool = False
     newborn_hold_seconds: float = 65.0
+    redact: Callable[[str], str] = str
     bounds: Bounds = field(
         default_factory=lambda: Bounds((1.0, 60.0, 3600.0), (1.0, 60.0), (1.0, 10.0))
     )
@@ -178,6 +179,9 @@ class _NoPeers:
         """Nobody else could be it."""
         return True
 
+    def left(self, _org_id: str) -> None:
+        """Nobody else waits for it."""
+
 
 class Process:
     """One life of the exporter with one org."""
@@ -248,7 +252,7 @@ class Process:
                 clocks=clocks,
                 allowance=PageAllowance(3000, clocks.monotonic),
                 read_key=Key.read,
-                redact=str,
+                redact=settings.redact,
             ),
             _NoPeers(),
         )
