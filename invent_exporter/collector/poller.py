@@ -292,10 +292,10 @@ class Poller:
         org, names = self.org, Counter(run.org_id for run in runs)
         if org is None or not runs or self._asked_with == self._sure_of_key:
             return
+        self._sure_of_key = self._asked_with  # one look a key: what it lists may not wander
         is_another = not names.keys() & {None, org.org_id}
         if is_another and not await self._shared.ledger.knows_any(org, [run.id for run in runs]):
             raise _AnotherOrgError(str(names.most_common(1)[0][0]))
-        self._sure_of_key = self._asked_with
 
     async def _change_org(self, org: OrgLedger, org_id: str) -> None:
         """Let `c` be another org from now on, with a first contact of its own."""
