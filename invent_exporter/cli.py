@@ -1,6 +1,8 @@
 """Flags and commands; nothing else knows about argv.
 
 What a command needs is imported when it runs: `--version` and `--help` load the flag parser alone.
+
+Longer than most modules: the flags of every command, one after the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The listing of runs, read by offset; page sizes and bad rows are this module's business."""
+"""The listing of runs, read by offset; page sizes and bad rows are this module's business.
+
+Longer than most modules: the search for a bad row and the size of pages depend on each other.
+"""
 
 from __future__ import annotations
 

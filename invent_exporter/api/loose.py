@@ -2,6 +2,8 @@
 
 Any other field that has another type, or can't be read, is unknown, and named in
 `Run.unreadable` (contract, section 1). Only rows that the typed decoder refuses come here.
+
+Longer than most modules: one reading for each field, side by side.
 """
 
 from __future__ import annotations

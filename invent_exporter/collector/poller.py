@@ -2,6 +2,8 @@
 
 Each page is one transaction, and what the poll learned is the last one. Whatever breaks a poll
 leaves what was committed, and the next one begins from there.
+
+Longer than most modules: what a poll does, and whose runs it reads, share the org's standing.
 """
 
 from __future__ import annotations

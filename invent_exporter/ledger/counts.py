@@ -2,6 +2,8 @@
 
 The ledger stores one `WorkflowCounts` for each workflow as JSON and replaces it whole, so a run's
 count, duration, queue time and credits can't come apart.
+
+Longer than most modules: what one run adds to each kind of series.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The ledger has a thread of its own, which alone touches the database and changes what is committed
 of an org, so that a step that is awaited in vain (its org is withdrawn) still ends whole.
 `transaction` is the only way in. Why no run counts twice: docs/how-it-counts.md.
+
+Longer than most modules: each step is a transaction of its own, with its argument.
 """
 
 from __future__ import annotations
