@@ -235,7 +235,9 @@ class Poller:
         except ApiError:
             self._is_sick_below = reader.is_sick_below or self._is_sick_below
             raise
-        self._is_sick_below = reader.refused_rows is not None
+        # A poll that read page 1 alone says nothing of what lies behind it.
+        still_sick = self._is_sick_below and not reader.read_below
+        self._is_sick_below = still_sick or reader.refused_rows is not None
         if reader.refused_rows is not None:
             self._shared.telemetry.set_refused_depth(self.label, reader.refused_rows)
             if not self._has_said_depth:
@@ -294,10 +296,10 @@ class Poller:
         org, names = self.org, Counter(run.org_id for run in runs)
         if org is None or not runs or self._asked_with == self._sure_of_key:
             return
-        self._sure_of_key = self._asked_with  # one look a key: what it lists may not wander
         is_another = not names.keys() & {None, org.org_id}
         if is_another and not await self._shared.ledger.knows_any(org, [run.id for run in runs]):
             raise _AnotherOrgError(str(names.most_common(1)[0][0]))
+        self._sure_of_key = self._asked_with
 
     async def _change_org(self, org: OrgLedger, org_id: str) -> None:
         """Let `c` be another org from now on, with a first contact of its own."""
@@ -309,6 +311,8 @@ class Poller:
         self.label = org_id
         self._shared.telemetry.declare_org(org_id)
         self._take(await self._shared.ledger.reassign(org, org_id, walk_floor=self._walk_floor))
+        # Only now: what broke off before is looked at again. And once a key: it may not wander.
+        self._sure_of_key = self._asked_with
         if org.org_id is not None:
             self._peers.left(org.org_id)
 

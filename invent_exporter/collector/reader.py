@@ -49,7 +49,8 @@ class Reader:
     """From which row on the API refused to list, where it did."""
     was_sick_below: bool = False
     is_sick_below: bool = False
-    """A server error came behind page 1: in the last read of this org, in this one."""
+    """A server error came behind page 1: when that was last read, and in this read."""
+    read_below: bool = False
     pages: int = 0
     rows: int = 0
     readable_rows: int = 0
@@ -91,6 +92,7 @@ class Reader:
                 raise
             self.refused_rows = min(at, self.refused_rows or at)
             return PageFacts(at, at, at_end=True, count=None, rows=(), refused=True)
+        self.read_below = self.read_below or (read.offset > 0 and read.status == ALL)
         self._note_time(chunk)
         self.rows += chunk.end - chunk.start
         self.readable_rows += len(chunk.runs)

@@ -1266,3 +1266,47 @@ def test_one_outage_behind_page_one_is_no_refusal(tmp_path: Path) -> None:
         assert desk.own("invent_listing_refused_depth_rows") is None
 
     with_a_desk(tmp_path, story, page_size=10)
+
+
+@pytest.mark.parametrize("fails_at", range(1, 13))
+def test_a_change_of_the_key_that_the_disk_breaks_off_is_made_by_the_next_poll(
+    tmp_path: Path, fails_at: int
+) -> None:
+    """Nothing of the other org gets into what `c` was."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(3)
+        await desk.poll()
+        desk.service.runs = {}
+        for run in desk.finished(4):
+            run.org_id = "org-2"
+        desk.clocks.now += 1.0
+        desk.restart()
+        steps = desk.process.steps
+        steps.disk_fails_at = steps.passed + fails_at
+        await desk.poll()
+        steps.disk_fails_at = None
+        for _ in range(2):
+            await desk.poll()
+        assert desk.served("invent_runs_finished_total", org_id="org-2") == 0
+        org = await desk.process.ledger.load("org-1", walk_floor=0.0)
+        assert sum(org.workflows["wf"].finished.values()) == 0
+
+    with_a_desk(tmp_path, story, configured_id="c")
+
+
+def test_a_look_back_ends_at_a_server_error_that_comes_again_between_idle_polls(
+    tmp_path: Path,
+) -> None:
+    """Polls that read page 1 alone do not make each time the first."""
+
+    async def story(desk: Desk) -> None:
+        desk.finished(60)
+        await desk.poll()
+        desk.service.refuses_from, desk.service.refusal = 20, "server_error"
+        for _ in range(6):
+            await desk.poll(after_seconds=500.0)
+        assert desk.own("invent_poll_errors_total", reason="server_error") == 1
+        assert desk.own("invent_listing_refused_depth_rows") is not None
+
+    with_a_desk(tmp_path, story, page_size=10)
