@@ -72,7 +72,8 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 class Run(msgspec.Struct, frozen=True, dict=True):
     """One run. Field names and meanings are the API's; a property is our reading of them.
 
-    Each reading is made once: turning times into seconds is most of what counting a run costs.
+    What is asked for again and again is read once: turning times into seconds is most of what
+    counting a run costs. For the rest the lock of Python 3.11's `cached_property` would cost more.
     """
 
     id: str
@@ -104,7 +105,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         origin = (self.origin or "").upper()
         return origin if origin in ORIGINS else UNKNOWN
 
-    @cached_property
+    @property
     def workflow_label(self) -> str:
         """The workflow's id; `__none__` for a run without one."""
         return self.workflow_id or NO_WORKFLOW
@@ -154,17 +155,17 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         time = self.first_time if self.ended is None else self.ended
         return NEVER_SECONDS if time is None else time
 
-    @cached_property
+    @property
     def duration_seconds(self) -> float | None:
         """How long the run worked; None unless it started and ended. Clock skew reads as 0."""
         return None if self.ended_at is None else difference(self.started, self.ended)
 
-    @cached_property
+    @property
     def queue_seconds(self) -> float | None:
         """How long the run waited to start; None unless it did. Clock skew reads as 0."""
         return difference(self.created, self.started)
 
-    @cached_property
+    @property
     def credits(self) -> tuple[float, float] | None:
         """Credits as (ai, other), each at least 0; None when the usage is not known yet."""
         if self.usage is None or self.usage.total is None:
@@ -172,14 +173,14 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         ai = max(0.0, self.usage.ai_total or 0.0)
         return ai, max(0.0, self.usage.total - ai)
 
-    @cached_property
+    @property
     def credits_total(self) -> float | None:
         """`usage.total`, at least 0; None when it is not known yet."""
         if self.usage is None or self.usage.total is None:
             return None
         return max(0.0, self.usage.total)
 
-    @cached_property
+    @property
     def step_credits(self) -> dict[str, float]:
         """Credits by step, without values that are neither a number nor an object with `total`.
 
@@ -188,7 +189,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         """
         return {} if self.usage is None else _read_steps(self.usage.steps)
 
-    @cached_property
+    @property
     def version_label(self) -> str:
         """The version of the workflow that ran, without a trailing `.0`; empty when not known."""
         version = self.version
