@@ -41,6 +41,12 @@ EARLIEST_SECONDS = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 MAX_LABEL_BYTES = 256
 """Nothing longer becomes a label or a key."""
 
+MAX_ERROR_CHARACTERS = 16 * 1024
+"""Of a longer error only the beginning is read."""
+
+MAX_STEPS_BYTES = 32 * 1024
+"""Credits by step that take more are not read: a hundred such runs must fit into memory."""
+
 NEVER_SECONDS = 0.0
 """Stands for the end of a final run of which the API tells no time at all."""
 
