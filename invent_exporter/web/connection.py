@@ -23,12 +23,14 @@ class Bounds:
 
 
 class Connection(H11Protocol):
-    """A connection within bounds; the application finds it in `scope["state"]["connection"]`."""
+    """A connection within bounds; the application finds it in `scope["state"]["connection"]`.
+
+    `by_age` are the connections of a server, the least recently used first.
+    """
 
     def __init__(
         self, config: Config, state: ServerState, bounds: Bounds, by_age: dict[Connection, None]
     ) -> None:
-        """Join the connections `by_age`: least recently used first, shared by all of a server."""
         super().__init__(config, state, {"connection": self})
         self._bounds = bounds
         self._by_age = by_age

@@ -10,7 +10,7 @@ import re
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, render
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
     from invent_exporter.collector.status import OrgStatus
-    from invent_exporter.metrics.exposition import Answer
+    from invent_exporter.collector.supervisor import Supervisor
+    from invent_exporter.metrics.exposition import Exposition
     from invent_exporter.web.connection import Connection
 
 HEALTHY_PATH = "/-/healthy"
@@ -41,26 +42,6 @@ _OVERVIEW = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
-
-
-class Exposition(Protocol):
-    """Where the metrics come from."""
-
-    async def answer(self, accept: str, accept_encoding: str) -> Answer:
-        """Choose the form for these request headers; returns at once but for a form's first use."""
-
-    def acknowledge(self, generation: int) -> None:
-        """Learn that an answer of this generation was handed over whole."""
-
-
-class Health(Protocol):
-    """How the process is."""
-
-    def stalled(self) -> tuple[str, ...]:
-        """Name the poll loops that stalled; empty when all is well."""
-
-    def ready(self) -> bool:
-        """Tell whether each org's first attempt has ended."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +66,17 @@ class Application:
     def __init__(
         self,
         exposition: Exposition,
-        health: Health,
+        health: Supervisor,
         statuses: Callable[[], Iterable[OrgStatus]],
         *,
         telemetry_path: str = "/metrics",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Serve the metrics at `telemetry_path`; at `/` they take the place of the overview.
-
-        Raises:
-            ValueError: the path is not one, or is taken by another route.
-
-        """
+        """Serve the metrics at `telemetry_path`; at `/` they take the place of the overview."""
         self._exposition = exposition
         self._health = health
         self._statuses = statuses
-        self._telemetry_path = check_telemetry_path(telemetry_path)
+        self._telemetry_path = telemetry_path
         self._clock = clock
         self._reads: dict[str, Callable[[HTTPScope], Awaitable[Response]]] = {
             OVERVIEW_PATH: self._overview,

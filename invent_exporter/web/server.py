@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ssl import SSLContext
 from typing import Self
 
@@ -46,27 +46,24 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+def bind(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.socket]:
     """Listen on all addresses of the host; none, or `::`, is every interface, IPv4 and IPv6.
 
-    Raises:
-        ListenError: one line that names the flag, the address and what is wrong with it.
-
+    The sockets are closed with `opened`; a ListenError says which address can't be had, and why.
     """
-    with contextlib.ExitStack() as opened:
-        try:
-            sockets = _bind_each(host, port, opened)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
-            raise _explained(error, host, port) from error
-        opened.pop_all()
-        return sockets
+    try:
+        addresses = {"::": socket.AF_INET6, "0.0.0.0": socket.AF_INET}  # noqa: S104 -- asked for: no host
+        if host:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            addresses = {str(address[0]): family for family, _, _, _, address in found}
+        return _bind_each(addresses, port, opened)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
+        raise _explained(error, host, port) from error
 
 
-def _bind_each(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.socket]:
-    addresses = {"::": socket.AF_INET6, "0.0.0.0": socket.AF_INET}  # noqa: S104 -- asked for: no host
-    if host:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        addresses = {str(address[0]): family for family, _, _, _, address in found}
+def _bind_each(
+    addresses: Mapping[str, int], port: int, opened: contextlib.ExitStack
+) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     for address, family in addresses.items():
@@ -141,7 +138,6 @@ class Server:
             h11_max_incomplete_event_size=self._bounds.header_bytes - 1,  # see data_received
             timeout_keep_alive=self._bounds.idle_seconds,
         )
-        self._config.load()
         self._state = ServerState()
         self._by_age: dict[Connection, None] = {}
         self._servers: list[asyncio.Server] = []
@@ -150,7 +146,7 @@ class Server:
         """What was asked for, with the port that the system chose in place of 0."""
         with contextlib.ExitStack() as opened:
             for host, port in addresses:
-                bound = [opened.enter_context(each) for each in bind(host, port)]
+                bound = bind(host, port, opened)
                 self._sockets += bound
                 self.addresses.append((host, bound[0].getsockname()[1]))
             opened.pop_all()
@@ -158,13 +154,12 @@ class Server:
     async def start(self) -> None:
         """Begin to answer."""
         loop = asyncio.get_running_loop()
-        handshake_seconds = None if self._tls is None else self._bounds.header_seconds
         self._servers = [
             await loop.create_server(
                 lambda: Connection(self._config, self._state, self._bounds, self._by_age),
                 sock=listening,
                 ssl=self._tls,
-                ssl_handshake_timeout=handshake_seconds,
+                ssl_handshake_timeout=self._bounds.header_seconds if self._tls else None,
             )
             for listening in self._sockets
         ]
@@ -186,12 +181,10 @@ class Server:
         await asyncio.gather(*stuck, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
-        """Start."""
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop."""
         await self.stop()
 
     async def _run(
