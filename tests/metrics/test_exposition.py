@@ -21,13 +21,15 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 @dataclass(frozen=True)
 class Finished:
-    """A view of one series."""
+    """A view of one series; it notes in which threads it is built."""
 
     workflow_id: str
     value: float
+    threads: list[threading.Thread] = field(default_factory=list)
 
     def metrics(self) -> list[Metric]:
         """Build it."""
+        self.threads.append(threading.current_thread())
         metric = FINISHED.metric()
         labels = {"org_id": "o", "origin": "TRIGGER", "status": "FAILED"}
         metric.add_metric(FINISHED.values({**labels, "workflow_id": self.workflow_id}), self.value)
@@ -84,24 +86,12 @@ async def test_what_is_published_is_in_every_form_at_once(
         assert sum(line.endswith(f" {value}") and "wf" in line for line in lines) == 1
 
 
-@dataclass(frozen=True)
-class Threaded(Finished):
-    """A view that notes in which threads it is built."""
-
-    threads: list[threading.Thread] = field(default_factory=list)
-
-    def metrics(self) -> list[Metric]:
-        """Build it."""
-        self.threads.append(threading.current_thread())
-        return super().metrics()
-
-
 @pytest.mark.parametrize("encoding", ["", "gzip"])
 async def test_nothing_is_encoded_in_the_event_loops_thread_and_nothing_for_a_scrape(
     stand: Stand, encoding: str
 ) -> None:
     """Promise 5: neither joining nor compressing either, once a form was asked for."""
-    view = Threaded("wf", 1.0)
+    view = Finished("wf", 1.0)
     await stand.answer("text/plain", encoding)
     await stand.exposition.publish({"a": view})
     assert view.threads
