@@ -20,7 +20,7 @@ ORIGINS: Final = ("WORKFLOW", "TRIGGER", "WEBHOOK")
 FINAL: Final = ("COMPLETED", "FAILED", "CANCELED", "SKIPPED")
 TIMED: Final = FINAL[:3]
 DURATION: Final = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
-QUEUE: Final = (0.5, 1, 5, 10, 30, 60, 300, 1800, 7200)
+QUEUE: Final = (0.5, 1, 2, 3, 5, 10, 30, 60, 300, 1800, 7200)
 CREDITS: Final = (0.1, 1, 2, 5, 10, 20, 50, 100, 500, 1000)
 REQUEST: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 TARGET: Final = 'job="invent-exporter",instance="invent-exporter"'
@@ -313,7 +313,7 @@ def _process(scene: Scene, at: int, requests: Histogram, workflows: int) -> Iter
     yield f"process_cpu_seconds_total{{{labels}}} {(at - scene.begin) * 0.02:.2f}"
     yield f"up{{{labels}}} 1"
     yield f"scrape_duration_seconds{{{labels}}} {0.004 + workflows * 2e-5:.4f}"
-    yield f"scrape_samples_scraped{{{labels}}} {workflows * 124 + 100}"
+    yield f"scrape_samples_scraped{{{labels}}} {workflows * 126 + 100}"
 
 
 class _Events:
