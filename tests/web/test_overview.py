@@ -76,6 +76,13 @@ def links(reader: Reader) -> list[str | None]:
     return [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
 
 
+@pytest.mark.parametrize("org_id", ["org_1", "a b/c", '"><b>%41#é'])
+def test_an_org_is_found_by_its_id(org_id: str) -> None:
+    """Dashboards link to `/#org-ID`, percent-encoded: browsers decode it and look for that id."""
+    reader = read(replace(ORG, org_id=org_id))
+    assert [named["id"] for _, named in reader.tags if "id" in named] == [f"org-{org_id}"]
+
+
 def test_header_names_version_and_routes() -> None:
     """Version, and links to the metrics where they are."""
     overview = read(telemetry_path="/m")
