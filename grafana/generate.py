@@ -42,6 +42,9 @@ def _encode(board: object) -> str:
             variable.pop(field, None)
     for panel in all_panels(document):
         panel.get("options", {}).pop("footer", None)
+        # What Grafana takes by itself.
+        panel.pop("transparent", None)
+        panel.pop("repeatDirection", None)
     return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 
