@@ -98,7 +98,18 @@ RECORDED = {rule["record"]: rule["expr"] for _, rule in _rules() if "record" in 
 RULES = [
     Query(f"{stem}/{rule.get('record') or rule['alert']}", rule["expr"]) for stem, rule in _rules()
 ]
-queries = pytest.mark.parametrize("query", [*DASHBOARDS, *RULES], ids=lambda query: query.place)
+COOKBOOK = [
+    Query(f"cookbook/{title}/{number}", expr, instant=True)
+    for title, text in re.findall(
+        r"(?ms)^### (.+?)$(.+?)(?=^### |\Z)", (ROOT / "docs/cookbook.md").read_text()
+    )
+    for number, expr in enumerate(
+        re.findall(r"^```promql\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
+    )
+]
+queries = pytest.mark.parametrize(
+    "query", [*DASHBOARDS, *COOKBOOK, *RULES], ids=lambda query: query.place
+)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +199,16 @@ def test_queries_of_dashboards_return_data_in_the_demo(
     if query.place not in EMPTY_IN_THE_DEMO:
         assert any(not math.isnan(value) for value in values)
     assert all(math.isnan(value) or value >= 0 for value in values), "nothing shown is below 0"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("query", COOKBOOK, ids=lambda query: query.place)
+def test_queries_of_the_cookbook_have_an_answer(
+    prometheus: tuple[httpx.Client, int], query: Query
+) -> None:
+    """As they stand there, with nothing filled in."""
+    found = [float(series["value"][1]) for series in _ask(prometheus, query)]
+    assert any(not math.isnan(value) for value in found), query.expr
 
 
 @pytest.mark.system
