@@ -265,8 +265,11 @@ WITHOUT_ID, WITHOUT_STATUS = (
 
 @pytest.mark.parametrize(
     ("row", "reason"),
-    [(WITHOUT_ID, "id"), (WITHOUT_STATUS, "status")]
-    + [(row, "row") for row in (None, 5, "run", [], True)],
+    [
+        (WITHOUT_ID, "id"),
+        (WITHOUT_STATUS, "status"),
+        *((row, "row") for row in (None, 5, "run", list[object](), True)),
+    ],
 )
 def test_what_is_no_run_is_left_out(row: object, reason: str) -> None:
     """Without an id or a status there is nothing to count; the rest of the page is read."""
