@@ -5,6 +5,7 @@ Exception
 │   └── UsageError         the flags
 ├── StateError             the state can't be used: exit status 1
 ├── StorageError           a transaction of the ledger failed: the reason `storage` of a poll
+│   └── NoRoomError        the disk is full
 ├── OutputError            standard output can't be written to: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
 │   ├── BadAnswerError     status 200, but no page of runs
@@ -37,6 +38,10 @@ class StateError(Exception):
 
 class StorageError(Exception):
     """A transaction failed and changed nothing; the text is the driver's, one line."""
+
+
+class NoRoomError(StorageError):
+    """There is no room on the disk; what can be read is served until there is."""
 
 
 class StateGoneError(OSError):
