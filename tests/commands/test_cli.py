@@ -111,7 +111,8 @@ def test_help_lists_commands_and_flags(
         (("demo", "--web.listen-address=here", "--web.listen-address=:0"), "'here'"),
         (("--web.telemetry-path=metrics",), "--web.telemetry-path"),
         (("--web.telemetry-path=/-/healthy",), "--web.telemetry-path"),
-        (("--web.config.file=web.yaml",), "--web.config.file is not supported yet"),
+        (("--web.config.file=",), "--web.config.file: the path is empty"),
+        (("--web.health-address=:10482",), "--web.health-address: ':10482' is not only for this"),
         (("--web.enable-lifecycle",), "--web.enable-lifecycle is not supported yet"),
         (("backfill",), "backfill is not supported yet"),
         (("--config.file=/nowhere/config.yaml",), "/nowhere/config.yaml"),
@@ -153,6 +154,22 @@ def test_bad_configuration_ends_with_2_and_one_line(
     (line,) = {the_line(run(*command, f"--config.file={file}")) for command in commands}
     assert said in line
     assert KEY not in line
+
+
+@pytest.mark.parametrize("command", [(), ("--config.check",)])
+def test_bad_web_configuration_ends_with_2_and_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Before anything is opened; `--config.check` reads it as well, and the files that it names."""
+    monkeypatch.setenv("INVENT_API_KEY", KEY)
+    monkeypatch.setenv("INVENT_STATE_URL", "sqlite:////nowhere/state.db")
+    file = tmp_path / "web.yaml"
+    for text, said in (
+        ("\nbasic_auth: {}\n", f"{file}:2: basic_auth: unknown key: did you mean"),
+        ("tls_server_config: {cert_file: no.crt, key_file: no.key}", "no.crt: no such file"),
+    ):
+        file.write_text(text)
+        assert said in the_line(run(*command, f"--web.config.file={file}"))
 
 
 @pytest.mark.parametrize("command", [("serve",), ("serve", "--config.check"), ("check",)])
