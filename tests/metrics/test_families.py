@@ -19,7 +19,8 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
+from invent_exporter.config.schema import MetricsConfig
+from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.families import FAMILIES, FINISHED, OrgView, WorkflowView
 from invent_exporter.telemetry import Telemetry
@@ -111,9 +112,12 @@ def test_promtool_finds_nothing_to_say() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_a_workflow_has_about_110_series_from_the_beginning() -> None:
-    """All of them at 0, with the default buckets."""
-    counts = WorkflowCounts.empty(BOUNDS)
+def test_a_workflow_has_126_series_from_the_beginning() -> None:
+    """All of them at 0, with the default buckets; README and dashboards say that number."""
+    default = MetricsConfig()
+    counts = WorkflowCounts.empty(
+        Bounds(default.duration_buckets, default.queue_buckets, default.credit_buckets)
+    )
     view = WorkflowView("org-1", "wf", "wf", counts, ())
     by_family = {metric.name: metric.samples for metric in view.metrics()}
     names = ("runs_finished", "credits", "runs_submitted", "runs_open")
@@ -126,6 +130,7 @@ def test_a_workflow_has_about_110_series_from_the_beginning() -> None:
     assert "invent_runs_open_oldest_timestamp_seconds" not in by_family
     counted = [sample.value for samples in by_family.values() for sample in samples]
     assert sum(counted) == 1  # the info
+    assert len(counted) == 126
 
 
 def test_a_newborn_shows_its_gauges_and_hides_its_counters_and_exemplars() -> None:

@@ -82,6 +82,13 @@ FRESH = OrgStatus("c", None, None, None, None, 30.0, None, None, ())
 OPEN = (OpenRow("Order sync", "RUNNING", 3, NOW - 95), OpenRow("wf_2", "PENDING", 1, NOW))
 
 
+@pytest.mark.parametrize("org_id", ["org_1", "a b/c", '"><b>%41#é'])
+def test_an_org_is_found_by_its_id(org_id: str) -> None:
+    """Dashboards link to `/#org-ID`, percent-encoded: browsers decode it and look for that id."""
+    reader = read(replace(ORG, org_id=org_id))
+    assert [named["id"] for _, named in reader.tags if "id" in named] == [f"org-{org_id}"]
+
+
 AGES = [  # in two units; a time in the future is now
     *((-5, "0 s"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min 59 s")),
     *((3600, "1 h"), (86399, "23 h 59 min"), (90000, "1 d 1 h")),
