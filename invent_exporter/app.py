@@ -30,8 +30,9 @@ from invent_exporter.log import Secrets, get_logger
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.telemetry import Telemetry
+from invent_exporter.web.guard import Guard, WebFile
 from invent_exporter.web.routes import Application
-from invent_exporter.web.server import Server, join_address
+from invent_exporter.web.server import HealthPlace, Server, join_address
 
 _STOP_SECONDS = 2.0
 _NO_RELOAD = "SIGHUP: reloading is not supported yet; restart to read the configuration again"
@@ -145,11 +146,14 @@ async def serve(
     addresses: Sequence[tuple[str, int]],
     telemetry_path: str,
     revision: str = "",
+    web_file: WebFile | None = None,
+    health: HealthPlace | None = None,
     outlives_hangup: bool = True,
     on_listening: Callable[[Sequence[tuple[str, int]]], None] = lambda _addresses: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; a hang-up is only noted, unless it shall end the process too.
 
+    `web_file` asks for TLS, logins and the like; `health` is told apart from that at a local place.
     `on_listening` gets hosts and ports; a port is the system's choice where 0 was asked for.
 
     Raises:
@@ -180,7 +184,13 @@ async def serve(
         if outlives_hangup:
             loop.add_signal_handler(signal.SIGHUP, log.warning, _NO_RELOAD)
         await exporter.load()
-        async with Server(application, addresses) as server:
+        server = Server(
+            application if web_file is None else Guard(application, web_file),
+            addresses,
+            tls=None if web_file is None else web_file.tls,
+            health=None if health is None else (application.health, health),
+        )
+        async with server:
             on_listening(server.addresses)
             for host, port in server.addresses:
                 log.info("listening", address=join_address(host or "*", port), version=__version__)

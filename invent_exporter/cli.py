@@ -23,6 +23,7 @@ from invent_exporter.errors import ConfigError, ListenError, OutputError, StateE
 if TYPE_CHECKING:
     from invent_exporter.config.load import Config
     from invent_exporter.log import Secrets
+    from invent_exporter.web.server import HealthPlace
 
 PROGRAM = "invent-exporter"
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -131,7 +132,10 @@ def _parser() -> _Parser:
     for each in (serve, demo):
         each.add("--web.listen-address", where, metavar="HOST:PORT", action="append")
         each.add("--web.telemetry-path", "path of the metrics", metavar="PATH", default="/metrics")
-    serve.add("--web.config.file", _NOT_YET, metavar="FILE")
+    of_web = "YAML file with TLS, users and more, in the format of Prometheus' exporter-toolkit"
+    serve.add("--web.config.file", of_web, metavar="FILE", type=_file)
+    health = "where health is told without TLS and login: unix:///PATH, or HOST:PORT of loopback"
+    serve.add("--web.health-address", health, metavar="ADDRESS")
     serve.add("--web.enable-lifecycle", _NOT_YET, action="store_true")
     here, at = "where the simulated API listens, a loopback address", "127.0.0.1:10481"
     for each in (demo, simulate):
@@ -177,15 +181,19 @@ def _load(flags: argparse.Namespace) -> Config:
 
 
 def _serve(flags: argparse.Namespace, secrets: Secrets) -> int:
-    if flags.web_config_file is not None or flags.web_enable_lifecycle:
-        flag = "--web.enable-lifecycle" if flags.web_enable_lifecycle else "--web.config.file"
-        raise UsageError(f"{flag} is {_NOT_YET}; leave it out")
+    if flags.web_enable_lifecycle:
+        raise UsageError(f"--web.enable-lifecycle is {_NOT_YET}; leave it out")
     place = _web_place(flags)
+    health = _health_place(flags.web_health_address)
     config = _load(flags)
+    if (web_file := flags.web_config_file) is not None:
+        from invent_exporter.web.guard import WebFile
+
+        web_file = WebFile(web_file)
     if flags.config_check:
         _say("ok")
         return EXIT_OK
-    return _run_serve(config, secrets, place)
+    return _run_serve(config, secrets, place, web_file=web_file, health=health)
 
 
 def _web_place(flags: argparse.Namespace) -> Place:
@@ -197,6 +205,15 @@ def _web_place(flags: argparse.Namespace) -> Place:
         return list(addresses), check_telemetry_path(flags.web_telemetry_path)
     except ValueError as error:
         raise UsageError(error) from None  # it names the flag
+
+
+def _health_place(address: str | None) -> HealthPlace | None:
+    from invent_exporter.web.server import parse_health_address
+
+    try:
+        return None if address is None else parse_health_address(address)
+    except ValueError as error:
+        raise UsageError(f"--web.health-address: {error}") from None
 
 
 def _address(flag: str, text: str) -> tuple[str, int]:
