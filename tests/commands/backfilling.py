@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Final, get_args
@@ -14,17 +13,20 @@ from invent_exporter.simulator import Usage, World
 from invent_exporter.simulator.runs import Origin
 from tests.process.harness import Labels, make_config, run_command
 
-DAY: Final = 86_400.0
+HOUR: Final = 3600.0
+DAY: Final = 24 * HOUR
 TARGET: Final = {"job": "invent-exporter", "instance": "invent-exporter"}
+Past = dict[tuple[str, Labels], list[tuple[float, float]]]
+"""The samples (time, value) of each series, in their order."""
 WORKFLOWS: Final = ("wf-a", "wf-b", None)
 
 
-def add_past(world: World, *, runs: int, days: float, seed: int = 1) -> None:
-    """Add runs that ended in the last days, of all kinds; some began long before."""
+def add_past(world: World, *, runs: int, seconds: float, seed: int = 1) -> None:
+    """Add runs of all kinds that ended in the last seconds; some began long before."""
     random, now = Random(seed), world.clock()
     for _ in range(runs):
-        ended = now - 5 - random.random() * days * DAY
-        took = random.choice((0.4, 7, 90, 4000, 2 * days * DAY))
+        ended = now - 5 - random.random() * seconds
+        took = random.choice((0.4, 7, 90, 0.3 * seconds, 0.8 * seconds))
         total = random.choice((None, 0.5, 3.25))
         world.add_run(
             workflow_id=random.choice(WORKFLOWS),
@@ -55,8 +57,8 @@ def arguments(api_url: str, folder: Path, *flags: str, **config: object) -> list
     return ["backfill", f"--config.file={file}", f"--output={output}", *labels, *flags]
 
 
-def samples_of(text: str) -> dict[tuple[str, Labels], list[tuple[float, float]]]:
-    """List the samples (time, value) of each series, in their order.
+def samples_of(text: str) -> Past:
+    """Read what was written.
 
     prometheus-client's strict parser can't read histograms with several timestamps: it takes what
     follows the first sample of the second one for duplicates. This one only knows what is written.
@@ -81,7 +83,7 @@ def value_at(samples: list[tuple[float, float]], seconds: float) -> float:
 
 
 def grew(
-    series: Mapping[tuple[str, Labels], list[tuple[float, float]]],
+    series: Past,
     name: str,
     since: float,
     until: float,
