@@ -20,7 +20,7 @@ KEEP_MS = 240_000
 """A series has a sample at least so often: Prometheus takes it for ended after 5 minutes."""
 LOOKBACK_MS = 300_000
 HEAD_SECONDS = 3 * 3600
-"""Prometheus keeps about so much in memory, and drops what of it is older than a new block."""
+"""About so much Prometheus is still writing; its documentation wants no blocks made of it."""
 
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _OWN_LABELS = {"le", "__name__", *(label for family in FAMILIES for label in family.labels)}
@@ -117,8 +117,8 @@ def notes(plan: Plan, ends: Mapping[str, float], now: float) -> list[str]:
     ready = max(ends.values()) + HEAD_SECONDS
     if ready > now:
         told.append(
-            f"a running Prometheus may lose samples of before {utc(max(ends.values()))} when it "
-            f"restarts with these blocks: move them to it after {utc(ready)}"
+            "Prometheus wants no blocks of its last three hours, which it is still writing: give "
+            f"it these after {utc(ready)}"
         )
     if missing := {"job", "instance"} - plan.labels.keys():
         told.append(

@@ -133,9 +133,9 @@ def test_notes_say_what_to_do_with_prometheus() -> None:
     said = "\n".join(notes(PLAN, {"org": 90 * hours}, 91 * hours))
     assert "--storage.tsdb.retention.time" in said
     assert "more than 4d" in said
-    assert "move them to it after 1970-01-04 21:00:00 UTC" in said
+    assert "give it these after 1970-01-04 21:00:00 UTC" in said
     assert "no --label instance" in said
-    assert "may lose samples" not in "\n".join(notes(PLAN, {"org": 90 * hours}, 94 * hours))
+    assert "give it these" not in "\n".join(notes(PLAN, {"org": 90 * hours}, 94 * hours))
 
 
 def test_credits_and_queue_times_are_counted_once() -> None:
