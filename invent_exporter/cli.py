@@ -37,10 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0, 2 for bad flags or configuration, else 1."""
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
-    except ConfigError as error:
-        return _fail(error, EXIT_USAGE)
-    except (StateError, ListenError, OutputError) as error:
-        return _fail(error)
+    except (ConfigError, StateError, ListenError, OutputError) as error:
+        print(f"{PROGRAM}:", *str(error).splitlines(), file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except Exception:  # noqa: BLE001 - a bug is a log line like every other, without secrets
         from invent_exporter.log import get_logger
 
@@ -68,13 +67,9 @@ def _run(arguments: list[str]) -> int:
         setup_logging(flags.log_level, flags.log_format, secrets)
         return int(flags.run(flags, secrets))
     except KeyboardInterrupt:
-        # 0 of `check` would say that every org has answered.
-        return _fail("interrupted") if flags.run is _check else EXIT_OK
-
-
-def _fail(message: object, status: int = EXIT_FAILED) -> int:
-    print(f"{PROGRAM}:", *str(message).splitlines(), file=sys.stderr)
-    return status
+        if flags.run is _check:  # 0 would say that every org has answered
+            raise OutputError("interrupted") from None
+        return EXIT_OK
 
 
 def _say(text: str) -> None:
