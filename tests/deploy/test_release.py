@@ -231,6 +231,12 @@ def test_a_release_is_tested_approved_signed_and_attested() -> None:
         (0, "No known vulnerabilities found", 0, "requirements.lock: nothing known"),
         (1, "Found 1 known vulnerability in 1 package\nh11 0.1", 1, "Found 1 known"),
         (1, "ERROR: could not connect", 0, "skipped, the advisories can't be reached: ERROR"),
+        (
+            0,
+            "No known vulnerabilities found\nh11 could not be audited",
+            0,
+            "reached: h11 could not",
+        ),
     ],
 )
 def test_a_known_weakness_stops_a_release(
