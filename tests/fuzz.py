@@ -26,7 +26,7 @@ from invent_exporter.errors import ApiError, SpoiledPageError
 from invent_exporter.ledger.counts import WorkflowCounts
 from invent_exporter.scan.order import row_signature
 from tests.proof.runs import BOUNDS
-from tests.web.test_server import GET_READY, Running, read_answer, read_to_end, serving
+from tests.web.running import GET_READY, Running, read_answer, read_to_end, serving
 
 CORPUS = Path(__file__).parent / "corpus"
 LONGEST = 100_000

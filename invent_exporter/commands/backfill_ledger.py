@@ -18,8 +18,8 @@ from urllib.parse import quote
 import msgspec
 
 from invent_exporter.errors import StateError
+from invent_exporter.ledger.examine import APPLICATION_ID
 from invent_exporter.ledger.schema import SCHEMA_VERSION
-from invent_exporter.ledger.sqlite import APPLICATION_ID
 
 
 class KnownOrg(msgspec.Struct, frozen=True):
