@@ -26,9 +26,10 @@ from invent_exporter.ledger.counts import Bounds
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.sqlite import open_database
-from invent_exporter.log import Secrets, get_logger
+from invent_exporter.log import get_logger
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 from invent_exporter.web.routes import Application
 from invent_exporter.web.server import Server, join_address
@@ -42,10 +43,10 @@ log = get_logger(__name__)
 class Exporter:
     """All of one process: what polls, the ledger, what is served."""
 
-    def __init__(self, config: Config, secrets: Secrets, *, revision: str = "") -> None:
+    def __init__(self, config: Config, redactor: Redactor, *, revision: str = "") -> None:
         """Open the state; raises StateError when it can't be used."""
         self._config = config
-        self._secrets = secrets
+        self._redactor = redactor
         self.clocks = clocks = SystemClocks()
         metrics = config.metrics
         settings = LedgerSettings(
@@ -69,7 +70,7 @@ class Exporter:
             workflow_names=config.workflow_names,
             clock=clocks.monotonic,
         )
-        self._transport = Transport(config.api, telemetry, clocks, __version__)
+        self._transport = Transport(config.api, telemetry, clocks, redactor, __version__)
         shared = Shared(
             ledger=self.ledger,
             api=RunsApi(self._transport, config.api.page_size),
@@ -78,13 +79,13 @@ class Exporter:
             clocks=clocks,
             allowance=PageAllowance(config.api.requests_per_minute, clocks.monotonic),
             read_key=self._read_key,
-            redact=secrets.redact,
+            redactor=redactor,
         )
         self.supervisor = Supervisor(shared)
 
     def _read_key(self, key: Key) -> str:
         secret = key.read()
-        self._secrets.add(secret)
+        self._redactor.add(secret)
         return secret
 
     async def load(self) -> None:
@@ -140,7 +141,7 @@ def _targets(config: Config) -> tuple[Target, ...]:
 
 async def serve(
     config: Config,
-    secrets: Secrets,
+    redactor: Redactor,
     *,
     addresses: Sequence[tuple[str, int]],
     telemetry_path: str,
@@ -157,12 +158,12 @@ async def serve(
         StateError: the state can't be used.
 
     """
-    exporter = Exporter(config, secrets, revision=revision)
+    exporter = Exporter(config, redactor, revision=revision)
     try:
         status = partial(
             org_status,
             publisher=exporter.publisher,
-            redact=secrets.redact,
+            redact=redactor.redact,
             workflow_names=config.workflow_names,
             run_link=config.run_link,
         )

@@ -22,7 +22,7 @@ from invent_exporter.errors import ConfigError, ListenError, OutputError, StateE
 
 if TYPE_CHECKING:
     from invent_exporter.config.load import Config
-    from invent_exporter.log import Secrets
+    from invent_exporter.redaction import Redactor
 
 PROGRAM = "invent-exporter"
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -61,11 +61,12 @@ def _run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        from invent_exporter.log import Secrets, setup_logging
+        from invent_exporter.log import setup_logging
+        from invent_exporter.redaction import Redactor
 
-        secrets = Secrets()
-        setup_logging(flags.log_level, flags.log_format, secrets)
-        return int(flags.run(flags, secrets))
+        redactor = Redactor()
+        setup_logging(flags.log_level, flags.log_format, redactor)
+        return int(flags.run(flags, redactor))
     except KeyboardInterrupt:
         if flags.run is _check:  # 0 would say that every org has answered
             raise OutputError("interrupted") from None
@@ -167,25 +168,25 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _load(flags: argparse.Namespace) -> Config:
+def _load(flags: argparse.Namespace, redactor: Redactor) -> Config:
     from invent_exporter.api.client import make_client
     from invent_exporter.config.load import load_config
 
-    config = load_config(flags.config_file, os.environ)
+    config = load_config(flags.config_file, os.environ, redactor)
     make_client(config.api.url)  # for its errors, before anything is opened
     return config
 
 
-def _serve(flags: argparse.Namespace, secrets: Secrets) -> int:
+def _serve(flags: argparse.Namespace, redactor: Redactor) -> int:
     if flags.web_config_file is not None or flags.web_enable_lifecycle:
         flag = "--web.enable-lifecycle" if flags.web_enable_lifecycle else "--web.config.file"
         raise UsageError(f"{flag} is {_NOT_YET}; leave it out")
     place = _web_place(flags)
-    config = _load(flags)
+    config = _load(flags, redactor)
     if flags.config_check:
         _say("ok")
         return EXIT_OK
-    return _run_serve(config, secrets, place)
+    return _run_serve(config, redactor, place)
 
 
 def _web_place(flags: argparse.Namespace) -> Place:
@@ -208,43 +209,43 @@ def _address(flag: str, text: str) -> tuple[str, int]:
         raise UsageError(f"{flag}: {error}") from None
 
 
-def _run_serve(config: Config, secrets: Secrets, place: Place, **options: Any) -> int:  # noqa: ANN401
+def _run_serve(config: Config, redactor: Redactor, place: Place, **options: Any) -> int:  # noqa: ANN401
     import asyncio
 
     from invent_exporter.app import serve
 
     options |= {"addresses": place[0], "telemetry_path": place[1]}
     options["revision"] = os.environ.get("INVENT_EXPORTER_REVISION", "")
-    asyncio.run(serve(config, secrets, **options))
+    asyncio.run(serve(config, redactor, **options))
     return EXIT_OK
 
 
-def _check(flags: argparse.Namespace, secrets: Secrets) -> int:
-    config = _load(flags)
+def _check(flags: argparse.Namespace, redactor: Redactor) -> int:
+    config = _load(flags, redactor)
     import asyncio
 
     from invent_exporter.commands.check import ask, table_of
 
-    found = asyncio.run(ask(config, secrets))
-    _say(table_of(found, secrets))
+    found = asyncio.run(ask(config, redactor))
+    _say(table_of(found, redactor))
     return EXIT_OK if all(one.answer == "ok" for one in found) else EXIT_FAILED
 
 
-def _demo(flags: argparse.Namespace, secrets: Secrets) -> int:
+def _demo(flags: argparse.Namespace, redactor: Redactor) -> int:
     place = _web_place(flags)
     with _simulator(flags) as url:
         from invent_exporter.commands.demo import demo_config, places
 
         return _run_serve(
             demo_config(url),
-            secrets,
+            redactor,
             place,
             outlives_hangup=False,  # it ends with the terminal that it was started in
             on_listening=lambda addresses: _say(places(addresses, place[1], url)),
         )
 
 
-def _simulate(flags: argparse.Namespace, _secrets: Secrets) -> int:
+def _simulate(flags: argparse.Namespace, _redactor: Redactor) -> int:
     with _simulator(flags) as url:
         from invent_exporter.simulator import DEMO_KEY
 
@@ -263,7 +264,7 @@ def _simulator(flags: argparse.Namespace) -> contextlib.AbstractContextManager[s
     return simulator(address, flags.seed, settings)
 
 
-def _assets(flags: argparse.Namespace, _secrets: Secrets) -> int:
+def _assets(flags: argparse.Namespace, _redactor: Redactor) -> int:
     from invent_exporter.commands.assets import write_assets
 
     try:
@@ -274,5 +275,5 @@ def _assets(flags: argparse.Namespace, _secrets: Secrets) -> int:
     return EXIT_OK
 
 
-def _backfill(_flags: argparse.Namespace, _secrets: Secrets) -> int:
+def _backfill(_flags: argparse.Namespace, _redactor: Redactor) -> int:
     raise UsageError(f"backfill is {_NOT_YET}")

@@ -27,6 +27,7 @@ from invent_exporter.api.ratelimit import (
 from invent_exporter.clocks import Clocks
 from invent_exporter.config.schema import ApiConfig
 from invent_exporter.errors import ApiError, BadAnswerError, BadBodyError, TooLargeError
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 
 TRIES = 4
@@ -72,11 +73,17 @@ class Transport:
     """GET requests to one API, over connections that are kept; see `make_client` for errors."""
 
     def __init__(
-        self, config: ApiConfig, telemetry: Telemetry, clocks: Clocks, version: str = "dev"
+        self,
+        config: ApiConfig,
+        telemetry: Telemetry,
+        clocks: Clocks,
+        redactor: Redactor,
+        version: str = "dev",
     ) -> None:
         self._config = config
         self._telemetry = telemetry
         self._clocks = clocks
+        self._redact = redactor.redact
         self._limiter = RateLimiter(config.requests_per_minute, clocks)
         self._client = make_client(
             config.url, version=version, timeout_seconds=config.timeout_seconds
@@ -148,29 +155,29 @@ class Transport:
                 response = await self._client.send(request, stream=True)
                 async with aclosing(response):
                     status = response.status_code
-                    body = await self._read(response, secret)
+                    body = await self._read(response)
                     return Answer(status, response.headers, body, asked_seconds)
         except ApiError:
             raise
         except BadBodyError as error:
-            raise BadAnswerError(one_line(str(error), secret)) from error
+            raise BadAnswerError(one_line(str(error), self._redact)) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             message = f"no complete answer within {self._config.timeout_seconds:g} s"
             raise ApiError("timeout", message) from error
         except Exception as error:
             # httpx, its backends and ssl let exceptions out that share no base class; what they
             # say of the network is one reason, and a poll must outlive all of them.
-            what = one_line(str(error), secret) or "no further words"
+            what = one_line(str(error), self._redact) or "no further words"
             message = f"{type(error).__name__}: {what}"
             raise ApiError("network", message, status=status) from error
         finally:
             code = "error" if status is None else str(status)
             self._telemetry.request_done(org_id, code, self._clocks.monotonic() - started)
 
-    async def _read(self, response: httpx.Response, secret: str) -> bytearray:
+    async def _read(self, response: httpx.Response) -> bytearray:
         status, body = response.status_code, bytearray()
         if status != HTTPStatus.OK:
-            raise self._error_of(response, await read_error_text(response, secret), secret)
+            raise self._error_of(response, await read_error_text(response, self._redact))
         async for piece in decoded(response):
             body += piece
             if len(body) > self._config.max_response_bytes:
@@ -179,10 +186,11 @@ class Transport:
                 )
         return body
 
-    def _error_of(self, response: httpx.Response, text: str, secret: str) -> ApiError:
+    def _error_of(self, response: httpx.Response, text: str) -> ApiError:
         status, headers = response.status_code, response.headers
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-            target = one_line(headers.get("location", "").split("?")[0], secret) or "nowhere"
+            where = headers.get("location", "").split("?")[0]
+            target = one_line(where, self._redact) or "nowhere"
             message = f"HTTP {status}: redirect to {target} not followed"
             return ApiError("invalid_response", message, status=status)
         retry_after_seconds = parse_retry_after(

@@ -20,24 +20,46 @@ from invent_exporter.config.key import Key
 from invent_exporter.config.schema import KEYS, ApiConfig, Config, MetricsConfig, OrgConfig, Setting
 from invent_exporter.config.yaml_nodes import Value, parse
 from invent_exporter.errors import ConfigError
+from invent_exporter.redaction import Redactor
 
 __all__ = ["ApiConfig", "Config", "Key", "MetricsConfig", "OrgConfig", "load_config"]
 
 T = TypeVar("T")
 
 
-def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+def load_config(
+    path: Path | None, environ: Mapping[str, str], redactor: Redactor | None = None
+) -> Config:
     """Read the configuration file, if any, and the environment; see the module for which wins.
+
+    `redactor` learns all keys, those of a file with a mistake among them.
 
     Raises:
         ConfigError: a mistake in them, or a key file that can't be read.
 
     """
-    given = _given(None if path is None else parse(path))
+    redactor = redactor or Redactor()
+    try:
+        return _load(path, environ, redactor)
+    except ConfigError as error:
+        raise ConfigError(redactor.redact(str(error))) from None
+
+
+def _load(path: Path | None, environ: Mapping[str, str], redactor: Redactor) -> Config:
+    file = None if path is None else parse(path)
+    leaves = [] if file is None else [*file.leaves()]
+    for name, value in leaves:
+        if name.lower().endswith("key") and value.node.value != name:
+            redactor.add(value.node.value.strip())
+    redactor.add(environ.get("INVENT_API_KEY", "").strip())
+    given = _given(file)
     api = _build(ApiConfig, given, environ)
     orgs = _orgs(given.get("orgs"), environ, api.key)
     for org in orgs:
-        org.key.read()
+        redactor.add(org.key.read())
+    for name, value in leaves:
+        if name not in ("key", "key_file") and redactor.holds(value.node.value):
+            raise value.error("an API key stands here: expected it as `key`, or in a `key_file`")
     return _build(Config, given, environ, api=api, orgs=orgs)
 
 

@@ -7,7 +7,7 @@ YAML 1.1 turns text such as `yes` or `123` into other types without a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -118,6 +118,21 @@ class Value:
         if not is_secret and not text.isprintable():
             raise self.error("line breaks or control characters: expected one line of plain text")
         return text
+
+    def leaves(self, name: str = "") -> Iterator[tuple[str, Value]]:
+        """Walk over all single values below this one, whatever they are; with their names."""
+        if isinstance(self.node, yaml.ScalarNode):
+            yield name, self
+        elif isinstance(self.node, yaml.SequenceNode):
+            for item in self.items():
+                yield from item.leaves(name)
+        else:
+            for key, node in self.node.value:
+                below = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
+                place = f"{self.key}.{excerpt(below)}".removeprefix(".")
+                if below:
+                    yield below, Value(key, place, self.file)
+                yield from Value(node, place, self.file).leaves(below)
 
     @property
     def _kind(self) -> str:

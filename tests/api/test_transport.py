@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from invent_exporter.api.transport import Answer, Transport
 from invent_exporter.config.load import ApiConfig
 from invent_exporter.errors import ApiError, TooLargeError
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 from tests.proof.process import FakeClocks
 from tests.raw_server import Handler, HangUpError, RawServer, Request, Say, always, answer
@@ -38,7 +39,9 @@ class Setup(FakeClocks):
             requests_per_minute=6000,
             max_response_bytes=LIMIT,
         )
-        self.transport = Transport(config, Telemetry(self.registry), self, version="1.2.3")
+        redactor = Redactor()
+        redactor.add(key)
+        self.transport = Transport(config, Telemetry(self.registry), self, redactor, "1.2.3")
         self.limiter = self.transport._limiter
 
     def time(self) -> float:
@@ -374,7 +377,7 @@ async def test_a_key_that_comes_back_in_an_error_is_not_shown() -> None:
     """Some services repeat what they refuse."""
     body = f'{{"message": "the key <b>{KEY}</b> is not valid", "k": "{KEY}"}}'.encode()
     message = (await failure(always(answer(body, status="401 No")))).message
-    assert "the key *** is not valid" in message
+    assert "the key [redacted] is not valid" in message
     assert KEY not in message
     redirect = answer(b"", f"Location: https://other.example/{KEY}", status="307 No")
     assert KEY not in (await failure(always(redirect))).message

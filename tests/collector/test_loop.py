@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from invent_exporter.api.transport import Answer
 from invent_exporter.errors import ApiError
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper, samples
@@ -1111,8 +1111,8 @@ def test_an_odd_field_is_said_once_an_hour_with_an_example(tmp_path: Path) -> No
 
 def test_no_part_of_a_secret_is_left_where_an_example_is_cut(tmp_path: Path) -> None:
     """What was cut would not be found any more."""
-    secrets = Secrets()
-    secrets.add("secret-0123456789")
+    redactor = Redactor()
+    redactor.add("secret-0123456789")
 
     async def story(desk: Desk) -> None:
         await desk.poll()
@@ -1121,7 +1121,7 @@ def test_no_part_of_a_secret_is_left_where_an_example_is_cut(tmp_path: Path) -> 
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("warning"))
     with capture_logs() as lines:
-        with_a_desk(tmp_path, story, redact=secrets.redact)
+        with_a_desk(tmp_path, story, redactor=redactor)
     said = [line for line in lines if line["event"] == "a field of a run can't be read"]
     assert [line["example"] for line in said] == ['["' + "x" * 70 + "[redacte"]
 
