@@ -302,7 +302,7 @@ def _process(y: int) -> dashboard.Row:
         ),
         (
             "Samples in a scrape",
-            "124 for each workflow, and a few. Normal: level.",
+            "126 for each workflow, and a few. Normal: level.",
             f"scrape_samples_scraped{{{EXPORTER}}}",
             "short",
         ),

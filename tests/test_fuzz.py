@@ -32,7 +32,7 @@ any_json = st.recursive(
     | st.floats()
     | st.text()
     | st.sampled_from(
-        ["1", "nan", "inf", "-1e400", "2026-11-24T00:00:00Z", "2026-11-24", "FAILED"]
+        ["", "1", "nan", "inf", "-1e400", "2026-11-24T00:00:00Z", "9999-12-31", "FAILED"]
     ),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,

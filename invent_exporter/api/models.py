@@ -41,6 +41,12 @@ EARLIEST_SECONDS = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 MAX_LABEL_BYTES = 256
 """Nothing longer becomes a label or a key."""
 
+MAX_ERROR_CHARACTERS = 16 * 1024
+"""Of a longer error only the beginning is read."""
+
+MAX_STEPS_BYTES = 32 * 1024
+"""Credits by step that take more are not read: a hundred such runs must fit into memory."""
+
 NEVER_SECONDS = 0.0
 """Stands for the end of a final run of which the API tells no time at all."""
 
@@ -72,7 +78,8 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 class Run(msgspec.Struct, frozen=True, dict=True):
     """One run. Field names and meanings are the API's; a property is our reading of them.
 
-    Each reading is made once: turning times into seconds is most of what counting a run costs.
+    What is asked for again and again is read once: turning times into seconds is most of what
+    counting a run costs. For the rest the lock of Python 3.11's `cached_property` would cost more.
     """
 
     id: str
@@ -104,7 +111,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         origin = (self.origin or "").upper()
         return origin if origin in ORIGINS else UNKNOWN
 
-    @cached_property
+    @property
     def workflow_label(self) -> str:
         """The workflow's id; `__none__` for a run without one."""
         return self.workflow_id or NO_WORKFLOW
@@ -154,17 +161,17 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         time = self.first_time if self.ended is None else self.ended
         return NEVER_SECONDS if time is None else time
 
-    @cached_property
+    @property
     def duration_seconds(self) -> float | None:
         """How long the run worked; None unless it started and ended. Clock skew reads as 0."""
         return None if self.ended_at is None else difference(self.started, self.ended)
 
-    @cached_property
+    @property
     def queue_seconds(self) -> float | None:
         """How long the run waited to start; None unless it did. Clock skew reads as 0."""
         return difference(self.created, self.started)
 
-    @cached_property
+    @property
     def credits(self) -> tuple[float, float] | None:
         """Credits as (ai, other), each at least 0; None when the usage is not known yet."""
         if self.usage is None or self.usage.total is None:
@@ -172,14 +179,14 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         ai = max(0.0, self.usage.ai_total or 0.0)
         return ai, max(0.0, self.usage.total - ai)
 
-    @cached_property
+    @property
     def credits_total(self) -> float | None:
         """`usage.total`, at least 0; None when it is not known yet."""
         if self.usage is None or self.usage.total is None:
             return None
         return max(0.0, self.usage.total)
 
-    @cached_property
+    @property
     def step_credits(self) -> dict[str, float]:
         """Credits by step, without values that are neither a number nor an object with `total`.
 
@@ -188,7 +195,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         """
         return {} if self.usage is None else _read_steps(self.usage.steps)
 
-    @cached_property
+    @property
     def version_label(self) -> str:
         """The version of the workflow that ran, without a trailing `.0`; empty when not known."""
         version = self.version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ class Reader:
     org: OrgLedger
     shared: Shared
     listing: Callable[[str], Listing]
-    recorded: Callable[[OrgLedger, Recorded], Awaitable[None]]
+    recorded: Callable[[Recorded], Awaitable[None]]
     others: Mapping[str, float]
     may_skip: bool = False
     look_at: Callable[[Sequence[Run]], Awaitable[None]] | None = None
@@ -62,18 +63,15 @@ class Reader:
 
     async def drive(self, steps: Steps) -> None:
         """Do what the scan asks for."""
-        try:
-            request = next(steps)
+        answer: Answer | None = None  # with which a generator is started
+        with suppress(StopIteration):
             while True:
-                answer: Answer
+                request = steps.send(answer)  # type: ignore[arg-type]
                 if isinstance(request, Missing):
                     answer = await self._missing()
                 else:
                     answer = await self._read(request)
                     self.pages += 1
-                request = steps.send(answer)
-        except StopIteration:
-            return
 
     async def _missing(self) -> dict[str, float]:
         runs = await self.shared.ledger.open_runs(self.org)
@@ -130,7 +128,7 @@ class Reader:
         self._listed_ids.update(row.run_id for row in chunk.invalid if row.run_id is not None)
         self._listed_ids.update(recorded.timeless)
         self._timeless = recorded.timeless
-        await self.recorded(self.org, recorded)
+        await self.recorded(recorded)
         return recorded.facts
 
     def _note_time(self, chunk: Chunk) -> None:
@@ -145,18 +143,18 @@ class Reader:
         """Recognise the first answer of the last complete poll: every row is final and settled."""
         if not self.may_skip or chunk.invalid or read.status != ALL:
             return None
-        signatures = [row_signature(run) for run in chunk.runs]
-        if page_signature(signatures) != self.org.scan.signature:
-            return None
-        same = {"is_open": False, "owned": True, "settled": True}
-        return [
+        rows = [
             RowFact(
                 run.id,
                 run.created,
                 run.updated,
-                signature=signature,
+                is_open=False,
+                owned=True,
+                settled=True,
+                signature=row_signature(run),
                 is_dated=is_dated(run),
-                **same,
             )
-            for run, signature in zip(chunk.runs, signatures, strict=True)
+            for run in chunk.runs
         ]
+        is_same = page_signature(row.signature for row in rows) == self.org.scan.signature
+        return rows if is_same else None

@@ -88,7 +88,9 @@ class MetricsConfig:
         default=(1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400),
     )
     queue_buckets: tuple[float, ...] = setting(
-        "metrics.queue_buckets", read.buckets, default=(0.5, 1, 5, 10, 30, 60, 300, 1800, 7200)
+        "metrics.queue_buckets",
+        read.buckets,
+        default=(0.5, 1, 2, 3, 5, 10, 30, 60, 300, 1800, 7200),
     )
     credit_buckets: tuple[float, ...] = setting(
         "metrics.credit_buckets", read.buckets, default=(0.1, 1, 2, 5, 10, 20, 50, 100, 500, 1000)

@@ -16,25 +16,20 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from invent_exporter.api.models import NEVER_SECONDS
+from invent_exporter.api.models import NEVER_SECONDS, Run
 from invent_exporter.errors import StateGoneError, StorageError
 from invent_exporter.ledger import org as stored
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
 from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded, Recorder
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from invent_exporter.api.models import Run
-    from invent_exporter.ledger.sqlite import Database
-    from invent_exporter.scan.poll import ScanState
+from invent_exporter.ledger.sqlite import Database
+from invent_exporter.scan.poll import ScanState
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -105,8 +100,6 @@ class Ledger:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._database.close()
 
-    # -- orgs
-
     @_in_thread
     def load(self, configured_id: str, *, walk_floor: float) -> OrgLedger:
         """Load an org by its configured id, or make it, with the floor of a first contact.
@@ -145,32 +138,25 @@ class Ledger:
         the ledger of `c` says nothing of them: its id begins with an empty one.
         """
         with self.transaction(org) as connection:
-            by_id = schema.org.c.org_id == org_id
-            is_known = connection.execute(select(schema.org).where(by_id)).first() is not None
-            keeps = not (is_known or was_foreign)
+            keeps = not (was_foreign or stored.is_known(connection, org_id))
             if keeps:
                 update_org(connection, org, org_id=org_id)
             else:
                 _delete(connection, org)
-                if not is_known:
-                    stored.add_org(connection, org_id, walk_floor)
-                connection.execute(update(schema.org).where(by_id).values(alias="c"))
-        if keeps:
-            org.org_id = org_id
-            org.named_by.clear()
-            return org
-        del self._loaded[org.key]
-        return self._load(org_id, walk_floor)
+                stored.let_c_be(connection, org_id, walk_floor)
+        if not keeps:
+            del self._loaded[org.key]
+            return self._load(org_id, walk_floor)
+        org.org_id = org_id
+        org.named_by.clear()
+        return org
 
     @_in_thread
     def reassign(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> OrgLedger:
         """Let `c` stand for another org; the one that it stood for keeps its rows."""
         with self.transaction(org) as connection:
             update_org(connection, org, alias=None)
-            by_id = schema.org.c.org_id == org_id
-            if connection.execute(select(schema.org.c.org).where(by_id)).first() is None:
-                stored.add_org(connection, org_id, walk_floor)
-            connection.execute(update(schema.org).where(by_id).values(alias="c"))
+            stored.let_c_be(connection, org_id, walk_floor)
         self._loaded.pop(org.key, None)
         return self._load(org_id, walk_floor)
 
@@ -187,8 +173,6 @@ class Ledger:
         with self.transaction(org) as connection:
             _delete(connection, org)
         del self._loaded[org.key]
-
-    # -- pages
 
     @_in_thread
     def record(
@@ -281,8 +265,6 @@ class Ledger:
             rows = connection.execute(query.group_by(*labels)).all()
         return tuple(OpenGroup(*row) for row in rows)
 
-    # -- releases, the kept window
-
     @_in_thread
     def window_from(self, org: OrgLedger, now: float) -> float:
         """Tell where the kept window begins: what is older is not looked for, and may be forgotten.
@@ -299,11 +281,9 @@ class Ledger:
     @_in_thread
     def release(self, org: OrgLedger, groups: dict[str, list[str]]) -> None:
         """Commit that groups of series (by workflow) are shown at their value from now on."""
-        drafts = {}
-        for name, names in groups.items():
-            draft = org.workflows[name].draft()
-            draft.released = [*draft.released, *names]
-            drafts[name] = draft
+        drafts = {name: org.workflows[name].draft() for name in groups}
+        for name, draft in drafts.items():
+            draft.released += groups[name]
         with self.transaction(org) as connection:
             put_workflows(connection, org, drafts)
         org.workflows.update(drafts)
@@ -324,7 +304,7 @@ class Ledger:
                 _RUN.since < floor,
                 or_(_RUN.updated.is_(None), _RUN.updated < floor),
                 _RUN.seen < now - window,
-                or_(_RUN.final == 1, _RUN.owned == 0),
+                or_(_RUN.final, ~_RUN.owned),
                 # Without any time of the API's it would pass for a new run whenever it is listed.
                 _RUN.since != NEVER_SECONDS,
             )
@@ -339,7 +319,6 @@ class Ledger:
             connection.execute(delete(table).where(is_old))
         if doomed:
             org.floor_seconds = floor
-            self._database.give_back_pages()
         return len(doomed) == _PRUNE_ROWS
 
 
@@ -355,4 +334,4 @@ def _delete(connection: Connection, org: OrgLedger) -> None:
 
 
 def _open(org: OrgLedger) -> tuple[Any, ...]:
-    return _RUN.org == org.key, _RUN.final == 0, _RUN.owned == 1, _RUN.absent < VANISHED
+    return _RUN.org == org.key, ~_RUN.final, _RUN.owned, _RUN.absent < VANISHED

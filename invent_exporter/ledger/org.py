@@ -1,29 +1,25 @@
-"""The ledger of one org, as it is committed, and how it is read and written."""
+"""The ledger of one org: what is committed, and the drafts of the workflows that a page changes."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
+from invent_exporter.api.models import OTHER_WORKFLOW
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
 from invent_exporter.scan.poll import ScanState
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sqlalchemy import Connection
 
 
 class OrgLedger:
     """What is committed of one org; only the ledger's thread changes it, after a commit."""
 
     def __init__(self, row: Any) -> None:  # noqa: ANN401 (a SQLAlchemy row)
-        """Take the org's stored row."""
         self.key: int = row.org
         self.org_id: str | None = row.org_id
         self.settled_walk: int = row.settled_walk
@@ -75,6 +71,19 @@ def load_org(connection: Connection, row: Any, bounds: Bounds) -> OrgLedger:  # 
     return org
 
 
+def is_known(connection: Connection, org_id: str) -> bool:
+    """Tell whether an org has a ledger."""
+    query = select(schema.org.c.org).where(schema.org.c.org_id == org_id)
+    return connection.execute(query).first() is not None
+
+
+def let_c_be(connection: Connection, org_id: str, walk_floor: float) -> None:
+    """Let `c` stand for an org from now on; one that is not known yet is added."""
+    if not is_known(connection, org_id):
+        add_org(connection, org_id, walk_floor)
+    connection.execute(update(schema.org).where(schema.org.c.org_id == org_id).values(alias="c"))
+
+
 def add_org(connection: Connection, configured_id: str, walk_floor: float) -> None:
     """Insert an org that is about to have its first contact."""
     connection.execute(
@@ -108,3 +117,45 @@ def put_workflows(
 def to_json(value: object) -> str:
     """Encode what is stored."""
     return msgspec.json.encode(value).decode()
+
+
+class WorkflowDrafts:
+    """Drafts of workflows' counts; the workflows beyond `max_workflows` are folded into one."""
+
+    def __init__(self, org: OrgLedger, bounds: Bounds, max_workflows: int) -> None:
+        self._org = org
+        self._bounds = bounds
+        self._max_workflows = max_workflows
+        self._drafts: dict[str, WorkflowCounts] = {}
+        self._folded: set[str] = set()
+
+    def draft(self, workflow_id: str) -> WorkflowCounts:
+        """Return the one draft of a workflow, or of what it is folded into."""
+        name = self._fold(workflow_id)
+        if name not in self._drafts:
+            known = self._org.workflows.get(name)
+            draft = WorkflowCounts.empty(self._bounds) if known is None else known.draft()
+            self._drafts[name] = draft
+        return self._drafts[name]
+
+    def _fold(self, workflow_id: str) -> str:
+        org = self._org
+        if workflow_id in org.workflows or workflow_id in self._drafts:
+            return workflow_id
+        if workflow_id in org.folded or workflow_id in self._folded:
+            return OTHER_WORKFLOW
+        own = (org.workflows.keys() | self._drafts.keys()) - {OTHER_WORKFLOW}
+        if workflow_id == OTHER_WORKFLOW or len(own) < self._max_workflows:
+            return workflow_id
+        self._folded.add(workflow_id)
+        return OTHER_WORKFLOW
+
+    def store(self, connection: Connection) -> None:
+        """Write the drafts, and the names of what was folded."""
+        put_workflows(connection, self._org, {**self._drafts, **dict.fromkeys(self._folded)})
+
+    def put_in_place(self) -> set[str]:
+        """After the commit: let the drafts be what is published; return their names."""
+        self._org.workflows.update(self._drafts)
+        self._org.folded.update(self._folded)
+        return set(self._drafts)

@@ -10,35 +10,32 @@ import fcntl
 import os
 import sqlite3
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Connection, create_engine, event, insert
+from sqlalchemy.engine import Engine
 from sqlalchemy.pool import StaticPool
 
-from invent_exporter.errors import StateError, StateGoneError, StorageError
+from invent_exporter.errors import StateError, StateGoneError
 from invent_exporter.ledger.schema import SCHEMA_VERSION, meta, tables
-from invent_exporter.ledger.upgrade import sync, upgrade
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Engine
+from invent_exporter.ledger.upgrade import copy_to, driver, sync, upgrade
 
 APPLICATION_ID = 0x1E7E17
 """Stands in the header of a SQLite file, so that another program's file is not taken for ours."""
 
 _LOCKED_SECONDS = 3.0
 """How long another connection may hold a lock; a stop waits as long, and has 5 s in all."""
-_VACUUM_PAGES = 200
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 
 
+@dataclass
 class Database:
     """One connection to the ledger's database, and the lock that keeps other processes out."""
 
-    def __init__(self, engine: Engine, path: Path | None, lock: int | None) -> None:
-        self.engine = engine
-        self.path = path
-        self._lock = lock
+    engine: Engine
+    path: Path | None = None
+    _lock: int | None = None
 
     def put_back(self) -> None:
         """Put the open file back where its path is, after somebody removed or replaced it.
@@ -53,16 +50,7 @@ class Database:
         if self.path is None:
             return
         copy = Path(f"{self.path}.copy")
-        copy.unlink(missing_ok=True)
-        try:
-            with closing(self.engine.raw_connection()) as pooled:
-                source = pooled.driver_connection
-                with closing(sqlite3.connect(copy)) as target:
-                    # Has no say in SQLAlchemy's typing: it is the connection that `_engine` made.
-                    cast("sqlite3.Connection", source).backup(target)
-            sync(copy)
-        except sqlite3.Error as error:
-            raise OSError(f"{self.path} can't be put back: {error}") from error
+        copy_to(self.engine, copy)
         for leftover in ("-wal", "-shm"):
             Path(f"{self.path}{leftover}").unlink(missing_ok=True)
         copy.replace(self.path)
@@ -81,19 +69,8 @@ class Database:
 
         SQLite itself does so only after some thousand pages were committed to the log.
         """
-        with closing(self.engine.raw_connection()) as pooled, suppress(sqlite3.Error):
-            connection = cast("sqlite3.Connection", pooled.driver_connection)
+        with driver(self.engine) as connection, suppress(sqlite3.Error):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def give_back_pages(self) -> None:
-        """Return some pages that deletions left empty to the file system, else StorageError."""
-        with closing(self.engine.raw_connection()) as pooled:
-            # `execute` would take one step of this statement, which is one page.
-            connection = cast("sqlite3.Connection", pooled.driver_connection)
-            try:
-                connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
-            except sqlite3.Error as error:
-                raise StorageError(str(error)) from error
 
     def close(self) -> None:
         """Close the file and let the next process have it."""
@@ -111,7 +88,7 @@ def open_database(url: str) -> Database:
 
     """
     if not url.startswith("sqlite:///"):
-        database = Database(_engine(":memory:"), None, None)
+        database = Database(_engine(":memory:"))
         _create(database.engine)
         return database
     path = Path(url.removeprefix("sqlite:///"))
@@ -162,7 +139,9 @@ def _is_blank(path: Path) -> bool:
         )
     wal = Path(f"{path}-wal")
     mode = "ro" if wal.exists() else "ro&immutable=1"
-    with closing(sqlite3.connect(f"file:{_quoted(path)}?mode={mode}", uri=True)) as connection:
+    with closing(
+        sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
+    ) as connection:
 
         def ask(question: str) -> object:
             return connection.execute(question).fetchone()[0]
@@ -195,10 +174,6 @@ def _damaged(path: Path, problem: object) -> StateError:
     )
 
 
-def _quoted(path: Path) -> str:
-    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
 def _identity(path: str) -> tuple[int, int] | None:
     """Tell which file this is now; None for one that is missing."""
     try:
@@ -217,9 +192,10 @@ def _engine(path: str) -> Engine:
         connection = sqlite3.connect(
             path, timeout=_LOCKED_SECONDS, isolation_level=None, check_same_thread=False
         )
-        # auto_vacuum comes first: it takes effect only before the file has a first page.
+        # auto_vacuum comes first: it takes effect only before the file has a first page. FULL: what
+        # deletions left empty goes back to the file system.
         # FULL: what was served must have been on the disk, also after the power failed.
-        for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL"):
+        for pragma in ("auto_vacuum=FULL", "journal_mode=WAL", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}")
         # The first look opens the log, which from now on belongs to the file.
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()

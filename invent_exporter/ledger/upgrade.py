@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from sqlalchemy import Connection, select, update
+from sqlalchemy.engine import Engine
 
 from invent_exporter.api.models import escape
 from invent_exporter.errors import StateError
 from invent_exporter.ledger.schema import SCHEMA_VERSION, meta
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Engine
 
 _IDS = {
     "run": ("run_id", "workflow_id"),
@@ -41,7 +39,13 @@ def upgrade(engine: Engine, path: Path) -> None:
         version = connection.execute(select(meta.c.schema_version)).scalar_one()
     if version == SCHEMA_VERSION:
         return
-    copy_to(engine, Path(f"{path}.schema-{version}"))
+    try:
+        copy_to(engine, Path(f"{path}.schema-{version}"))
+    except OSError as error:
+        raise StateError(
+            f"state.url: {error}; room for a copy of the state file is expected beside it, "
+            "before it is upgraded"
+        ) from error
     with engine.begin() as connection:
         for step in range(version, SCHEMA_VERSION):
             _STEPS[step](connection)
@@ -66,27 +70,29 @@ def _to_2(connection: Connection) -> None:
 _STEPS: dict[int, Callable[[Connection], None]] = {1: _to_2}
 
 
+@contextmanager
+def driver(engine: Engine) -> Iterator[sqlite3.Connection]:
+    """Lend the connection that the engine made, of which SQLAlchemy's typing knows nothing."""
+    with closing(engine.raw_connection()) as pooled:
+        yield cast("sqlite3.Connection", pooled.driver_connection)
+
+
 def copy_to(engine: Engine, path: Path) -> None:
-    """Copy the open file, and see it on the disk.
+    """Copy the open file in place of what is there, and see it on the disk.
 
     Raises:
-        StateError: it could not be written whole; nothing is left of it.
+        OSError: it could not be written whole; nothing is left of it.
 
     """
     try:
-        with (
-            closing(engine.raw_connection()) as pooled,
-            closing(sqlite3.connect(path)) as target,
-        ):
-            cast("sqlite3.Connection", pooled.driver_connection).backup(target)
+        path.unlink(missing_ok=True)
+        with driver(engine) as source, closing(sqlite3.connect(path)) as target:
+            source.backup(target)
         sync(path)
     except (OSError, sqlite3.Error) as error:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        raise StateError(
-            f"state.url: {path} could not be written: {error}; room for a copy of the state file "
-            "is expected beside it, before it is upgraded"
-        ) from error
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def sync(path: Path) -> None:

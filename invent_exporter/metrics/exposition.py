@@ -3,13 +3,12 @@
 prometheus_client encodes each view once for each form that is asked for; the pieces are kept by
 family and joined at publish. Each published snapshot has a number, its generation: what that is
 good for says docs/how-it-counts.md, "The first event is seen".
-
-Longer than most modules: what is swapped in whole is made, kept and finished in one place.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from invent_exporter.metrics.families import FAMILIES
 _GZIP_LEVEL = 1
 """Level 6 makes answers a fifth smaller and takes three times as long."""
 _GZIP_WINDOW = 31
+_QUALITY = re.compile(r"q=[01](\.[0-9]*)?")
 _LIVE_SECONDS = 1.0
 _FORGET_SECONDS = 600.0
 """A form that nobody asked for so long is not made any more."""
@@ -246,9 +246,6 @@ def _qualities(header: str) -> dict[str, float]:
         quality = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
+                quality = float(parameter[2:]) if _QUALITY.fullmatch(parameter) else 0.0
         qualities[name] = max(quality, qualities.get(name, 0.0))
     return qualities

@@ -1,9 +1,11 @@
-"""One HTTP connection: uvicorn's own h11 protocol, with bounds on what a client may take."""
+"""One HTTP connection, and all of them: uvicorn's own h11 protocol within bounds."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,19 +21,63 @@ class Bounds:
     idle_seconds: int = 120
     answer_seconds: float = 60.0
     """To make an answer and hand it over: a client that does not read is let go."""
+    answers: int = 40
+    """At a time, as client_golang's handlers are often told; answers about health don't count."""
     connections: int = 512
+    connections_of_one_peer: int = 64
+    """Far above what scrapers need: each has one, and a network behind one address has a few."""
+
+
+@dataclass
+class Connections:
+    """All connections of a server, and whose answers are under way; who waits longest is first.
+
+    Where there are too many, one goes that only takes up room: that is idle, or does not read.
+    """
+
+    bounds: Bounds
+    by_age: dict[Connection, None] = field(default_factory=dict)
+    answered: dict[Connection, None] = field(default_factory=dict)
+
+    def admit(self, new: Connection) -> None:
+        """Take a connection in the place of another, if its peer or all have too many."""
+        self.by_age[new] = None
+        alike = [each for each in self.by_age if each.peer == new.peer]
+        if len(alike) > self.bounds.connections_of_one_peer:
+            self.make_room(alike, new)
+        elif len(self.by_age) > self.bounds.connections:
+            self.make_room(self.by_age, new)
+
+    def make_room(self, among: Iterable[Connection], new: Connection | None = None) -> None:
+        """End one that only takes up room; the new one, if all others are at work."""
+        idle = (each for each in among if each is not new and each.only_takes_room)
+        if (leaving := next(idle, new)) is not None:
+            leaving.abort()
+
+    def begin_answer(self, connection: Connection) -> bool:
+        """Tell whether one more answer may be under way, if need be in the place of a stuck one."""
+        if len(self.answered) >= self.bounds.answers:
+            stuck = next((each for each in self.answered if each.flow.write_paused), None)
+            if stuck is None:
+                return False
+            stuck.abort()
+        self.answered[connection] = None
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Leave out a connection that has ended."""
+        self.by_age.pop(connection, None)
+        self.answered.pop(connection, None)
 
 
 class Connection(H11Protocol):
     """A connection within bounds; the application finds it in `scope["state"]["connection"]`."""
 
-    def __init__(
-        self, config: Config, state: ServerState, bounds: Bounds, by_age: dict[Connection, None]
-    ) -> None:
-        """Join the connections `by_age`: least recently used first, shared by all of a server."""
+    def __init__(self, config: Config, state: ServerState, everyone: Connections) -> None:
         super().__init__(config, state, {"connection": self})
-        self._bounds = bounds
-        self._by_age = by_age
+        self.peer: str | bytes = ""
+        self.everyone = everyone
+        self._bounds = everyone.bounds
         self._ahead = b""  # not given to h11 yet
         self._header_timer: asyncio.TimerHandle
 
@@ -46,24 +92,21 @@ class Connection(H11Protocol):
 
     def abort(self) -> None:
         """End at once, with whatever was not handed over."""
-        self._by_age.pop(self, None)
+        self.everyone.forget(self)
         if self._answering:
             self.cycle.disconnected = True  # uvicorn then drops what else is sent
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, in the place of the least recently used one if there are too many.
+        """Take the connection, in the place of another one if there are too many.
 
         Who only holds it open is pushed out, who waits for an answer is not: a scraper gets in.
         """
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=1, low=0)  # 0 would be "always full" with TLS
-        self._by_age[self] = None
-        if len(self._by_age) > self._bounds.connections:
-            others = (each for each in self._by_age if each is not self)
-            idle = (each for each in others if not each._answering or each.flow.write_paused)  # noqa: SLF001 -- its own kind
-            next(idle, self).abort()
+        self.peer = _network(self.client[0]) if self.client else ""
         self._expect_header()
+        self.everyone.admit(self)
 
     def data_received(self, data: bytes) -> None:
         """Hand on what came, in pieces that keep h11's buffer at the bound of a header.
@@ -79,10 +122,16 @@ class Connection(H11Protocol):
         if self._ahead:
             self.flow.pause_reading()
         if self._answering:
-            self._by_age[self] = self._by_age.pop(self, None)
+            self.everyone.by_age[self] = self.everyone.by_age.pop(self, None)
             self._header_timer.cancel()
         elif self._header_timer.cancelled():
             self._expect_header()
+
+    def resume_writing(self) -> None:
+        """Go on with an answer: the client has read."""
+        super().resume_writing()
+        if self in self.everyone.answered:
+            self.everyone.answered[self] = self.everyone.answered.pop(self)
 
     def on_response_complete(self) -> None:
         """Go on with what the client sent ahead."""
@@ -99,10 +148,15 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self._by_age.pop(self, None)
+        self.everyone.forget(self)
         self._header_timer.cancel()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+
+    @property
+    def only_takes_room(self) -> bool:
+        """It waits for a request, or for a client that does not read."""
+        return not self._answering or self.flow.write_paused
 
     @property
     def _answering(self) -> bool:
@@ -110,3 +164,11 @@ class Connection(H11Protocol):
 
     def _expect_header(self) -> None:
         self._header_timer = self.loop.call_later(self._bounds.header_seconds, self.abort)
+
+
+def _network(host: str) -> str | bytes:
+    """Name the peer: an IPv4 address, or the half of an IPv6 address that one has for itself."""
+    address = ip_address(host)
+    if not isinstance(address, IPv6Address):
+        return host
+    return str(address.ipv4_mapped) if address.ipv4_mapped else address.packed[:8]

@@ -7,20 +7,35 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 from ssl import SSLContext
-from typing import Self
+from typing import Any, Final, Self
 
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from invent_exporter.errors import ListenError
-from invent_exporter.web.connection import Bounds, Connection
+from invent_exporter.log import get_logger
+from invent_exporter.web.connection import Bounds, Connection, Connections
 
 STOP_SECONDS = 1.5
 """How long running answers may go on after a stop."""
 PORT_MAX = 65535
+BUFFER_OPTIONS: Final = (
+    (socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024),
+    (socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024),
+    (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 64 * 1024),
+)
+"""What the kernel keeps of one connection (it doubles the first two): requests are small, and what
+a client does not read is not to be kept for it, neither sent nor unsent."""
+ACCEPTED_AT_A_TIME, WAITING_TO_BE_ACCEPTED = 16, 1024
+"""A flood of connections must not keep the loop from those that are there."""
+SCARCITY_SECONDS = 60.0
+"""How often it is said that there is no descriptor for a connection."""
+
+log = get_logger(__name__)
 
 
 def parse_listen_address(address: str) -> tuple[str, int]:
@@ -46,27 +61,24 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+def bind(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.socket]:
     """Listen on all addresses of the host; none, or `::`, is every interface, IPv4 and IPv6.
 
-    Raises:
-        ListenError: one line that names the flag, the address and what is wrong with it.
-
+    The sockets are closed with `opened`; a ListenError says which address can't be had, and why.
     """
-    with contextlib.ExitStack() as opened:
-        try:
-            sockets = _bind_each(host, port, opened)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
-            raise _explained(error, host, port) from error
-        opened.pop_all()
-        return sockets
+    try:
+        addresses = {"::": socket.AF_INET6, "0.0.0.0": socket.AF_INET}  # noqa: S104 -- asked for: no host
+        if host:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            addresses = {str(address[0]): family for family, _, _, _, address in found}
+        return _bind_each(addresses, port, opened)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
+        raise _explained(error, host, port) from error
 
 
-def _bind_each(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.socket]:
-    addresses = {"::": socket.AF_INET6, "0.0.0.0": socket.AF_INET}  # noqa: S104 -- asked for: no host
-    if host:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        addresses = {str(address[0]): family for family, _, _, _, address in found}
+def _bind_each(
+    addresses: Mapping[str, int], port: int, opened: contextlib.ExitStack
+) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     for address, family in addresses.items():
@@ -83,9 +95,11 @@ def _bind_each(host: str, port: int, opened: contextlib.ExitStack) -> list[socke
             missing = error
             continue
         sockets.append(opened.enter_context(each))
-        # Inherited by connections, where asyncio sets it only if a socket names its protocol.
-        # Without it the last part of an answer waits for the client's delayed acknowledgement.
+        # Options are inherited by connections. Asyncio sets the first only if a socket names its
+        # protocol; without it the end of an answer waits for the client's delayed acknowledgement.
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in BUFFER_OPTIONS:
+            each.setsockopt(*option)
         if is_dual:
             break
     if not sockets and missing is not None:
@@ -141,16 +155,16 @@ class Server:
             h11_max_incomplete_event_size=self._bounds.header_bytes - 1,  # see data_received
             timeout_keep_alive=self._bounds.idle_seconds,
         )
-        self._config.load()
         self._state = ServerState()
-        self._by_age: dict[Connection, None] = {}
+        self._connections = Connections(self._bounds)
+        self._scarce_since = -inf
         self._servers: list[asyncio.Server] = []
         self._sockets: list[socket.socket] = []
         self.addresses: list[tuple[str, int]] = []
         """What was asked for, with the port that the system chose in place of 0."""
         with contextlib.ExitStack() as opened:
             for host, port in addresses:
-                bound = [opened.enter_context(each) for each in bind(host, port)]
+                bound = bind(host, port, opened)
                 self._sockets += bound
                 self.addresses.append((host, bound[0].getsockname()[1]))
             opened.pop_all()
@@ -158,16 +172,19 @@ class Server:
     async def start(self) -> None:
         """Begin to answer."""
         loop = asyncio.get_running_loop()
-        handshake_seconds = None if self._tls is None else self._bounds.header_seconds
+        loop.set_exception_handler(self._on_loop_error)
         self._servers = [
             await loop.create_server(
-                lambda: Connection(self._config, self._state, self._bounds, self._by_age),
+                lambda: Connection(self._config, self._state, self._connections),
                 sock=listening,
+                backlog=ACCEPTED_AT_A_TIME,  # as asyncio takes it, which also tells the kernel
                 ssl=self._tls,
-                ssl_handshake_timeout=handshake_seconds,
+                ssl_handshake_timeout=self._bounds.header_seconds if self._tls else None,
             )
             for listening in self._sockets
         ]
+        for listening in self._sockets:
+            listening.listen(WAITING_TO_BE_ACCEPTED)
 
     async def stop(self) -> None:
         """End within 2 s: idle connections at once, running answers after `STOP_SECONDS`."""
@@ -175,23 +192,21 @@ class Server:
             server.close()
         for listening in self._sockets:
             listening.close()
-        for connection in list(self._by_age):
+        for connection in list(self._connections.by_age):
             connection.shutdown()
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=STOP_SECONDS)
-        for connection in list(self._by_age):
+        for connection in list(self._connections.by_age):
             connection.abort()
         for task in (stuck := list(self._state.tasks)):
             task.cancel()
         await asyncio.gather(*stuck, return_exceptions=True)
 
     async def __aenter__(self) -> Self:
-        """Start."""
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop."""
         await self.stop()
 
     async def _run(
@@ -208,3 +223,18 @@ class Server:
                 if not limit.expired():
                     raise
                 connection.abort()
+            finally:
+                self._connections.answered.pop(connection, None)
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Say once in a while that there is no descriptor; asyncio tries again each second.
+
+        It would say so with a traceback for each try. Who only takes up room gives its own back.
+        """
+        if not context["message"].startswith("socket.accept() out of system resource"):
+            loop.default_exception_handler(context)
+            return
+        self._connections.make_room(self._connections.by_age)
+        if loop.time() >= self._scarce_since + SCARCITY_SECONDS:
+            self._scarce_since = loop.time()
+            log.error("a connection can't be accepted", error=context["exception"])

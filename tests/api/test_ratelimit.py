@@ -123,7 +123,7 @@ def test_no_minute_ever_has_more_requests_than_the_limit(
         sent = []
         for gap in gaps + [0.0] * (2 * per_minute):
             time_.now += gap
-            await limiter.acquire(lambda _seconds: None)
+            await limiter.acquire("org-1", lambda _seconds: None)
             sent.append(time_.now)
         return sent
 
@@ -140,7 +140,7 @@ async def test_turns_are_given_in_order_and_the_limit_is_used() -> None:
     heartbeats: list[float] = []
 
     async def one(number: int) -> None:
-        await limiter.acquire(heartbeats.append)
+        await limiter.acquire("org-1", heartbeats.append)
         order.append(number)
 
     await asyncio.gather(*(one(number) for number in range(300)))
@@ -152,25 +152,25 @@ async def test_turns_are_given_in_order_and_the_limit_is_used() -> None:
 async def test_a_turn_that_is_given_up_is_not_lost() -> None:
     """A cancelled waiter lets the next one through."""
     limiter = RateLimiter(10, SystemClocks())
-    await limiter.acquire(lambda _seconds: None)
-    waiting = asyncio.create_task(limiter.acquire(lambda _seconds: None))
+    await limiter.acquire("org-1", lambda _seconds: None)
+    waiting = asyncio.create_task(limiter.acquire("org-1", lambda _seconds: None))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     limiter._tokens = 1.0
-    await limiter.acquire(lambda _seconds: None)
+    await limiter.acquire("org-1", lambda _seconds: None)
 
 
 async def test_a_long_pause_refuses_everybody_at_once() -> None:
     """Those who waited already, too."""
     time_ = FakeTime()
     limiter = RateLimiter(60, time_)
-    limiter.pause(10)
-    limiter.pause(5)  # the longer one holds
-    await limiter.acquire(lambda _seconds: None)
+    limiter.pause("org-1", 10)
+    limiter.pause("org-1", 5)  # the longer one holds
+    await limiter.acquire("org-1", lambda _seconds: None)
     assert time_.now == 10
-    waiters = [asyncio.create_task(limiter.acquire(lambda _s: None)) for _ in range(20)]
-    limiter.pause(600)
+    waiters = [asyncio.create_task(limiter.acquire("org-1", lambda _s: None)) for _ in range(20)]
+    limiter.pause("org-1", 600)
     results = await asyncio.gather(*waiters, return_exceptions=True)
     assert all(isinstance(result, PausedError) for result in results)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import yaml
 from invent_exporter.simulator import DEMO_KEY, SimulatorServer, demo_world
 from tests.deploy.chart import ROOT
 from tests.deploy.go_modules import run_program
-from tests.deploy.processes import Server, exporter, free_port, prometheus, wait_for
-from tests.programs import require
+from tests.deploy.processes import Server, exporter, free_port, prometheus
+from tests.process.harness import wait_for
+from tests.programs import require, run
 
 pytestmark = pytest.mark.system
 
@@ -108,20 +108,13 @@ def test_the_key_of_the_real_org_is_a_file(project: dict[str, Any]) -> None:
     assert [secret["source"] for secret in service["secrets"]] == ["invent-api-key"]
     assert "INVENT_API_KEY" not in service["environment"]
     file = Path(project["secrets"]["invent-api-key"]["file"])
-    ignored = subprocess.run(
-        [require("git"), "check-ignore", "--quiet", "--no-index", file], cwd=ROOT, check=False
-    )
+    ignored = run("git", "check-ignore", "--quiet", "--no-index", file, cwd=ROOT)
     assert ignored.returncode == 0
 
 
 def test_alertmanager_accepts_its_configuration() -> None:
     """A real amtool reads it."""
-    done = subprocess.run(
-        [require("amtool"), "check-config", DEPLOY / "alertmanager" / "alertmanager.yml"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("amtool", "check-config", DEPLOY / "alertmanager" / "alertmanager.yml")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -16,7 +16,6 @@ from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.schema import SCHEMA_VERSION
 from invent_exporter.ledger.sqlite import open_database
-from invent_exporter.scan.poll import ScanState
 from tests.ledger.blocking import BlockingLedger
 from tests.proof.runs import BOUNDS, NOW, run
 
@@ -109,7 +108,5 @@ def test_an_upgrade_that_breaks_off_leaves_the_old_file(
         with pytest.raises(StateError):
             open_database(f"sqlite:///{old}")
     assert rows(old, "SELECT schema_version FROM meta") == [(1,)]
-    ledger = BlockingLedger(Ledger(open_database(f"sqlite:///{old}"), SETTINGS))
-    org = ledger.load("c", walk_floor=NOW)
-    ledger.complete(org, ScanState(), absent=())
-    ledger.close()
+    open_database(f"sqlite:///{old}").close()
+    assert rows(old, "SELECT schema_version FROM meta") == [(SCHEMA_VERSION,)]

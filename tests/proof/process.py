@@ -7,11 +7,10 @@ anew on the same file.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import event
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
     from invent_exporter.ledger.recorder import InvalidRow, Recorded
     from invent_exporter.metrics.exposition import View
     from invent_exporter.scan.poll import ScanState
-
-_T = TypeVar("_T")
 
 EPOCH = 1_800_000_000.0
 
@@ -283,12 +280,3 @@ class Process:
         """End, in order or after a kill: in both cases nothing more is written."""
         self.exposition.close()
         self.ledger.close()
-
-
-def run(coroutine: Awaitable[_T]) -> _T:
-    """Run a coroutine in a loop of its own."""
-
-    async def main() -> _T:
-        return await coroutine
-
-    return asyncio.run(main())

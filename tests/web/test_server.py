@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import re
+import resource
 import socket
 import struct
 import subprocess
@@ -14,16 +15,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from ssl import Purpose, SSLContext, create_default_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from invent_exporter.errors import ListenError
 from invent_exporter.metrics.exposition import Answer
-from invent_exporter.web.connection import Bounds
+from invent_exporter.web.connection import Bounds, _network
 from invent_exporter.web.routes import Application, check_telemetry_path
 from invent_exporter.web.server import Server, bind, join_address, parse_listen_address
 from tests.programs import require
@@ -87,10 +89,11 @@ class Running:
         """Where it is."""
         return f"http://127.0.0.1:{self.server.addresses[0][1]}"
 
-    def connect(self, sent: bytes = b"") -> socket.socket:
+    def connect(self, sent: bytes = b"", *, source: str = "127.0.0.1") -> socket.socket:
         """Open a raw connection, with a small buffer, and send something."""
         raw = socket.socket()
         raw.settimeout(DEADLINE_SECONDS)
+        raw.bind((source, 0))
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         raw.connect(self.server.addresses[0])
         raw.sendall(sent)
@@ -102,7 +105,9 @@ class Running:
 
     def until_gone(self) -> None:
         """Wait until the server has let go of all connections, so that nothing can follow."""
-        until(lambda: not self.server._by_age and not self.server._state.tasks, "an end")
+        until(
+            lambda: not self.server._connections.by_age and not self.server._state.tasks, "an end"
+        )
 
 
 @contextlib.contextmanager
@@ -115,10 +120,9 @@ def serving(
     """Serve on a free loopback port."""
     running = Running(body)
     running.may_answer.set()
-    app = Application(running, running, lambda: (), telemetry_path=path)
+    both = cast("Any", running)
+    app = Application(both, both, lambda: (), telemetry_path=path)
     running.server = Server(app, [("127.0.0.1", 0)], bounds=bounds, tls=tls)
-    # What is not read soon stays in our own buffers.
-    running.server._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
     thread = threading.Thread(target=running.loop.run_forever)
     thread.start()
     try:
@@ -185,7 +189,10 @@ def reset(raw: socket.socket) -> None:
     ],
 )
 def test_reads_answer_get_and_head_alike(running: Running, path: str, content_type: str) -> None:
-    """HEAD has GET's status and headers, its Content-Length too, and no body."""
+    """HEAD has GET's status and headers, its Content-Length too, and no body.
+
+    Only a GET of the metrics acknowledges what it carried.
+    """
     with httpx.Client(base_url=running.url, headers={"accept-encoding": "identity"}) as client:
         got, head = client.get(path), client.head(path)
         assert (got.status_code, head.status_code) == (200, 200)
@@ -199,6 +206,8 @@ def test_reads_answer_get_and_head_alike(running: Running, path: str, content_ty
         for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"):
             refused = client.request(method, path)
             assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+    running.until_gone()
+    assert running.acknowledged == ([7] if path.startswith("/metrics") else [])
 
 
 def test_metrics_pass_the_negotiation_on(running: Running) -> None:
@@ -280,7 +289,7 @@ def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -
     """Nagle's algorithm is off: it would hold the body back for 40 ms."""
     with running.connect(GET_METRICS) as raw:
         read_answer(raw)
-        (connection,) = running.server._by_age
+        (connection,) = running.server._connections.by_age
         accepted = connection.transport.get_extra_info("socket")
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
@@ -288,29 +297,32 @@ def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -
 # What was handed over
 
 
-def test_answer_is_acknowledged_when_it_was_handed_over() -> None:
-    """When its last byte is on its way, and for what it carried, not for what is new by then."""
-    with serving(body=LARGE) as running, running.connect(GET_METRICS) as raw:
-        raw.recv(1)
-        running.generation = 8
-        assert running.acknowledged == []
-        receive(raw, len(LARGE))
-        until(lambda: running.acknowledged == [7], "acknowledgement")
-
-
 def test_requests_sent_ahead_are_answered_one_after_the_other() -> None:
-    """The next waits until the one before was handed over, and what waits is one piece of it."""
+    """The next waits until the one before was handed over, and what waits is one piece of it.
+
+    Each counts for what it carried, not for what is new when its last byte is on its way.
+    """
     sent = GET_METRICS * 2 + GET_METRICS[:-2] + b"Connection: close\r\n\r\n"
     with serving(body=LARGE) as running, running.connect(sent) as raw:
         raw.recv(1, socket.MSG_PEEK)
-        (connection,) = running.server._by_age
+        (connection,) = running.server._connections.by_age
         until(connection.transport.get_write_buffer_size, "a piece that waits")
         assert connection.transport.get_write_buffer_size() <= 2**20
-        assert len(running.asked) == 1
+        assert (len(running.asked), running.acknowledged) == (1, [])
+        running.generation = 8
         for _ in range(3):
             assert read_answer(raw).endswith(LARGE)
-        until(lambda: running.acknowledged == [7, 7, 7], "acknowledgements")
+        until(lambda: running.acknowledged == [7, 8, 8], "acknowledgements")
         assert read_to_end(raw) == b""
+
+
+def test_client_that_does_not_read_is_not_answered_ahead() -> None:
+    """What it sent ahead waits for it: of its answers no more is kept than small buffers take."""
+    with serving(body=LARGE[:100_000]) as running, running.connect(GET_METRICS * 20):
+        until(lambda: running.server._connections.by_age, "the connection")
+        (connection,) = running.server._connections.by_age
+        until(connection.transport.get_write_buffer_size, "a piece that waits")
+        assert len(running.asked) <= 4
 
 
 @pytest.mark.parametrize("read_bytes", [0, len(LARGE) // 2])
@@ -327,7 +339,7 @@ def test_answer_broken_off_is_not_acknowledged(
             running.may_answer.set()
             receive(raw, read_bytes)
         end(raw)
-        until(lambda: not running.server._by_age, "an end")
+        until(lambda: not running.server._connections.by_age, "an end")
         running.may_answer.set()
         running.until_gone()
         assert running.acknowledged == []
@@ -341,16 +353,6 @@ def test_client_that_never_reads_is_let_go_unacknowledged(body_bytes: int) -> No
         until(lambda: running.asked, "request to arrive")
         running.until_gone()
         assert running.acknowledged == []
-
-
-def test_head_and_other_routes_acknowledge_nothing(running: Running) -> None:
-    """Only a GET of the metrics carries them."""
-    with httpx.Client(base_url=running.url) as client:
-        client.head("/metrics")
-        for path in ("/", "/-/healthy", "/-/ready", "/nothing"):
-            client.get(path)
-    running.until_gone()
-    assert running.acknowledged == []
 
 
 def test_tls_changes_nothing(tmp_path: Path) -> None:
@@ -407,9 +409,9 @@ def test_slow_header_is_ended(sent: bytes, trickle: bytes) -> None:
         def has_ended() -> bool:
             with contextlib.suppress(ConnectionError):
                 raw.sendall(trickle)
-            return not running.server._by_age
+            return not running.server._connections.by_age
 
-        until(lambda: running.server._by_age, "the connection")
+        until(lambda: running.server._connections.by_age, "the connection")
         until(has_ended, "its end")
 
 
@@ -423,7 +425,7 @@ def test_full_house_makes_room_for_the_newest() -> None:
     """Clients that only hold connections open cannot keep a scraper out."""
     with serving(Bounds(connections=5)) as running, contextlib.ExitStack() as stack:
         held = [stack.enter_context(running.connect()) for _ in range(5)]
-        until(lambda: len(running.server._by_age) == 5, "connections to be made")
+        until(lambda: len(running.server._connections.by_age) == 5, "connections to be made")
         held[0].sendall(GET_READY)
         read_answer(held[0])
         assert httpx.get(f"{running.url}/metrics").status_code == 200
@@ -451,6 +453,93 @@ def test_running_answers_are_not_given_up_for_new_connections() -> None:
         running.may_answer.set()
         for raw in held:
             assert read_answer(raw).endswith(BODY)
+
+
+def test_one_peer_cannot_take_the_place_of_others() -> None:
+    """Above its own bound, the connection that it used longest ago gives way to its newest."""
+    with (
+        serving(Bounds(connections_of_one_peer=2)) as running,
+        running.connect(source="127.0.0.2") as other,
+        running.connect() as first,
+    ):
+        until(lambda: len(running.server._connections.by_age) == 2, "connections to be made")
+        for _ in range(3):
+            with running.connect(GET_READY) as raw:
+                assert read_answer(raw).endswith(b"Ready.\n")
+                with running.connect(GET_READY) as another:
+                    assert read_answer(another).endswith(b"Ready.\n")
+        assert read_to_end(first) == b""
+        other.sendall(GET_READY)
+        assert read_answer(other).endswith(b"Ready.\n")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:0:0:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+    ],
+)
+def test_peer_is_who_can_choose_its_address(one: str, other: str, *, is_same: bool) -> None:
+    """Of IPv6 each has half an address for itself; IPv4 may come in IPv6's form."""
+    assert (_network(one) == _network(other)) == is_same
+
+
+def test_answers_under_way_have_a_limit_and_health_is_apart() -> None:
+    """One more is refused, as client_golang's handlers do it, until one is done."""
+    with serving(Bounds(answers=2)) as running, contextlib.ExitStack() as stack:
+        running.may_answer.clear()
+        held = [stack.enter_context(running.connect(GET_METRICS)) for _ in range(2)]
+        until(lambda: len(running.asked) == 2, "requests to arrive")
+        for path in ("/metrics", "/"):
+            refused = httpx.get(running.url + path)
+            assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+            assert refused.text == "Limit of concurrent requests reached (2), try again later.\n"
+        assert httpx.get(f"{running.url}/-/ready").status_code == 200
+        running.may_answer.set()
+        for raw in held:
+            assert read_answer(raw).endswith(BODY)
+        assert httpx.get(f"{running.url}/metrics").status_code == 200
+
+
+def test_answer_that_nobody_reads_gives_way_to_one_more() -> None:
+    """The one whose client has not read for the longest; so nobody starves a scraper."""
+    with (
+        serving(Bounds(answers=2), LARGE) as running,
+        running.connect(GET_METRICS) as reading,
+        running.connect(GET_METRICS) as stuck,
+    ):
+        until(lambda: len(running.server._connections.answered) == 2, "answers to begin")
+        receive(reading, len(LARGE) // 2)
+        assert httpx.get(f"{running.url}/metrics").content == LARGE
+        assert len(read_to_end(stuck)) < len(LARGE)
+        receive(reading, len(LARGE) // 2)
+
+
+def test_out_of_descriptors_is_said_once_and_passes(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who only takes up room gives a descriptor back; the next try takes it."""
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.01)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with running.connect() as idle, capture_logs() as logs:
+        until(lambda: running.server._connections.by_age, "the connection")
+        with socket.socket() as late:
+            late.settimeout(DEADLINE_SECONDS)
+            # A new one has the lowest number that is free.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, limits[1]))
+            try:
+                late.connect(running.server.addresses[0])
+                late.sendall(GET_READY)
+                assert read_answer(late).endswith(b"Ready.\n")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert read_to_end(idle) == b""
+    assert [line["event"] for line in logs] == ["a connection can't be accepted"]
 
 
 @pytest.mark.parametrize("body", [b"", b"5\r\nhello\r\n" * 1000])
@@ -529,7 +618,7 @@ def test_unusable_host_is_one_line_that_names_the_flag(host: str) -> None:
     """A host that is not ours, or no host, is named with what was expected."""
     expected = rf"^--web\.listen-address: cannot listen on {host}:0: .*; .*$"
     with pytest.raises(ListenError, match=expected):
-        bind(host, 0)
+        bind(host, 0, contextlib.ExitStack())
 
 
 @pytest.mark.parametrize("host", ["", "::", "0::0", "::1"])
@@ -537,8 +626,12 @@ def test_no_host_and_the_any_address_listen_on_ipv4_and_ipv6(host: str) -> None:
     """All interfaces, of both kinds where the machine has both; who names one means that one."""
     if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6 that takes IPv4 as well")
-    (listening,) = bind(host, 0)
-    with listening, socket.socket() as version4, socket.socket(socket.AF_INET6) as version6:
+    with (
+        contextlib.ExitStack() as opened,
+        socket.socket() as version4,
+        socket.socket(socket.AF_INET6) as version6,
+    ):
+        (listening,) = bind(host, 0, opened)
         port = listening.getsockname()[1]
         version6.connect(("::1", port))
         assert (version4.connect_ex(("127.0.0.1", port)) == 0) == (host != "::1")
@@ -556,7 +649,7 @@ def test_stop_ends_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
         stuck = stack.enter_context(running.connect(GET_METRICS))
         until(lambda: len(running.asked) == 2, "requests to arrive")
         running.call(running.server.stop())
-        assert not running.server._by_age
+        assert not running.server._connections.by_age
         assert [read_to_end(each) for each in (idle, half, stuck)] == [b"", b"", b""]
         assert running.acknowledged == []
         with pytest.raises(ConnectionRefusedError):
