@@ -133,7 +133,7 @@ def _parser() -> _Parser:
         each.add("--web.listen-address", where, metavar="HOST:PORT", action="append")
         each.add("--web.telemetry-path", "path of the metrics", metavar="PATH", default="/metrics")
     serve.add("--web.config.file", _NOT_YET, metavar="FILE")
-    serve.add("--web.enable-lifecycle", _NOT_YET, action="store_true")
+    serve.add("--web.enable-lifecycle", "let POST /-/reload reload it", action="store_true")
     here, at = "where the simulated API listens, a loopback address", "127.0.0.1:10481"
     for each in (demo, simulate):
         each.add(
@@ -178,15 +178,15 @@ def _load(flags: argparse.Namespace, redactor: Redactor) -> Config:
 
 
 def _serve(flags: argparse.Namespace, redactor: Redactor) -> int:
-    if flags.web_config_file is not None or flags.web_enable_lifecycle:
-        flag = "--web.enable-lifecycle" if flags.web_enable_lifecycle else "--web.config.file"
-        raise UsageError(f"{flag} is {_NOT_YET}; leave it out")
+    if flags.web_config_file is not None:
+        raise UsageError(f"--web.config.file is {_NOT_YET}; leave it out")
     place = _web_place(flags)
     config = _load(flags, redactor)
     if flags.config_check:
         _say("ok")
         return EXIT_OK
-    return _run_serve(config, redactor, place)
+    options = {"config_file": flags.config_file, "may_reload": flags.web_enable_lifecycle}
+    return _run_serve(config, redactor, place, **options)
 
 
 def _web_place(flags: argparse.Namespace) -> Place:

@@ -166,11 +166,11 @@ def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
-def parse(path: Path) -> Value | None:
-    """Read a YAML file to its node tree; None for an empty one.
+def read(path: Path) -> bytes:
+    """Read a file that may be a configuration.
 
     Raises:
-        ConfigError: it can't be read, or is no YAML without tags and aliases.
+        ConfigError: it can't be read, or is too large.
 
     """
     name = escaped(str(path))
@@ -182,6 +182,17 @@ def parse(path: Path) -> Value | None:
         raise ConfigError(message) from None
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError(f"{name}: the file is too large: expected at most 1 MiB")
+    return raw
+
+
+def parse(path: Path) -> Value | None:
+    """Read a YAML file to its node tree; None for an empty one.
+
+    Raises:
+        ConfigError: it can't be read, or is no YAML without tags and aliases.
+
+    """
+    name, raw = escaped(str(path)), read(path)
     try:
         text = raw.decode("utf-8-sig")
         node = _Loader(text).get_single_node()

@@ -95,7 +95,6 @@ def test_help_lists_commands_and_flags(
         (("--web.telemetry-path=metrics",), "--web.telemetry-path"),
         (("--web.telemetry-path=/-/healthy",), "--web.telemetry-path"),
         (("--web.config.file=web.yaml",), "--web.config.file is not supported yet"),
-        (("--web.enable-lifecycle",), "--web.enable-lifecycle is not supported yet"),
         (("backfill",), "backfill is not supported yet"),
         (("--config.file=/nowhere/config.yaml",), "/nowhere/config.yaml"),
         (("--config.file=",), "--config.file: the path is empty"),
