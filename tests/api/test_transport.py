@@ -562,3 +562,29 @@ async def test_a_request_that_is_dropped_passes_the_cancellation_on() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_while_url_and_keys_change_nothing_is_asked() -> None:
+    """A key goes to the one host that it was given for; what was under way ends as it began."""
+    came, went_on = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(_request: Request, say: Say) -> None:
+        came.set()
+        await went_on.wait()
+        await say(OK)
+
+    async with asking(handler=answer_late) as (setup, first), RawServer(always(OK)) as second:
+        under_way = asyncio.create_task(setup.get())
+        await came.wait()
+        changed = ApiConfig(url=second.url, requests_per_minute=6000, max_response_bytes=LIMIT)
+        async with setup.transport.changing(changed):
+            waiting = asyncio.create_task(setup.get())
+            await asyncio.wait([waiting], timeout=0.2)
+            assert (len(first.requests), second.requests) == (1, [])
+            setup.key = "another"
+        await waiting
+        went_on.set()
+        assert (await under_way).status == 200
+        (request,) = second.requests
+        assert request.headers["authorization"] == "Bearer another"
+        assert len(first.requests) == 1
