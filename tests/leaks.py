@@ -13,14 +13,18 @@ PART = 8
 """So many characters of a key in a row are recognizable (contract, promise 7)."""
 
 
-def leaked(text: str, keys: Iterable[str]) -> set[str]:
-    """Return the parts of keys that can be read in a text, or from it."""
-    parts = {
+def parts_of(key: str) -> set[str]:
+    """Return all that is recognizable of a key."""
+    return {
         form[start : start + PART]
-        for key in keys
         for form in (_plain(key), *_base64_forms(key))
         for start in range(len(form) - PART + 1)
     }
+
+
+def leaked(text: str, keys: Iterable[str]) -> set[str]:
+    """Return the parts of keys that can be read in a text, or from it."""
+    parts = set().union(*map(parts_of, keys))
     found = set()
     for meant in _meanings(text):
         plain = _plain(meant)
