@@ -35,8 +35,9 @@ from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
+from invent_exporter.web.guard import Guard, WebFile
 from invent_exporter.web.routes import Application
-from invent_exporter.web.server import Server, join_address
+from invent_exporter.web.server import HealthPlace, Server, join_address
 
 _STOP_SECONDS = 2.0
 
@@ -177,12 +178,15 @@ async def serve(
     config_file: Path | None = None,
     may_reload: bool = False,
     revision: str = "",
+    web_file: WebFile | None = None,
+    health: HealthPlace | None = None,
     outlives_hangup: bool = True,
     on_listening: Callable[[Sequence[tuple[str, int]]], None] = lambda _addresses: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; a hang-up reloads, unless it shall end the process too.
 
-    `config_file` is where `config` comes from; `may_reload` lets clients reload it. `on_listening`
+    `config_file` is where `config` comes from; `may_reload` lets clients reload it. `web_file` asks
+    for TLS, logins and the like; `health` is told apart from that at a local place. `on_listening`
     gets hosts and ports; a port is the system's choice where 0 was asked for.
 
     Raises:
@@ -216,7 +220,13 @@ async def serve(
         if outlives_hangup:
             loop.add_signal_handler(signal.SIGHUP, reloader.ask)
         await exporter.load()
-        async with Server(application, addresses) as server:
+        server = Server(
+            application if web_file is None else Guard(application, web_file),
+            addresses,
+            tls=None if web_file is None else web_file.tls,
+            health=None if health is None else (application.health, health),
+        )
+        async with server:
             on_listening(server.addresses)
             for host, port in server.addresses:
                 log.info("listening", address=join_address(host or "*", port), version=__version__)

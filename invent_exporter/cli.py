@@ -13,16 +13,25 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from invent_exporter import __version__
-from invent_exporter.errors import ConfigError, ListenError, OutputError, StateError, UsageError
+from invent_exporter.errors import (
+    BackfillError,
+    ConfigError,
+    ListenError,
+    OutputError,
+    StateError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from invent_exporter.config.load import Config
     from invent_exporter.redaction import Redactor
+    from invent_exporter.web.server import HealthPlace
 
 PROGRAM = "invent-exporter"
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -37,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0, 2 for bad flags or configuration, else 1."""
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
-    except (ConfigError, StateError, ListenError, OutputError) as error:
+    except (ConfigError, StateError, ListenError, OutputError, BackfillError) as error:
         print(f"{PROGRAM}:", *str(error).splitlines(), file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except Exception:  # noqa: BLE001 - a bug is a log line like every other, without secrets
@@ -68,7 +77,8 @@ def _run(arguments: list[str]) -> int:
         setup_logging(flags.log_level, flags.log_format, redactor)
         return int(flags.run(flags, redactor))
     except KeyboardInterrupt:
-        if flags.run is _check:  # 0 would say that every org has answered
+        # 0 of `check` would say that every org has answered, and of `backfill` that it is done.
+        if flags.run in (_check, _backfill):
             raise OutputError("interrupted") from None
         return EXIT_OK
 
@@ -121,10 +131,10 @@ def _parser() -> _Parser:
     demo = command("demo", _demo, "serve a simulated Invent API and the exporter on it")
     simulate = command("simulate", _simulate, "serve the simulated Invent API alone")
     assets = command("assets", _assets, "write out the rules and dashboards of this version")
-    backfill = command("backfill", _backfill, _NOT_YET)
+    backfill = command("backfill", _backfill, "write past runs as OpenMetrics, for promtool")
 
     file = "YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org"
-    for each in (serve, check):
+    for each in (serve, check, backfill):
         each.add("--config.file", file, metavar="FILE", type=_file)
     only_check = "read the configuration, say what is wrong or `ok`, and end; no network"
     serve.add("--config.check", only_check, action="store_true")
@@ -132,7 +142,10 @@ def _parser() -> _Parser:
     for each in (serve, demo):
         each.add("--web.listen-address", where, metavar="HOST:PORT", action="append")
         each.add("--web.telemetry-path", "path of the metrics", metavar="PATH", default="/metrics")
-    serve.add("--web.config.file", _NOT_YET, metavar="FILE")
+    of_web = "YAML file with TLS, users and more, in the format of Prometheus' exporter-toolkit"
+    serve.add("--web.config.file", of_web, metavar="FILE", type=_file)
+    health = "where health is told without TLS and login: unix:///PATH, or HOST:PORT of loopback"
+    serve.add("--web.health-address", health, metavar="ADDRESS")
     serve.add("--web.enable-lifecycle", "let POST /-/reload reload it", action="store_true")
     here, at = "where the simulated API listens, a loopback address", "127.0.0.1:10481"
     for each in (demo, simulate):
@@ -147,6 +160,12 @@ def _parser() -> _Parser:
         each.add("--rate-limit", limit, type=_count, default=500, metavar="N")
     where = "the folder for rules/ and dashboards/, made when it is missing"
     assets.add("--output", where, metavar="DIR", type=Path, required=True)
+    backfill.add("--since", "how far back", metavar="DURATION", default="30d")
+    backfill.add("--step", "between two samples of a series", metavar="DURATION", default="1m")
+    what = "the file to write; what was read stands in FILE.spool until it is whole"
+    backfill.add("--output", what, metavar="FILE", type=Path, required=True)
+    label = "of every series; job and instance as the scrape has them; may be given several times"
+    backfill.add("--label", label, metavar="NAME=VALUE", action="append")
     levels = ("debug", "info", "warn", "error")
     for each, level in ((serve, "info"), (check, "error"), (demo, "info")):
         each.add("--log.level", "", choices=levels, default=level)
@@ -178,15 +197,18 @@ def _load(flags: argparse.Namespace, redactor: Redactor) -> Config:
 
 
 def _serve(flags: argparse.Namespace, redactor: Redactor) -> int:
-    if flags.web_config_file is not None:
-        raise UsageError(f"--web.config.file is {_NOT_YET}; leave it out")
     place = _web_place(flags)
+    health = _health_place(flags.web_health_address)
     config = _load(flags, redactor)
+    if (web_file := flags.web_config_file) is not None:
+        from invent_exporter.web.guard import WebFile
+
+        web_file = WebFile(web_file)
     if flags.config_check:
         _say("ok")
         return EXIT_OK
-    options = {"config_file": flags.config_file, "may_reload": flags.web_enable_lifecycle}
-    return _run_serve(config, redactor, place, **options)
+    reload = {"config_file": flags.config_file, "may_reload": flags.web_enable_lifecycle}
+    return _run_serve(config, redactor, place, web_file=web_file, health=health, **reload)
 
 
 def _web_place(flags: argparse.Namespace) -> Place:
@@ -198,6 +220,15 @@ def _web_place(flags: argparse.Namespace) -> Place:
         return list(addresses), check_telemetry_path(flags.web_telemetry_path)
     except ValueError as error:
         raise UsageError(error) from None  # it names the flag
+
+
+def _health_place(address: str | None) -> HealthPlace | None:
+    from invent_exporter.web.server import parse_health_address
+
+    try:
+        return None if address is None else parse_health_address(address)
+    except ValueError as error:
+        raise UsageError(f"--web.health-address: {error}") from None
 
 
 def _address(flag: str, text: str) -> tuple[str, int]:
@@ -275,5 +306,10 @@ def _assets(flags: argparse.Namespace, _redactor: Redactor) -> int:
     return EXIT_OK
 
 
-def _backfill(_flags: argparse.Namespace, _redactor: Redactor) -> int:
-    raise UsageError(f"backfill is {_NOT_YET}")
+def _backfill(flags: argparse.Namespace, redactor: Redactor) -> int:
+    from invent_exporter.commands.backfill import backfill
+    from invent_exporter.commands.backfill_plan import make_plan
+
+    plan = make_plan(flags.output, flags.since, flags.step, flags.label or (), time.time())
+    backfill(_load(flags, redactor), redactor, plan, _say)
+    return EXIT_OK

@@ -138,13 +138,14 @@ class Config:
     run_link: str | None = setting("links.run", read.run_link, default=None)
 
 
-def _keys(kind: type) -> Iterator[str]:
+def keys_of(kind: type) -> Iterator[str]:
+    """List the keys of a section and of those in it."""
     for each in fields(kind):
         if is_dataclass(each.default):
-            yield from _keys(type(each.default))
+            yield from keys_of(type(each.default))
         else:
             yield from each.metadata[Setting].keys if each.metadata else [each.name]
 
 
-KEYS: Final = (*_keys(Config), *_keys(OrgConfig))
+KEYS: Final = (*keys_of(Config), *keys_of(OrgConfig))
 """Every key that is known, in the order in which messages list them."""

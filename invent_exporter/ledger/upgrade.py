@@ -6,10 +6,8 @@ written escaped, so that none has a character that a label or another database r
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +16,7 @@ from sqlalchemy.engine import Engine
 
 from invent_exporter.api.models import escape
 from invent_exporter.errors import StateError
+from invent_exporter.ledger.files import copy_to
 from invent_exporter.ledger.schema import SCHEMA_VERSION, meta
 
 _IDS = {
@@ -68,37 +67,3 @@ def _to_2(connection: Connection) -> None:
 
 
 _STEPS: dict[int, Callable[[Connection], None]] = {1: _to_2}
-
-
-@contextmanager
-def driver(engine: Engine) -> Iterator[sqlite3.Connection]:
-    """Lend the connection that the engine made, of which SQLAlchemy's typing knows nothing."""
-    with closing(engine.raw_connection()) as pooled:
-        yield cast("sqlite3.Connection", pooled.driver_connection)
-
-
-def copy_to(engine: Engine, path: Path) -> None:
-    """Copy the open file in place of what is there, and see it on the disk.
-
-    Raises:
-        OSError: it could not be written whole; nothing is left of it.
-
-    """
-    try:
-        path.unlink(missing_ok=True)
-        with driver(engine) as source, closing(sqlite3.connect(path)) as target:
-            source.backup(target)
-        sync(path)
-    except (OSError, sqlite3.Error) as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written: {error}") from error
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,14 +8,18 @@ import errno
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import inf
+from pathlib import Path
 from ssl import SSLContext
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from invent_exporter.config.values import is_loopback
 from invent_exporter.errors import ListenError
 from invent_exporter.log import get_logger
 from invent_exporter.web.connection import Bounds, Connection, Connections
@@ -56,12 +60,35 @@ def parse_listen_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+HealthPlace: TypeAlias = Path | tuple[str, int]
+"""Where health is told without a login: a Unix socket, or host and port of this machine alone."""
+
+
+def parse_health_address(address: str) -> HealthPlace:
+    """Read `unix:///path` or a loopback address with a port.
+
+    Raises:
+        ValueError: it is neither, in one line that says what is.
+
+    """
+    if address.startswith("unix:///") and address.isprintable():
+        return Path(address.removeprefix("unix://"))
+    expected = "expected unix:///run/health.sock, or a loopback address such as 127.0.0.1:10482"
+    with contextlib.suppress(ValueError):
+        host, port = parse_listen_address(address)
+        if is_loopback(host):
+            return host, port
+    raise ValueError(f"{address!r} is not only for this machine; {expected}")
+
+
 def join_address(host: str, port: int) -> str:
     """Write an address as `parse_listen_address` reads it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.socket]:
+def bind(
+    host: str, port: int, opened: contextlib.ExitStack, flag: str = "--web.listen-address"
+) -> list[socket.socket]:
     """Listen on all addresses of the host; none, or `::`, is every interface, IPv4 and IPv6.
 
     The sockets are closed with `opened`; a ListenError says which address can't be had, and why.
@@ -73,7 +100,29 @@ def bind(host: str, port: int, opened: contextlib.ExitStack) -> list[socket.sock
             addresses = {str(address[0]): family for family, _, _, _, address in found}
         return _bind_each(addresses, port, opened)
     except (OSError, UnicodeError) as error:  # UnicodeError: a host that no DNS name can be
-        raise _explained(error, host, port) from error
+        raise _explained(error, f"{flag}: cannot listen on {join_address(host, port)}") from error
+
+
+def bind_unix(path: Path, opened: contextlib.ExitStack) -> socket.socket:
+    """Listen on a Unix socket that is for this user alone, and goes away with `opened`.
+
+    One that a killed process left behind is replaced; a ListenError says what else is in the way.
+    """
+    listening = opened.enter_context(socket.socket(socket.AF_UNIX))
+    umask = os.umask(0o177)
+    try:
+        with socket.socket(socket.AF_UNIX) as other:
+            if path.is_socket() and other.connect_ex(str(path)) == errno.ECONNREFUSED:
+                path.unlink()
+        listening.bind(str(path))
+    except OSError as error:
+        where = f"--web.health-address: cannot listen on unix://{path}"
+        remedy = "expected a path in a folder that can be written to, where nothing is yet"
+        raise ListenError(error.errno, f"{where}: {error.strerror or error}; {remedy}") from error
+    finally:
+        os.umask(umask)
+    opened.callback(path.unlink, missing_ok=True)
+    return listening
 
 
 def _bind_each(
@@ -107,7 +156,7 @@ def _bind_each(
     return sockets
 
 
-def _explained(error: OSError | UnicodeError, host: str, port: int) -> ListenError:
+def _explained(error: OSError | UnicodeError, where: str) -> ListenError:
     number = getattr(error, "errno", None) or 0
     if isinstance(error, socket.gaierror):  # a host that is not found has its own numbers
         reason = str(error.strerror)
@@ -118,8 +167,16 @@ def _explained(error: OSError | UnicodeError, host: str, port: int) -> ListenErr
         errno.EACCES: "ports below 1024 need a privilege, choose a higher one",
         errno.EADDRNOTAVAIL: "no interface of this machine has this address",
     }.get(number, "expected HOST:PORT, such as :10480")
-    where = f"--web.listen-address: cannot listen on {join_address(host, port)}"
     return ListenError(number, f"{where}: {reason}; {remedy}")
+
+
+@dataclass(frozen=True)
+class _Listener:
+    """A socket, and what is served on it."""
+
+    app: ASGI3Application
+    socket: socket.socket
+    tls: SSLContext | None
 
 
 class Server:
@@ -132,18 +189,58 @@ class Server:
         *,
         bounds: Bounds | None = None,
         tls: SSLContext | None = None,
+        health: tuple[ASGI3Application, HealthPlace] | None = None,
     ) -> None:
         """Bind the sockets of every host and port; connections wait there until `start`.
+
+        `health` is another application at a place of its own, without TLS.
 
         Raises:
             ListenError: one line that names the flag, the address and what is wrong with it.
 
         """
-        self._app = app
         self._bounds = bounds or Bounds()
-        self._tls = tls
-        self._config = Config(
-            self._run,
+        self._state = ServerState()
+        self._connections = Connections(self._bounds)
+        self._scarce_since = -inf
+        self._servers: list[asyncio.Server] = []
+        self._listeners: list[_Listener] = []
+        self.addresses: list[tuple[str, int]] = []
+        """What was asked for, with the port that the system chose in place of 0."""
+        with contextlib.ExitStack() as opened:
+            for host, port in addresses:
+                bound = bind(host, port, opened)
+                self._listeners += [_Listener(app, each, tls) for each in bound]
+                self.addresses.append((host, bound[0].getsockname()[1]))
+            if health is not None:
+                about_health, place = health
+                if isinstance(place, Path):
+                    local = [bind_unix(place, opened)]
+                else:
+                    local = bind(*place, opened, "--web.health-address")
+                self._listeners += [_Listener(about_health, each, None) for each in local]
+            self._opened = opened.pop_all()
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_loop_error)
+        self._servers = [
+            await loop.create_server(
+                partial(Connection, self._config(each.app), self._state, self._connections),
+                sock=each.socket,
+                backlog=ACCEPTED_AT_A_TIME,  # as asyncio takes it, which also tells the kernel
+                ssl=each.tls,
+                ssl_handshake_timeout=self._bounds.header_seconds if each.tls else None,
+            )
+            for each in self._listeners
+        ]
+        for each in self._listeners:
+            each.socket.listen(WAITING_TO_BE_ACCEPTED)
+
+    def _config(self, app: ASGI3Application) -> Config:
+        return Config(
+            partial(self._run, app),
             http=Connection,
             ws="none",
             lifespan="off",
@@ -155,43 +252,12 @@ class Server:
             h11_max_incomplete_event_size=self._bounds.header_bytes - 1,  # see data_received
             timeout_keep_alive=self._bounds.idle_seconds,
         )
-        self._state = ServerState()
-        self._connections = Connections(self._bounds)
-        self._scarce_since = -inf
-        self._servers: list[asyncio.Server] = []
-        self._sockets: list[socket.socket] = []
-        self.addresses: list[tuple[str, int]] = []
-        """What was asked for, with the port that the system chose in place of 0."""
-        with contextlib.ExitStack() as opened:
-            for host, port in addresses:
-                bound = bind(host, port, opened)
-                self._sockets += bound
-                self.addresses.append((host, bound[0].getsockname()[1]))
-            opened.pop_all()
-
-    async def start(self) -> None:
-        """Begin to answer."""
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._on_loop_error)
-        self._servers = [
-            await loop.create_server(
-                lambda: Connection(self._config, self._state, self._connections),
-                sock=listening,
-                backlog=ACCEPTED_AT_A_TIME,  # as asyncio takes it, which also tells the kernel
-                ssl=self._tls,
-                ssl_handshake_timeout=self._bounds.header_seconds if self._tls else None,
-            )
-            for listening in self._sockets
-        ]
-        for listening in self._sockets:
-            listening.listen(WAITING_TO_BE_ACCEPTED)
 
     async def stop(self) -> None:
         """End within 2 s: idle connections at once, running answers after `STOP_SECONDS`."""
         for server in self._servers:
             server.close()
-        for listening in self._sockets:
-            listening.close()
+        self._opened.close()
         for connection in list(self._connections.by_age):
             connection.shutdown()
         if self._state.tasks:
@@ -210,7 +276,11 @@ class Server:
         await self.stop()
 
     async def _run(
-        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+        self,
+        app: ASGI3Application,
+        scope: Scope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
     ) -> None:
         """Answer one request in its time, or let the client go."""
         connection: Connection = scope["state"]["connection"]
@@ -218,7 +288,7 @@ class Server:
         with contextlib.suppress(asyncio.CancelledError):  # only `stop` cancels, and it is done
             try:
                 async with limit:
-                    await self._app(scope, receive, send)
+                    await app(scope, receive, send)
             except TimeoutError:
                 if not limit.expired():
                     raise

@@ -272,9 +272,8 @@ WITHOUT_ID, WITHOUT_STATUS = (
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (WITHOUT_ID, "id"),
-        (WITHOUT_STATUS, "status"),
-        *((row, "row") for row in (None, 5, "run", list[object](), True)),
+        *((WITHOUT_ID, "id"), (WITHOUT_STATUS, "status"), (None, "row"), (5, "row")),
+        *(("run", "row"), ([], "row"), (True, "row")),
     ],
 )
 def test_what_is_no_run_is_left_out(row: object, reason: str) -> None:

@@ -94,8 +94,9 @@ def test_help_lists_commands_and_flags(
         (("--web.listen-address=here", "--config.check", "--web.listen-address=:0"), "'here'"),
         (("--web.telemetry-path=metrics",), "--web.telemetry-path"),
         (("--web.telemetry-path=/-/healthy",), "--web.telemetry-path"),
-        (("--web.config.file=web.yaml",), "--web.config.file is not supported yet"),
-        (("backfill",), "backfill is not supported yet"),
+        (("--web.config.file=",), "--web.config.file: the path is empty"),
+        (("--web.health-address=:10482",), "--web.health-address: ':10482' is not only for this"),
+        (("backfill",), "--output"),
         (("--config.file=/nowhere/config.yaml",), "/nowhere/config.yaml"),
         (("--config.file=",), "--config.file: the path is empty"),
         ((), "no API key"),
@@ -126,6 +127,22 @@ def test_bad_configuration_ends_with_2_before_anything_is_opened(
     expected = "https_proxy: not the URL of a proxy; expected " if proxy else ": poll_interval: "
     assert expected in line
     assert not [secret for secret in (KEY, "W0RD") if secret in line]
+
+
+@pytest.mark.parametrize("command", [(), ("--config.check",)])
+def test_bad_web_configuration_ends_with_2_and_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Before anything is opened; `--config.check` reads it as well, and the files that it names."""
+    monkeypatch.setenv("INVENT_API_KEY", KEY)
+    monkeypatch.setenv("INVENT_STATE_URL", NOWHERE)
+    file = tmp_path / "web.yaml"
+    for text, said in (
+        ("\nbasic_auth: {}\n", f"{file}:2: basic_auth: unknown key: did you mean"),
+        ("tls_server_config: {cert_file: no.crt, key_file: no.key}", "no.crt: no such file"),
+    ):
+        file.write_text(text)
+        assert said in the_line(run(*command, f"--web.config.file={file}"))
 
 
 def test_config_check_touches_nothing(run: Run, tmp_path: Path) -> None:

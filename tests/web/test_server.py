@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import re
 import resource
 import socket
-import struct
-import subprocess
-import threading
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from ssl import Purpose, SSLContext, create_default_context
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -24,30 +16,27 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from invent_exporter.errors import ListenError
-from invent_exporter.metrics.exposition import Answer
 from invent_exporter.web.connection import Bounds, _network
-from invent_exporter.web.routes import Application, check_telemetry_path
+from invent_exporter.web.routes import check_telemetry_path
 from invent_exporter.web.server import Server, bind, join_address, parse_listen_address
-from tests.programs import require
+from tests.web.running import (
+    BODY,
+    DEADLINE_SECONDS,
+    GET_METRICS,
+    GET_READY,
+    LARGE,
+    POST,
+    Running,
+    read_answer,
+    read_to_end,
+    receive,
+    reset,
+    serving,
+    until,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-
-DEADLINE_SECONDS = 20.0
-GET_METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-GET_READY = b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /-/reload HTTP/1.1\r\nHost: x\r\n"
-BODY = b"invent_up 1\n" * 100
-LARGE = b"x" * 3_000_000
-"""More than all buffers on the way take."""
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition, or fail with what it was."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.005)
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -57,122 +46,11 @@ def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert caplog.get_records("call") == []
 
 
-@dataclass
-class Running:
-    """A server in a thread of its own, what it serves, and what that was asked for and told."""
-
-    body: bytes
-    generation: int = 7
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    acknowledged: list[int] = field(default_factory=list)
-    may_answer: threading.Event = field(default_factory=threading.Event)
-    stalled: Callable[[], tuple[str, ...]] = tuple
-    ready: Callable[[], bool] = lambda: True
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-    server: Server = field(init=False)
-
-    async def answer(self, accept: str, accept_encoding: str) -> Answer:
-        """Answer gzip when it is accepted."""
-        self.asked.append((accept, accept_encoding))
-        while not self.may_answer.is_set():  # noqa: ASYNC110 -- set by another thread
-            await asyncio.sleep(0.005)
-        if "gzip" in accept_encoding:
-            return Answer(self.generation, "text/plain", "gzip", gzip.compress(self.body))
-        return Answer(self.generation, "text/plain; version=0.0.4", None, self.body)
-
-    def acknowledge(self, generation: int) -> None:
-        """Note it."""
-        self.acknowledged.append(generation)
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"http://127.0.0.1:{self.server.addresses[0][1]}"
-
-    def connect(self, sent: bytes = b"", *, source: str = "127.0.0.1") -> socket.socket:
-        """Open a raw connection, with a small buffer, and send something."""
-        raw = socket.socket()
-        raw.settimeout(DEADLINE_SECONDS)
-        raw.bind((source, 0))
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
-        raw.connect(self.server.addresses[0])
-        raw.sendall(sent)
-        return raw
-
-    def call(self, task: Coroutine[None, None, None]) -> None:
-        """Run it in the server's thread."""
-        asyncio.run_coroutine_threadsafe(task, self.loop).result(DEADLINE_SECONDS)
-
-    def until_gone(self) -> None:
-        """Wait until the server has let go of all connections, so that nothing can follow."""
-        until(
-            lambda: not self.server._connections.by_age and not self.server._state.tasks, "an end"
-        )
-
-
-@contextlib.contextmanager
-def serving(
-    bounds: Bounds | None = None,
-    body: bytes = BODY,
-    path: str = "/metrics",
-    tls: SSLContext | None = None,
-) -> Iterator[Running]:
-    """Serve on a free loopback port."""
-    running = Running(body)
-    running.may_answer.set()
-    both = cast("Any", running)
-    app = Application(both, both, lambda: (), telemetry_path=path)
-    running.server = Server(app, [("127.0.0.1", 0)], bounds=bounds, tls=tls)
-    thread = threading.Thread(target=running.loop.run_forever)
-    thread.start()
-    try:
-        running.call(running.server.start())
-        yield running
-    finally:
-        running.may_answer.set()
-        running.call(running.server.stop())
-        running.loop.call_soon_threadsafe(running.loop.stop)
-        thread.join(DEADLINE_SECONDS)
-        running.loop.close()
-
-
 @pytest.fixture
 def running() -> Iterator[Running]:
     """Serve with bounds of which none is met by waiting."""
     with serving() as server:
         yield server
-
-
-def receive(raw: socket.socket, size: int) -> bytes:
-    """Read so much, and not a byte more."""
-    received = b""
-    while len(received) < size:
-        received += (part := raw.recv(size - len(received)))
-        assert part, f"ended after {len(received)} of {size} bytes"
-    return received
-
-
-def read_answer(raw: socket.socket) -> bytes:
-    """Read one answer with a Content-Length."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += receive(raw, 1)
-    return head + receive(raw, int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
-
-
-def read_to_end(raw: socket.socket) -> bytes:
-    """Read until the server ends the connection, in whichever way."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while part := raw.recv(65536):
-            received += part
-    return received
-
-
-def reset(raw: socket.socket) -> None:
-    """Close with a reset."""
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    raw.close()
 
 
 # Routes
@@ -353,29 +231,6 @@ def test_client_that_never_reads_is_let_go_unacknowledged(body_bytes: int) -> No
         until(lambda: running.asked, "request to arrive")
         running.until_gone()
         assert running.acknowledged == []
-
-
-def test_tls_changes_nothing(tmp_path: Path) -> None:
-    """Over TLS too an answer counts when it was handed over, and not when it was broken off."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = f"{require('openssl')} req -x509 -nodes -newkey rsa:2048 -subj /CN=x -days 1"
-    subprocess.run(
-        [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
-    )
-    tls = create_default_context(Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate, key)
-    trusting = create_default_context(cafile=certificate)
-    trusting.check_hostname = False
-    with serving(body=LARGE, tls=tls) as running:
-        with trusting.wrap_socket(running.connect()) as raw:
-            raw.sendall(GET_METRICS)
-            assert read_answer(raw).endswith(LARGE)
-            until(lambda: running.acknowledged == [7], "acknowledgement")
-        with trusting.wrap_socket(running.connect()) as raw:
-            raw.sendall(GET_METRICS)
-            raw.recv(1)
-        running.until_gone()
-        assert running.acknowledged == [7]
 
 
 # Bounds
@@ -605,7 +460,7 @@ def test_busy_port_is_one_line_that_names_the_flag(running: Running, host: str) 
     with socket.create_server(("127.0.0.1", 0)) as found:
         free = found.getsockname()
     with pytest.raises(ListenError) as caught:
-        Server(running.server._app, [free, (host, port)])
+        Server(cast("Any", None), [free, (host, port)])
     assert str(caught.value) == (
         f"--web.listen-address: cannot listen on {host}:{port}: Address already in use; "
         "another program or an address before has this port, choose a free one"
