@@ -86,6 +86,16 @@ class Telemetry:
             f"Bytes of the state file, its write-ahead log included. {_OF_A_POLL}",
             registry=registry,
         )
+        self._reload_successful = Gauge(
+            "invent_config_last_reload_successful",
+            "1 when the configuration was read the last time that it was tried, else 0.",
+            registry=registry,
+        )
+        self._reload_success = Gauge(
+            "invent_config_last_reload_success_timestamp_seconds",
+            "Unix time in seconds at which the configuration was last read and applied.",
+            registry=registry,
+        )
         self._build = Info("invent_exporter_build", "The version that runs.", registry=registry)
         self._of_orgs: tuple[Counter | Gauge, ...] = (
             *(self._poll_errors, self._requests, self._up, self._poll_last_success),
@@ -162,6 +172,12 @@ class Telemetry:
     def set_ledger_size(self, size_bytes: int) -> None:
         """Show the size of the state."""
         self._ledger_size.set(size_bytes)
+
+    def config_read(self, moment: float | None) -> None:
+        """Record when the configuration was read and applied; None: it was tried in vain."""
+        self._reload_successful.set(moment is not None)
+        if moment is not None:
+            self._reload_success.set(moment)
 
     def set_build(self, version: str, revision: str, python_version: str) -> None:
         """Show which program runs."""

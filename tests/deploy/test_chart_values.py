@@ -235,7 +235,6 @@ REFUSED = """
   - [{extraArgs: ["--web.listen-address=0.0.0.0:10480"]},
      "extraArgs: --web.listen-address=0.0.0.0:10480: the chart gives"]
   - [{extraArgs: [--web.config.file=/a]}, "--web.config.file=/a: it is not supported yet"]
-  - [{extraArgs: [--web.enable-lifecycle]}, "--web.enable-lifecycle: it is not supported"]
   - [{extraArgs: [--web.telemetry-path=/a]}, expected telemetryPath]
   # What would have no effect.
   - [{config: {existingConfigMap: a, poll_interval: 1m}},
