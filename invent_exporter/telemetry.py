@@ -6,6 +6,8 @@ is read from the API goes another way, through the ledger.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.metrics import Counter, Gauge, Histogram, Info
 
@@ -100,6 +102,12 @@ class Telemetry:
             f"Bytes of the state file, its write-ahead log included. {_OF_A_POLL}",
             registry=registry,
         )
+        self._exposition_size = Gauge(
+            "invent_exposition_size_bytes",
+            "Bytes of /metrics as text, as it was last published; near metrics.max_exposition new "
+            "workflows are folded.",
+            registry=registry,
+        )
         self._build = Info("invent_exporter_build", "The version that runs.", registry=registry)
 
     def declare_org(self, org_id: str) -> None:
@@ -171,6 +179,10 @@ class Telemetry:
     def set_ledger_size(self, size_bytes: int) -> None:
         """Show the size of the state."""
         self._ledger_size.set(size_bytes)
+
+    def watch_exposition(self, size_bytes: Callable[[], float]) -> None:
+        """Show at each scrape how large it is."""
+        self._exposition_size.set_function(size_bytes)
 
     def set_build(self, version: str, revision: str, python_version: str) -> None:
         """Show which program runs."""

@@ -46,6 +46,7 @@ metrics:
   credit_buckets: [0.1, 100]
   newborn_hold: 0s
   max_workflows: 7
+  max_exposition: 128MiB
   step_credits: true
 workflow_names: {wf-1: nightly import, "42": the answer}
 links:
@@ -112,6 +113,7 @@ def test_every_key_of_the_file_reaches_the_config(tmp_path: Path) -> None:
             credit_buckets=(0.1, 100.0),
             newborn_hold_seconds=0.0,
             max_workflows=7,
+            max_exposition_bytes=128 * 1024**2,
             step_credits=True,
         ),
         workflow_names={"wf-1": "nightly import", "42": "the answer"},
