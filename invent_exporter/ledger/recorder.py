@@ -16,6 +16,7 @@ from invent_exporter.api.models import TIMED_STATUSES, Run, escape
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, series_key
 from invent_exporter.ledger.org import OrgLedger, WorkflowDrafts, to_json, update_org
+from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.schema import RunRow
 from invent_exporter.scan.order import RowFact, is_dated, row_signature
 
@@ -72,6 +73,8 @@ class Recorder:
         others: Mapping[str, float],
         *,
         recovering: bool,
+        room: TextRoom,
+        left_bytes: float,
     ) -> None:
         self._settings = settings
         self._org = org
@@ -80,7 +83,9 @@ class Recorder:
         self._missed_until = org.missed_until if recovering else -math.inf
         self._way = "reconciliation" if recovering else "poll" if org.contacted else "contact"
         self._walk = org.settled_walk + 1
-        self._workflows = WorkflowDrafts(org, settings.bounds, settings.max_workflows)
+        self._workflows = WorkflowDrafts(
+            org, settings.bounds, settings.max_workflows, room, left_bytes
+        )
         self._counts = org.counts.draft()
         self._given_up: list[RunRow] = []
         self._inserted: dict[str, RunRow] = {}
