@@ -34,7 +34,7 @@ BUFFER_OPTIONS: Final = (
 )
 """What the kernel keeps of one connection (it doubles the first two): requests are small, and what
 a client does not read is not to be kept for it, neither sent nor unsent."""
-ACCEPTED_AT_A_TIME, WAITING_TO_BE_ACCEPTED = 16, 1024
+ACCEPTED_AT_A_TIME, WAITING_TO_BE_ACCEPTED = 4, 1024
 """A flood of connections must not keep the loop from those that are there."""
 SCARCITY_SECONDS = 60.0
 """How often it is said that there is no descriptor for a connection."""
