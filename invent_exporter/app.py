@@ -8,6 +8,7 @@ import platform
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -30,9 +31,11 @@ from invent_exporter.log import Secrets, get_logger
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.telemetry import Telemetry
-from invent_exporter.web.guard import Guard, WebFile
 from invent_exporter.web.routes import Application
 from invent_exporter.web.server import HealthPlace, Server, join_address
+
+if TYPE_CHECKING:
+    from invent_exporter.web.guard import WebFile
 
 _STOP_SECONDS = 2.0
 _NO_RELOAD = "SIGHUP: reloading is not supported yet; restart to read the configuration again"
@@ -185,7 +188,7 @@ async def serve(
             loop.add_signal_handler(signal.SIGHUP, log.warning, _NO_RELOAD)
         await exporter.load()
         server = Server(
-            application if web_file is None else Guard(application, web_file),
+            application if web_file is None else web_file.guard(application),
             addresses,
             tls=None if web_file is None else web_file.tls,
             health=None if health is None else (application.health, health),
