@@ -402,13 +402,15 @@ def test_answer_that_nobody_reads_gives_way_to_one_more() -> None:
         receive(reading, len(LARGE) // 2)
 
 
-def test_out_of_descriptors_is_said_once_and_passes(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_descriptors_is_said_once_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who only takes up room gives a descriptor back; the next try takes it."""
     monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.01)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with running.connect() as idle, capture_logs() as logs:
+    with (
+        capture_logs() as logs,
+        serving(Bounds(header_seconds=1000.0)) as running,
+        running.connect() as idle,
+    ):
         until(lambda: running.server._connections.by_age, "the connection")
         with socket.socket() as late:
             late.settimeout(DEADLINE_SECONDS)
