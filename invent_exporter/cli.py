@@ -13,12 +13,20 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from invent_exporter import __version__
-from invent_exporter.errors import ConfigError, ListenError, OutputError, StateError, UsageError
+from invent_exporter.errors import (
+    BackfillError,
+    ConfigError,
+    ListenError,
+    OutputError,
+    StateError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from invent_exporter.config.load import Config
@@ -38,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0, 2 for bad flags or configuration, else 1."""
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
-    except (ConfigError, StateError, ListenError, OutputError) as error:
+    except (ConfigError, StateError, ListenError, OutputError, BackfillError) as error:
         print(f"{PROGRAM}:", *str(error).splitlines(), file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except Exception:  # noqa: BLE001 - a bug is a log line like every other, without secrets
@@ -68,7 +76,8 @@ def _run(arguments: list[str]) -> int:
         setup_logging(flags.log_level, flags.log_format, secrets)
         return int(flags.run(flags, secrets))
     except KeyboardInterrupt:
-        if flags.run is _check:  # 0 would say that every org has answered
+        # 0 of `check` would say that every org has answered, and of `backfill` that it is done.
+        if flags.run in (_check, _backfill):
             raise OutputError("interrupted") from None
         return EXIT_OK
 
@@ -121,10 +130,20 @@ def _parser() -> _Parser:
     demo = command("demo", _demo, "serve a simulated Invent API and the exporter on it")
     simulate = command("simulate", _simulate, "serve the simulated Invent API alone")
     assets = command("assets", _assets, "write out the rules and dashboards of this version")
-    backfill = command("backfill", _backfill, _NOT_YET)
+    backfill = command("backfill", _backfill, "write past runs as OpenMetrics, for promtool")
+
+    explain = command("explain", _explain, "say why a run counted, where and when, or why not")
+    explain.add_argument("run_id", metavar="RUN_ID")
+    ledger = command("ledger", _ledger, "verify, back up, or forget an org of the state file")
+    ledger.add_argument(
+        "action", choices=("verify", "backup", "forget"), help="forget: while serve does not run"
+    )
+    ledger.add_argument(
+        "what", nargs="?", metavar="FILE|ORG", help="the file to write, or the org to forget"
+    )
 
     file = "YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org"
-    for each in (serve, check):
+    for each in (serve, check, backfill, explain, ledger):
         each.add("--config.file", file, metavar="FILE", type=_file)
     only_check = "read the configuration, say what is wrong or `ok`, and end; no network"
     serve.add("--config.check", only_check, action="store_true")
@@ -150,11 +169,17 @@ def _parser() -> _Parser:
         each.add("--rate-limit", limit, type=_count, default=500, metavar="N")
     where = "the folder for rules/ and dashboards/, made when it is missing"
     assets.add("--output", where, metavar="DIR", type=Path, required=True)
+    backfill.add("--since", "how far back", metavar="DURATION", default="30d")
+    backfill.add("--step", "between two samples of a series", metavar="DURATION", default="1m")
+    what = "the file to write; what was read stands in FILE.spool until it is whole"
+    backfill.add("--output", what, metavar="FILE", type=Path, required=True)
+    label = "of every series; job and instance as the scrape has them; may be given several times"
+    backfill.add("--label", label, metavar="NAME=VALUE", action="append")
     levels = ("debug", "info", "warn", "error")
     for each, level in ((serve, "info"), (check, "error"), (demo, "info")):
         each.add("--log.level", "", choices=levels, default=level)
         each.add("--log.format", "", choices=("logfmt", "json"), default="logfmt")
-    for each in (parser, serve, check, demo, simulate, assets, backfill):
+    for each in (parser, serve, check, demo, simulate, assets, backfill, explain, ledger):
         each.add("--version", "print the version and end", action="store_true")
     return parser
 
@@ -291,5 +316,41 @@ def _assets(flags: argparse.Namespace, _secrets: Secrets) -> int:
     return EXIT_OK
 
 
-def _backfill(_flags: argparse.Namespace, _secrets: Secrets) -> int:
-    raise UsageError(f"backfill is {_NOT_YET}")
+def _explain(flags: argparse.Namespace, secrets: Secrets) -> int:
+    from invent_exporter.commands.explain import explain
+
+    lines, is_known = explain(_state_url(flags), flags.run_id)
+    _say("\n".join(secrets.redact(line) for line in lines))
+    return EXIT_OK if is_known else EXIT_FAILED
+
+
+def _ledger(flags: argparse.Namespace, _secrets: Secrets) -> int:
+    from invent_exporter.commands import ledger
+
+    action, what = flags.action, flags.what
+    if (what is None) != (action == "verify"):
+        expected = {"verify": "nothing", "backup": "a file to write", "forget": "an org's id"}
+        raise UsageError(f"ledger {action}: expected {expected[action]} after it")
+    state_url = _state_url(flags)
+    if action == "verify":
+        _say(ledger.verify(state_url))
+    elif action == "backup":
+        _say(ledger.backup(state_url, Path(what)))
+    else:
+        _say(ledger.forget(state_url, what))
+    return EXIT_OK
+
+
+def _state_url(flags: argparse.Namespace) -> str:
+    from invent_exporter.config.load import load_config
+
+    return load_config(flags.config_file, os.environ).state_url
+
+
+def _backfill(flags: argparse.Namespace, secrets: Secrets) -> int:
+    from invent_exporter.commands.backfill import backfill
+    from invent_exporter.commands.backfill_plan import make_plan
+
+    plan = make_plan(flags.output, flags.since, flags.step, flags.label or (), time.time())
+    backfill(_load(flags), secrets, plan, _say)
+    return EXIT_OK

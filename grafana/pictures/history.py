@@ -114,7 +114,7 @@ class Past:
         self.random = Random(scene.seed)  # noqa: S311 (it makes times)
         self.workflows: dict[tuple[str, str], Workflow] = {}
         self.faults: list[Fault] = []
-        self.is_killed = False
+        self.started: float | None = scene.begin
         self._runs: dict[str, Run] = {}
         habits = tuple(map(replace, scene.habits))
         self.traffic = Traffic(self, habits, self.random, 60, scene.begin)
@@ -123,8 +123,8 @@ class Past:
             self.traffic,
             self.faults.append,
             self.faults.clear,
-            partial(setattr, self, "is_killed", True),  # noqa: FBT003 (as setattr takes it)
-            partial(setattr, self, "is_killed", False),  # noqa: FBT003
+            partial(setattr, self, "started", None),
+            lambda: setattr(self, "started", self.traffic.now),
         )
         for minutes_ago, act in scene.acts:
             self.traffic.later((scene.end - scene.begin) / 60 - minutes_ago, partial(act, theater))
@@ -233,7 +233,7 @@ def write(scene: Scene, exemplars: Exemplars) -> Iterator[str]:
     orgs = {org_id: Org(org_id, telemetry, past.random) for org_id in names}
     for at in range(scene.begin, scene.end + 1, SCRAPE_SECONDS):
         past.traffic.play_until(at)
-        if past.is_killed:
+        if past.started is None:
             down = {"up": 0, "scrape_duration_seconds": 0.001, "scrape_samples_scraped": 0}
             yield _of_target(down).replace("\n", f" {at}\n")
             continue
@@ -248,14 +248,14 @@ def write(scene: Scene, exemplars: Exemplars) -> Iterator[str]:
             parts.append(one.text(exemplars, live=live))
         telemetry.set_ledger_size(2_000_000 + 300 * (at - scene.begin) // 60)
         parts.append(_text(registry.collect(), {}))
-        parts.append(_of_target(_process(scene.begin, at, len(past.workflows))))
+        parts.append(_of_target(_process(past.started, at, len(past.workflows))))
         yield "".join(parts).replace("\n", f" {at}\n")
     yield "# EOF\n"
 
 
-def _process(began: int, at: int, workflows: int) -> dict[str, float]:
+def _process(began: float, at: int, workflows: int) -> dict[str, float]:
     return {
-        "process_start_time_seconds": began - 1000,
+        "process_start_time_seconds": began,
         "process_resident_memory_bytes": 90_000_000 + workflows * 50_000,
         "process_cpu_seconds_total": (at - began) * 0.02,
         "up": 1,

@@ -18,7 +18,7 @@ HOUR: Final = 3600
 QUIET: Final = Scene(END - 10 * HOUR, END, quiet_habits())
 _BEGIN: Final = {one.name: one.begin for one in (*RUNS, *EXPORTER)}
 _MINUTES_AGO: Final = {
-    "A workflow starts to fail": 40,
+    "A workflow starts to fail": 45,
     "A new workflow's first run fails": 9,
     "A storm of webhooks": 18,
     "A run hangs": 66,
@@ -86,6 +86,8 @@ SIZES: Final = {
         acts=(
             *((_MINUTES_AGO[name], _BEGIN[name]) for name in _AT_ONCE),
             (45, _new_version),
+            (103, _BEGIN["The exporter is killed"]),
+            (100, lambda theater: theater.start_exporter()),
         ),
         has_odd_runs=True,
     ),

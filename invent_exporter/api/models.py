@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -55,6 +56,20 @@ MAX_CREDITS = 1e12
 can't hold, and one swallows the fractions of all others."""
 
 
+# What a plain value is, as far as msgspec can tell, where it costs next to nothing. A row with any
+# other value is read by `loose`.
+_Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_BYTES // 4)]
+_Needed = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_LABEL_BYTES // 4)]
+_Credits = Annotated[float, msgspec.Meta(ge=-MAX_CREDITS, le=MAX_CREDITS)]
+_Error = Annotated[str, msgspec.Meta(max_length=MAX_ERROR_CHARACTERS)]
+_Nothing = Annotated[dict[str, str], msgspec.Meta(max_length=0)]
+_VersionText = Annotated[str, msgspec.Meta(pattern=r"^[ -\[\]-~]{0,64}\Z")]
+if TYPE_CHECKING:
+    _Origin = str
+else:
+    _Origin = Literal[ORIGINS]
+
+
 class StepUsage(msgspec.Struct, frozen=True, gc=False):
     """The object form of one value of `usage.steps`."""
 
@@ -64,15 +79,15 @@ class StepUsage(msgspec.Struct, frozen=True, gc=False):
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Credits of one run; `ai_total` is a part of `total`."""
 
-    total: float | None = None
-    ai_total: float | None = None
+    total: _Credits | None = None
+    ai_total: _Credits | None = None
     steps: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Version(msgspec.Struct, frozen=True, gc=False):
     """The one field that is read of the workflow version that ran."""
 
-    version: float | str | None = None
+    version: float | _VersionText | None = None
 
 
 class Run(msgspec.Struct, frozen=True, dict=True):
@@ -82,21 +97,21 @@ class Run(msgspec.Struct, frozen=True, dict=True):
     counting a run costs. For the rest the lock of Python 3.11's `cached_property` would cost more.
     """
 
-    id: str
-    status: str
-    origin: str | None = None
+    id: _Needed
+    status: _Needed
+    origin: _Origin | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     updated_at: datetime | None = None
-    org_id: str | None = None
-    workflow_org_id: str | None = None
-    workflow_id: str | None = None
+    org_id: _Label | None = None
+    workflow_org_id: _Label | None = None
+    workflow_id: _Label | None = None
     workflow_version: Version | None = None
-    version: float | str | None = None
-    error: str | None = None
+    version: float | _VersionText | None = None
+    error: _Error | None = None
     usage: Usage | None = None
-    unreadable: dict[str, str] = msgspec.field(default_factory=dict, name="$unreadable")
+    unreadable: _Nothing = msgspec.field(default_factory=dict, name="$unreadable")
     """What of `READ_FIELDS` is there and could not be read, as it is. No field of the API's."""
 
     @cached_property

@@ -7,14 +7,16 @@ together here, because `Retry-After` touches both.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 import httpx
 
 from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_error_text
+from invent_exporter.api.budget import LARGE_SECONDS, Budget, Lease
 from invent_exporter.api.client import make_client
 from invent_exporter.api.models import EARLIEST_SECONDS
 from invent_exporter.api.ratelimit import (
@@ -54,6 +56,8 @@ class Answer:
     body: bytes | bytearray
     asked_seconds: float
     """Our time when it was asked for."""
+    release: Callable[[], None] = lambda: None
+    """To be called when the body was decoded: until then it counts in the budget of all."""
 
     @property
     def date_seconds(self) -> float | None:
@@ -78,6 +82,7 @@ class Transport:
         self._telemetry = telemetry
         self._clocks = clocks
         self._limiter = RateLimiter(config.requests_per_minute, clocks)
+        self._budget = Budget()
         self._client = make_client(
             config.url, version=version, timeout_seconds=config.timeout_seconds
         )
@@ -100,19 +105,19 @@ class Transport:
         """
         waited_seconds = 0.0
         for attempt in range(1, TRIES + 1):
-            await self._wait_for_turn(heartbeat)
+            is_probe = await self._wait_for_turn(org_id, heartbeat)
             try:
-                return await self._try(path, params, key, org_id, heartbeat)
+                return await self._try(path, params, key, org_id, heartbeat, is_probe=is_probe)
             except ApiError as error:
                 wait_seconds = self._wait_after(error, attempt)
                 if wait_seconds is None:
                     raise
                 if error.reason == "rate_limited":
-                    self._limiter.pause(wait_seconds)
+                    self._limiter.pause(org_id, wait_seconds)
                 waited_seconds += wait_seconds
                 if attempt == TRIES or waited_seconds > MAX_WAIT_SECONDS:
                     raise
-                if error.reason != "rate_limited":  # the limiter does that wait, for every org
+                if error.reason != "rate_limited":  # the limiter does that wait
                     heartbeat(wait_seconds)
                     await self._clocks.sleep(wait_seconds)
                     if error.retry_after_seconds is not None:
@@ -127,14 +132,37 @@ class Transport:
             return error.retry_after_seconds
         return self._clocks.random() * FIRST_BACKOFF_SECONDS * (1 << attempt - 1)
 
-    async def _wait_for_turn(self, heartbeat: Heartbeat) -> None:
+    async def _wait_for_turn(self, org_id: str, heartbeat: Heartbeat) -> bool:
         started = self._clocks.monotonic()
         try:
-            await self._limiter.acquire(heartbeat)
+            return await self._limiter.acquire(org_id, heartbeat)
         finally:
             self._telemetry.throttled(self._clocks.monotonic() - started)
 
     async def _try(
+        self,
+        path: str,
+        params: Params,
+        key: ReadKey,
+        org_id: str,
+        heartbeat: Heartbeat,
+        *,
+        is_probe: bool,
+    ) -> Answer:
+        """Ask once; where that shall tell whether a pause still holds, let the limiter know."""
+        is_answered = False
+        try:
+            answer = await self._ask(path, params, key, org_id, heartbeat)
+            is_answered = True
+            return answer
+        except ApiError as error:
+            is_answered = error.status not in (None, HTTPStatus.TOO_MANY_REQUESTS)
+            raise
+        finally:
+            if is_probe:
+                self._limiter.probed(org_id, is_answered=is_answered)
+
+    async def _ask(
         self, path: str, params: Params, key: ReadKey, org_id: str, heartbeat: Heartbeat
     ) -> Answer:
         secret = _read_key(key)
@@ -143,13 +171,16 @@ class Transport:
         heartbeat(self._config.timeout_seconds)
         status: int | None = None  # what is known of the try, whatever breaks it off
         started, asked_seconds = self._clocks.monotonic(), self._clocks.time()
+        lease, answer = Lease(self._budget), None
         try:
-            async with asyncio.timeout(self._config.timeout_seconds):
+            async with asyncio.timeout(self._config.timeout_seconds) as deadline:
                 response = await self._client.send(request, stream=True)
                 async with aclosing(response):
                     status = response.status_code
-                    body = await self._read(response, secret)
-                    return Answer(status, response.headers, body, asked_seconds)
+                    place = partial(self._wait_for_place, lease, deadline, heartbeat)
+                    body = await self._read(response, secret, lease, place)
+            answer = Answer(status, response.headers, body, asked_seconds, lease.release)
+            return answer
         except ApiError:
             raise
         except BadBodyError as error:
@@ -164,14 +195,35 @@ class Transport:
             message = f"{type(error).__name__}: {what}"
             raise ApiError("network", message, status=status) from error
         finally:
+            if answer is None:
+                lease.release()
             code = "error" if status is None else str(status)
             self._telemetry.request_done(org_id, code, self._clocks.monotonic() - started)
 
-    async def _read(self, response: httpx.Response, secret: str) -> bytearray:
+    async def _wait_for_place(
+        self, lease: Lease, deadline: asyncio.Timeout, heartbeat: Heartbeat
+    ) -> None:
+        """Wait for the place of a large body; what others take does not count as slow."""
+        loop = asyncio.get_running_loop()
+        left_seconds = (deadline.when() or loop.time()) - loop.time()
+        deadline.reschedule(None)
+        heartbeat(lease.wait_seconds + self._config.timeout_seconds)
+        await lease.become_large()
+        deadline.reschedule(loop.time() + min(left_seconds, LARGE_SECONDS))
+
+    async def _read(
+        self,
+        response: httpx.Response,
+        secret: str,
+        lease: Lease,
+        wait_for_place: Callable[[], Awaitable[None]],
+    ) -> bytearray:
         status, body = response.status_code, bytearray()
         if status != HTTPStatus.OK:
             raise self._error_of(response, await read_error_text(response, secret), secret)
         async for piece in decoded(response):
+            if not lease.covers(len(body) + len(piece)):
+                await wait_for_place()
             body += piece
             if len(body) > self._config.max_response_bytes:
                 raise TooLargeError(

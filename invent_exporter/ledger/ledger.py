@@ -23,9 +23,10 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, u
 from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter.api.models import NEVER_SECONDS, Run
-from invent_exporter.errors import StateGoneError, StorageError
+from invent_exporter.errors import NoRoomError, StateGoneError, StorageError
 from invent_exporter.ledger import org as stored
 from invent_exporter.ledger import schema
+from invent_exporter.ledger.counts import OrgCounts
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
 from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded, Recorder
 from invent_exporter.ledger.sqlite import Database
@@ -89,6 +90,7 @@ class Ledger:
                     cause = failed
             if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 self._database.make_room()
+                raise NoRoomError(str(cause)) from error
             raise StorageError(str(cause)) from error
 
     def size_bytes(self) -> int:
@@ -127,6 +129,23 @@ class Ledger:
     def unload(self, org: OrgLedger) -> None:
         """Forget what is in memory of an org that is not polled any more; its rows stay."""
         self._loaded.pop(org.key, None)
+
+    @_in_thread
+    def forget_texts(self) -> None:
+        """Drop the error texts of the orgs that are not loaded: nobody polls, or shows, them."""
+        columns = schema.org.c.org, schema.org.c.counts
+        others = select(*columns).where(schema.org.c.org.not_in(self._loaded.keys()))
+        with self.transaction() as connection:
+            for key, known in connection.execute(others).all():
+                counts = msgspec.json.decode(known, type=OrgCounts)
+                if any(run.error for run in counts.failed):
+                    counts.failed = [
+                        msgspec.structs.replace(run, error="") for run in counts.failed
+                    ]
+                    where = schema.org.c.org == key
+                    connection.execute(
+                        update(schema.org).where(where).values(counts=to_json(counts))
+                    )
 
     @_in_thread
     def identify(

@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invent_exporter.api.decoding import MAX_ROWS, decode_page, identity_in
+from invent_exporter.api.decoding import (
+    MAX_ROWS,
+    PAGE_AT_ONCE_BYTES,
+    decode_page,
+    identity_in,
+)
+from invent_exporter.api.models import MAX_ERROR_CHARACTERS
 from invent_exporter.errors import ApiError, SpoiledPageError
 from tests.test_fuzz import any_json
 
@@ -266,9 +272,8 @@ WITHOUT_ID, WITHOUT_STATUS = (
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (WITHOUT_ID, "id"),
-        (WITHOUT_STATUS, "status"),
-        *((row, "row") for row in (None, 5, "run", list[object](), True)),
+        *((WITHOUT_ID, "id"), (WITHOUT_STATUS, "status"), (None, "row"), (5, "row")),
+        *(("run", "row"), ([], "row"), (True, "row")),
     ],
 )
 def test_what_is_no_run_is_left_out(row: object, reason: str) -> None:
@@ -328,20 +333,39 @@ def test_blanks_without_end_are_passed_over_once(row: bytes) -> None:
         assert decode_page(raw_run(row)).runs[0].started_at is None
 
 
-def test_nothing_is_built_of_what_an_odd_run_produced() -> None:
-    """An odd field beside outputs of a million values must not cost memory for each of them."""
-    body = raw_run(b'"origin":1,"outputs":[' + b"1," * 1_000_000 + b"1]")
+LARGE = PAGE_AT_ONCE_BYTES + 2**20
+HOSTILE = {
+    "rows": b"[%b{}]" % (b"{}," * (LARGE // 3)),
+    "rows that are no strict JSON": b"[%b{},NaN]" % (b"{}," * (LARGE // 3)),
+    "outputs": raw_run(b'"origin":1,"outputs":[%b1]' % (b"1," * (LARGE // 2))),
+    "outputs, no strict JSON": raw_run(b'"outputs":[NaN,%b1]' % (b"1," * (LARGE // 2))),
+    "error, no strict JSON": raw_run(b'"error":[NaN,%b1]' % (b"1," * (LARGE // 2))),
+    "error": raw_run('"error":"\N{GRINNING FACE}%b"'.encode() % (b"x" * LARGE)),
+    "fields": raw_run(b'"a":NaN%b' % (b',"%b":1' % (b"b" * 300) * (LARGE // 300))),
+    "usage": raw_run(
+        b'"usage":{"total":1,"steps":{%b}}'
+        % b",".join(b'"%d":1' % number for number in range(LARGE // 10))
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_nothing_is_built_of_a_large_answer_but_what_is_read(what: str) -> None:
+    """The run in it counts with what is known: a long error by its beginning, credits in sum."""
+    body = HOSTILE[what]
     tracemalloc.start()
     try:
-        assert decode_page(body).runs[0].origin == "1"
-        assert tracemalloc.get_traced_memory()[1] < 8 * len(body)
+        page = decode_page(body)
+        assert tracemalloc.get_traced_memory()[1] < len(body) // 4
     finally:
         tracemalloc.stop()
-
-
-def test_no_more_rows_are_looked_at_than_are_ever_asked_for() -> None:
-    """Whoever asked sees that there is one too many."""
-    assert decode_page(page_of(*[{}] * 1000)).rows == MAX_ROWS + 1
+    if "rows" in what:
+        assert page.rows == MAX_ROWS + 1
+        return
+    (run,) = page.runs
+    assert list(run.unreadable) == (["usage"] if what == "usage" else [])
+    assert (run.credits_total, run.step_credits) == (1.0 if what == "usage" else None, {})
+    assert len(run.error or "") == (MAX_ERROR_CHARACTERS if "error" in what else 0)
 
 
 @pytest.mark.parametrize("origin", ["TRIGGER", "new"])

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
+from invent_exporter.api.budget import SHARE_BYTES
 from invent_exporter.api.transport import Answer, Transport
 from invent_exporter.config.load import ApiConfig
 from invent_exporter.errors import ApiError, TooLargeError
@@ -27,7 +28,9 @@ OK = answer(b"[]")
 class Setup(FakeClocks):
     """A transport with its own registry, no real waiting between tries, and a log of waits."""
 
-    def __init__(self, url: str, *, timeout_seconds: float = 20, key: str = KEY) -> None:
+    def __init__(
+        self, url: str, *, timeout_seconds: float = 20, key: str = KEY, limit: int = LIMIT
+    ) -> None:
         self.registry = CollectorRegistry()
         self.waits: list[float] = []
         self.heartbeats: list[float] = []
@@ -36,7 +39,7 @@ class Setup(FakeClocks):
             url=url,
             timeout_seconds=timeout_seconds,
             requests_per_minute=6000,
-            max_response_bytes=LIMIT,
+            max_response_bytes=limit,
         )
         self.transport = Transport(config, Telemetry(self.registry), self, version="1.2.3")
         self.limiter = self.transport._limiter
@@ -81,11 +84,15 @@ class Setup(FakeClocks):
 
 @asynccontextmanager
 async def asking(
-    *answers: bytes, handler: Handler | None = None, timeout_seconds: float = 20, key: str = KEY
+    *answers: bytes,
+    handler: Handler | None = None,
+    timeout_seconds: float = 20,
+    key: str = KEY,
+    limit: int = LIMIT,
 ) -> AsyncIterator[tuple[Setup, RawServer]]:
     """Run a server that gives these answers, or does worse, and a transport that asks it."""
     async with RawServer(handler or always(*answers)) as server:
-        setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key)
+        setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key, limit=limit)
         try:
             yield setup, server
         finally:
@@ -278,6 +285,89 @@ async def test_an_endless_answer_is_broken_off_at_the_limit() -> None:
         assert error.reason == "invalid_response"
         assert error.prefix == b"x" * 64 * 1024
         assert len(server.requests) == 1
+
+
+async def crumbs(_request: Request, say: Say) -> None:
+    """Send chunks of one byte without end, many at a time."""
+    await say(CHUNKED)
+    while True:
+        await say(b"1\r\n \r\n" * 10_000)
+
+
+async def interim(_request: Request, say: Say) -> None:
+    """Promise an answer without end."""
+    while True:
+        await say(b"HTTP/1.1 100 Continue\r\n\r\n" * 2_500)
+
+
+async def empty_members(_request: Request, say: Say) -> None:
+    """Compress nothing, again and again."""
+    members = gzip.compress(b"") * 3_000
+    await say(HEAD + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        await say(b"%x\r\n%b\r\n" % (len(members), members))
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason", "turns_due"),
+    [
+        (crumbs, "invalid_response", 31),
+        (interim, "network", 4 * 16),
+        (empty_members, "invalid_response", 0),
+    ],
+)
+async def test_what_comes_in_crumbs_is_broken_off_and_others_have_their_turn(
+    handler: Handler, reason: str, turns_due: int
+) -> None:
+    """It is far from the limit in bytes, and no wait comes between its pieces."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asking(handler=handler) as (setup, _):
+        waiting = asyncio.create_task(others())
+        error = await setup.error()
+        waiting.cancel()
+        assert error.reason == reason
+        assert turns >= turns_due
+
+
+async def test_no_cookie_is_kept_or_sent() -> None:
+    """One org's session would go out with another's key; many would make requests too long."""
+    cookies = ["Set-Cookie: session=of-org-1; Path=/"]
+    cookies += [f"Set-Cookie: c{number}={'x' * 4000}; Path=/" for number in range(20)]
+    async with asking(answer(b"[]", *cookies)) as (setup, server):
+        for key in ("key-of-org-1", "key-of-org-1", "key-of-org-2"):
+            setup.key = key
+            await setup.get()
+        assert [request.headers.get("cookie") for request in server.requests] == [None] * 3
+
+
+async def test_waiting_for_the_place_of_a_large_body_is_not_slow() -> None:
+    """One that stalls holds it for no longer than its own timeout; then the next comes whole."""
+    size = SHARE_BYTES + 1024 * 1024
+    both = asyncio.Event()
+
+    async def handler(request: Request, say: Say) -> None:
+        whole = answer(b" " * size)
+        if request.path == "/slow":
+            await say(whole[: SHARE_BYTES + 100_000])
+            both.set()
+            await asyncio.sleep(3600)
+        await say(whole)
+
+    async with asking(handler=handler, timeout_seconds=1, limit=2 * size) as (setup, _):
+        slow = asyncio.create_task(setup.get("/slow"))
+        await both.wait()
+        while not setup.transport._budget.large.locked():  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.01)
+        assert len((await setup.get()).body) == size
+        with pytest.raises(ApiError, match="no complete answer"):
+            await slow
 
 
 async def test_a_body_of_exactly_the_limit_is_read() -> None:

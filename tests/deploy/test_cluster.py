@@ -28,8 +28,8 @@ FIRST_CHART: Final = Path(__file__).parent / "data" / "invent-exporter-0.1.0.tgz
 """The chart of 0.1.0 as `helm package` made it."""
 
 NAME: Final = "invent-invent-exporter"
-CHOSEN_ONCE: Final = ("claim-values.yaml", "names-values.yaml")
-"""What a claim is bound to, and what objects are called."""
+CHOSEN_ONCE: Final = ("claim-values.yaml", "names-values.yaml", "persistence-values.yaml")
+"""What a claim is bound to, what objects are called, and a size, which no class here lets grow."""
 
 every_helm = pytest.mark.parametrize("program", HELMS)
 

@@ -77,11 +77,14 @@ def test_zizmor_finds_nothing_in_the_workflows() -> None:
     assert "No findings" in done.stdout + done.stderr
 
 
-def test_hadolint_accepts_the_dockerfile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hadolint has nothing to say."""
-    # It comes as a Python package, so it lies beside this Python.
+@pytest.mark.parametrize("command", [("hadolint", "Dockerfile"), ("yamllint", "--strict", ".")])
+def test_linters_that_are_python_packages_have_nothing_to_say(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the Dockerfile, and of all YAML; .yamllint says what is asked of it."""
+    # They lie beside this Python.
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    done = _run("hadolint", "Dockerfile")
+    done = _run(*command)
     assert done.returncode == 0, done.stdout
 
 

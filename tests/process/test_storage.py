@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 
 import pytest
 
@@ -107,6 +108,30 @@ def _tmpfs(folder: Path) -> Iterator[Path]:
         subprocess.run([require("umount"), "-l", folder], check=True)
 
 
+def _fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("end", [SIGTERM, SIGKILL])
+def test_start_on_a_full_disk(tmp_path: Path, end: int) -> None:
+    """What can be read is served, the log says why no more; it counts again when there is room."""
+    with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
+        before = case.exporter.scrape().total("invent_runs_finished_total")
+        case.exporter.stop(end)
+        case.happen()
+        _fill(disk)
+        case.exporter.start()
+        case.wait_for_storage_errors()
+        assert case.exporter.scrape().total("invent_runs_finished_total") == before == 20
+        assert "the state can't be written: database or disk is full" in case.exporter.log
+        (disk / "filler").unlink()
+        case.wait_until_exact()
+        case.die_and_go_on()
+
+
 @pytest.mark.system
 def test_disk_full(tmp_path: Path) -> None:
     """Nothing is lost while nothing can be written, and all is there when there is room again.
@@ -115,9 +140,7 @@ def test_disk_full(tmp_path: Path) -> None:
     """
     with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
         for is_killed in (False, True):
-            with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
-                while True:
-                    file.write(b"\0" * 4096)
+            _fill(disk)
             case.happen(500)
             case.wait_for_storage_errors()
             if is_killed:

@@ -9,7 +9,8 @@ from email.utils import formatdate
 import httpx
 import pytest
 
-from invent_exporter.simulator import Fault, SimulatorServer, World
+from invent_exporter.simulator import Fault, SimulatorServer, Usage, World
+from invent_exporter.simulator.spoil import ODD_KINDS, OddKind
 from tests.simulator.conftest import START, Clock
 
 RUNS = "/orgs/c/workflows/runs"
@@ -189,6 +190,23 @@ def test_a_spoiled_run_leaves_its_neighbours_readable(
     assert SPOILED[kind](page[1])  # type: ignore[operator]
     world.spoil_run(spoiled, None)
     assert client.get(RUNS).json()[1]["id"] == spoiled
+
+
+@pytest.mark.parametrize("kind", ODD_KINDS)
+def test_an_odd_field_is_one_of_a_run_that_is_there(
+    client: httpx.Client, world: World, kind: OddKind
+) -> None:
+    """Each kind changes what is listed of an open run or of a finished one."""
+    usage = Usage(3.0, 1.0, {"step_1": 2.0})
+    opened = world.add_run(status="RUNNING")
+    failed = world.add_run(status="FAILED", usage=usage, error="boom")
+    sane = client.get(RUNS).content
+    for run_id in (opened, failed):
+        world.spoil_run(run_id, kind)
+    odd = client.get(RUNS).content
+    assert odd != sane
+    assert odd.count(b'"status":"') == 2
+    assert odd.count(b'"id":') >= 2
 
 
 def test_spoiled_bytes(client: httpx.Client, world: World) -> None:

@@ -138,6 +138,29 @@ def test_a_bad_parameter_is_400(client: httpx.Client, query: str) -> None:
     assert client.get(f"{RUNS}?{query}").status_code == 400
 
 
+def test_ties_are_dealt_anew(client: httpx.Client, simulator: SimulatorServer) -> None:
+    """Runs of one time stand in another order at each request, and none leaves its time."""
+    simulator.settings.deals_ties = True
+    created = [START - number // 20 for number in range(60)]
+    for moment in created:
+        simulator.world.add_run(created_at=moment)
+    pages = [ids(client.get(RUNS, params={"take": 25, "page": 2})) for _ in range(9)]
+    assert len(set(map(tuple, pages))) == 9
+    assert any(set(page) != set(pages[0]) for page in pages)
+    times = [run["created_at"] for run in client.get(RUNS).json()]
+    assert times == sorted(times, reverse=True)
+    assert len(set(ids(client.get(RUNS)))) == 60
+
+
+def test_pages_far_back_can_be_refused(client: httpx.Client, simulator: SimulatorServer) -> None:
+    """By the row that they begin with, whatever their size."""
+    simulator.settings.rows_listed = 4
+    simulator.world.add_run()
+    asked = [(2, 2), (3, 2), (1, 100), (2, 100), (4, 1), (5, 1)]
+    answers = [client.get(RUNS, params={"page": page, "take": take}) for page, take in asked]
+    assert [answer.status_code for answer in answers] == [200, 400, 200, 400, 200, 400]
+
+
 def test_keys_open_their_org_and_its_sub_orgs(client: httpx.Client, world: World) -> None:
     """`c` is the key's org; a parent reads its sub-orgs, nobody reads upward or across."""
     sub = world.add_run(org_id="org-sub")

@@ -122,7 +122,7 @@ function draw(plot: any, marks: any[]) {
 /** Exemplars are diamonds at their time and value, as Grafana draws them. */
 function dot(plot: any, exemplars: any[]) {
   const { ctx } = plot;
-  const scale = Object.keys(plot.scales).find((key) => key !== 'x')!;
+  const scale = plot.series.at(-1).scale;
   ctx.save();
   for (const one of exemplars) {
     ctx.translate(plot.valToPos(one.timestamp * 1000, 'x', true), plot.valToPos(one.value, scale, true));
