@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -37,9 +37,11 @@ from invent_exporter.metrics.families import WorkflowView
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
-from invent_exporter.web.guard import Guard, WebFile
 from invent_exporter.web.routes import Application
 from invent_exporter.web.server import HealthPlace, Server, join_address
+
+if TYPE_CHECKING:
+    from invent_exporter.web.guard import WebFile
 
 _STOP_SECONDS = 2.0
 
@@ -227,7 +229,7 @@ async def serve(
             loop.add_signal_handler(signal.SIGHUP, reloader.ask)
         await exporter.load()
         server = Server(
-            application if web_file is None else Guard(application, web_file),
+            application if web_file is None else web_file.guard(application),
             addresses,
             tls=None if web_file is None else web_file.tls,
             health=None if health is None else (application.health, health),
