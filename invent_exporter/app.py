@@ -72,7 +72,7 @@ class Exporter:
             self.ledger,
             telemetry,
             newborn_hold_seconds=config.metrics.newborn_hold_seconds,
-            workflow_names=config.workflow_names,
+            workflows=config.workflows,
             clock=clocks.monotonic,
         )
         self._transport = Transport(config.api, telemetry, clocks, redactor, __version__)
@@ -118,7 +118,7 @@ class Exporter:
             shared.api.apply(config.api.page_size)
             shared.allowance.apply(config.api.requests_per_minute)
             self.ledger.settings = _ledger_settings(config)
-            await self.publisher.apply(metrics.newborn_hold_seconds, config.workflow_names)
+            await self.publisher.apply(metrics.newborn_hold_seconds, config.workflows)
             await self.supervisor.apply(_targets(config))
 
     def statuses(self) -> Iterable[OrgStatus]:
@@ -163,6 +163,7 @@ def _ledger_settings(config: Config) -> LedgerSettings:
         metrics.max_workflows,
         metrics.step_credits,
         config.reconcile_window_seconds,
+        config.workflows,
     )
 
 

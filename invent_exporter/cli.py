@@ -318,8 +318,10 @@ def _assets(flags: argparse.Namespace, _redactor: Redactor) -> int:
 
 def _explain(flags: argparse.Namespace, redactor: Redactor) -> int:
     from invent_exporter.commands.explain import explain
+    from invent_exporter.config.load import load_config
 
-    lines, is_known = explain(_state_url(flags), flags.run_id)
+    config = load_config(flags.config_file, os.environ, redactor)
+    lines, is_known = explain(config.state_url, flags.run_id, config.workflows)
     _say("\n".join(redactor.redact(line) for line in lines))
     return EXIT_OK if is_known else EXIT_FAILED
 

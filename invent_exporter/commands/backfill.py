@@ -166,7 +166,8 @@ class _Backfill:
         org, start = self.task.orgs[number], self.plan.start_ms / 1000
         ends = {self._real_id(place): one.end or 0.0 for place, one in enumerate(self.task.orgs)}
         ends.pop(self._real_id(number))
-        return Window(start, org.end or 0.0, ends, org.live, org.history)
+        known = org.live, org.history
+        return Window(start, org.end or 0.0, ends, *known, workflows=self.config.workflows)
 
     def _real_id(self, number: int) -> str:
         return real_id(self.spool, number, self.task.orgs[number])

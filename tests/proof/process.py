@@ -23,6 +23,7 @@ from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.poller import Poller
 from invent_exporter.collector.target import Shared, Target
 from invent_exporter.config.key import Key
+from invent_exporter.config.workflows import Workflows
 from invent_exporter.ledger.counts import Bounds
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
@@ -231,7 +232,7 @@ class Process:
             self.ledger,
             self.telemetry,
             newborn_hold_seconds=settings.newborn_hold_seconds,
-            workflow_names={},
+            workflows=Workflows(),
             clock=clocks.monotonic,
         )
         self.collector = Collector(
