@@ -7,6 +7,7 @@ Exception
 ├── StorageError           a transaction of the ledger failed: the reason `storage` of a poll
 │   └── NoRoomError        the disk is full
 ├── OutputError            standard output can't be written to: exit status 1
+├── BackfillError          backfill broke off: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
 │   ├── BadAnswerError     status 200, but no page of runs
 │   ├── TooLargeError      broken off at the size limit
@@ -58,6 +59,10 @@ class ListenError(OSError):
 
 class OutputError(Exception):
     """Standard output can't be written to; the text says why."""
+
+
+class BackfillError(Exception):
+    """Backfill broke off; the text is one line. What was read is kept."""
 
 
 class ApiError(Exception):

@@ -96,9 +96,7 @@ class Supervisor:
 
     async def _resume(self) -> None:
         async with self._applying:
-            for target in self._wanted.values():
-                if target.id not in self._collectors and not self._is_superseded(target):
-                    await self._begin(target)
+            await self._start_wanted()
 
     def _supersede(self, collector: Collector, org_id: str) -> None:
         target_id = collector.target.id
@@ -135,16 +133,19 @@ class Supervisor:
             self._precedence = {target_id: index for index, target_id in enumerate(wanted)}
             for target_id in self._superseded.keys() - wanted.keys():
                 del self._superseded[target_id]
-            for target in wanted.values():
-                known = self._collectors.get(target.id)
-                if known is not None:
-                    await known.change(target)
-                elif not self._is_superseded(target):
-                    await self._begin(target)
+            await self._start_wanted()
             for collector in gone:
                 await self._withdraw(collector)
             with suppress(StorageError):  # the next change, or start, does it
                 await self._shared.ledger.forget_texts()
+
+    async def _start_wanted(self) -> None:
+        for target in self._wanted.values():
+            known = self._collectors.get(target.id)
+            if known is not None:
+                await known.change(target)
+            elif not self._is_superseded(target):
+                await self._begin(target)
 
     def _is_superseded(self, target: Target) -> bool:
         org_id = self._superseded.get(target.id)

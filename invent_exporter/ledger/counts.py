@@ -7,6 +7,7 @@ count, duration, queue time and credits can't come apart.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from copy import copy
 from itertools import pairwise
 from typing import Any, Self
 
@@ -103,9 +104,12 @@ BASE_KEYS = tuple(
 class _Counts(msgspec.Struct, omit_defaults=True):
     def draft(self) -> Self:
         """Copy, so that the copy can be changed and dropped."""
-        fields = msgspec.structs.asdict(self).items()
-        copies = {name: value.copy() for name, value in fields if isinstance(value, dict | list)}
-        return msgspec.structs.replace(self, **copies)
+        copied = copy(self)
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value.__class__ in (dict, list):
+                setattr(copied, name, value.copy())
+        return copied
 
 
 class WorkflowCounts(_Counts, omit_defaults=True):

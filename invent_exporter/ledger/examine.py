@@ -60,7 +60,7 @@ def is_blank(path: Path) -> bool:
                 return True
             if application != APPLICATION_ID:
                 raise StateError(f"state.url: {path} is another program's SQLite file")
-            problem = _find_damage(connection, path)
+            problem = find_damage(connection, path)
         except sqlite3.DatabaseError as error:
             problem = str(error)
     if problem is not None:
@@ -87,7 +87,7 @@ def _ask(connection: sqlite3.Connection, question: str) -> object:
     return connection.execute(question).fetchone()[0]
 
 
-def _find_damage(connection: sqlite3.Connection, path: Path) -> str | None:
+def find_damage(connection: sqlite3.Connection, path: Path) -> str | None:
     """Say what is wrong and where; None when nothing is."""
     problem = _ask(connection, "PRAGMA quick_check(1)")
     if problem != "ok":

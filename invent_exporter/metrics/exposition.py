@@ -3,8 +3,6 @@
 prometheus_client encodes each view once for each form that is asked for; the pieces are kept by
 family and joined at publish. Each published snapshot has a number, its generation: what that is
 good for says docs/how-it-counts.md, "The first event is seen".
-
-Longer than most modules: what is swapped in whole is made, kept and finished in one place.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from invent_exporter.metrics.families import FAMILIES
 _GZIP_LEVEL = 1
 """Level 6 makes answers a fifth smaller and takes three times as long."""
 _GZIP_WINDOW = 31
+_QUALITY = re.compile(r"q=[01](\.[0-9]*)?")
 _EXEMPLAR = re.compile(rb' # \{run_id="(?:[^"\\]|\\.)*"\} \S+(?: \S+)?$', re.MULTILINE)
 _LIVE_SECONDS = 1.0
 _FORGET_SECONDS = 600.0
@@ -269,9 +268,6 @@ def _qualities(header: str) -> dict[str, float]:
         quality = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
+                quality = float(parameter[2:]) if _QUALITY.fullmatch(parameter) else 0.0
         qualities[name] = max(quality, qualities.get(name, 0.0))
     return qualities
