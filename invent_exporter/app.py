@@ -118,6 +118,7 @@ class Exporter:
             shared.api.apply(config.api.page_size)
             shared.allowance.apply(config.api.requests_per_minute)
             self.ledger.settings = _ledger_settings(config)
+            self.ledger.room.most_bytes = metrics.max_exposition_bytes
             await self.publisher.apply(metrics.newborn_hold_seconds, config.workflows)
             await self.supervisor.apply(_targets(config))
 

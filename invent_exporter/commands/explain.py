@@ -109,7 +109,7 @@ def _counted(row: RunRow, org: _Org, *, is_folded: bool) -> Iterator[str]:
     when = "" if row.counted_at is None else f" at {_utc(row.counted_at)}"
     yield f"  counted{when}; it ended at {_utc(row.since)}"
     if is_folded:
-        yield "  its workflow came after metrics.max_workflows others: folded into __other__"
+        yield "  its workflow is folded into __other__ (metrics.max_workflows, max_exposition)"
     yield f"  invent_runs_finished_total{{{of_run}}} +1"
     if row.status in TIMED_STATUSES and row.counted_at is not None:
         of_duration = f'{base},status="{row.status}"'
