@@ -16,7 +16,7 @@ from http import HTTPStatus
 import httpx
 
 from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_error_text
-from invent_exporter.api.budget import LARGE_SECONDS, Budget, Lease
+from invent_exporter.api.budget import Budget, Lease
 from invent_exporter.api.client import make_client
 from invent_exporter.api.models import EARLIEST_SECONDS
 from invent_exporter.api.ratelimit import (
@@ -177,8 +177,8 @@ class Transport:
                 response = await self._client.send(request, stream=True)
                 async with aclosing(response):
                     status = response.status_code
-                    place = partial(self._wait_for_place, lease, deadline, heartbeat)
-                    body = await self._read(response, secret, lease, place)
+                    grow = partial(lease.grow, deadline=deadline, heartbeat=heartbeat)
+                    body = await self._read(response, secret, grow)
             answer = Answer(status, response.headers, body, asked_seconds, lease.release)
             return answer
         except ApiError:
@@ -200,30 +200,14 @@ class Transport:
             code = "error" if status is None else str(status)
             self._telemetry.request_done(org_id, code, self._clocks.monotonic() - started)
 
-    async def _wait_for_place(
-        self, lease: Lease, deadline: asyncio.Timeout, heartbeat: Heartbeat
-    ) -> None:
-        """Wait for the place of a large body; what others take does not count as slow."""
-        loop = asyncio.get_running_loop()
-        left_seconds = (deadline.when() or loop.time()) - loop.time()
-        deadline.reschedule(None)
-        heartbeat(lease.wait_seconds + self._config.timeout_seconds)
-        await lease.become_large()
-        deadline.reschedule(loop.time() + min(left_seconds, LARGE_SECONDS))
-
     async def _read(
-        self,
-        response: httpx.Response,
-        secret: str,
-        lease: Lease,
-        wait_for_place: Callable[[], Awaitable[None]],
+        self, response: httpx.Response, secret: str, grow: Callable[[int], Awaitable[None]]
     ) -> bytearray:
         status, body = response.status_code, bytearray()
         if status != HTTPStatus.OK:
             raise self._error_of(response, await read_error_text(response, secret), secret)
         async for piece in decoded(response):
-            if not lease.covers(len(body) + len(piece)):
-                await wait_for_place()
+            await grow(len(body) + len(piece))
             body += piece
             if len(body) > self._config.max_response_bytes:
                 raise TooLargeError(

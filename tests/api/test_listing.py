@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from invent_exporter.api.budget import POOL_BYTES
 from invent_exporter.api.listing import Chunk, Listing, RunsApi
 from invent_exporter.api.page_size import PageSize
 from invent_exporter.api.transport import Answer, Transport
@@ -395,6 +396,7 @@ async def test_over_http_the_endpoint_is_asked_as_documented_and_a_large_page_is
         transport = Transport(ApiConfig(url=server.url), Telemetry(registry), SystemClocks())
         listing = RunsApi(transport).listing("org/1", lambda: "k", "PENDING", label="real")
         chunk = await listing.read(0)
+        assert transport._budget.free_bytes == POOL_BYTES
         await transport.aclose()
     labels = {"org_id": "real", "code": "200"}
     assert registry.get_sample_value("invent_api_requests_total", labels) == 1

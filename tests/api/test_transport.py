@@ -12,7 +12,7 @@ import httpcore
 import pytest
 from prometheus_client import CollectorRegistry
 
-from invent_exporter.api.budget import SHARE_BYTES
+from invent_exporter.api.budget import POOL_BYTES
 from invent_exporter.api.connections import _Stream
 from invent_exporter.api.transport import Answer, Transport
 from invent_exporter.config.load import ApiConfig
@@ -30,9 +30,7 @@ OK = answer(b"[]")
 class Setup(FakeClocks):
     """A transport with its own registry, no real waiting between tries, and a log of waits."""
 
-    def __init__(
-        self, url: str, *, timeout_seconds: float = 20, key: str = KEY, limit: int = LIMIT
-    ) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = 20, key: str = KEY) -> None:
         self.registry = CollectorRegistry()
         self.waits: list[float] = []
         self.heartbeats: list[float] = []
@@ -41,7 +39,7 @@ class Setup(FakeClocks):
             url=url,
             timeout_seconds=timeout_seconds,
             requests_per_minute=6000,
-            max_response_bytes=limit,
+            max_response_bytes=LIMIT,
         )
         self.transport = Transport(config, Telemetry(self.registry), self, version="1.2.3")
         self.limiter = self.transport._limiter
@@ -86,15 +84,11 @@ class Setup(FakeClocks):
 
 @asynccontextmanager
 async def asking(
-    *answers: bytes,
-    handler: Handler | None = None,
-    timeout_seconds: float = 20,
-    key: str = KEY,
-    limit: int = LIMIT,
+    *answers: bytes, handler: Handler | None = None, timeout_seconds: float = 20, key: str = KEY
 ) -> AsyncIterator[tuple[Setup, RawServer]]:
     """Run a server that gives these answers, or does worse, and a transport that asks it."""
     async with RawServer(handler or always(*answers)) as server:
-        setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key, limit=limit)
+        setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key)
         try:
             yield setup, server
         finally:
@@ -335,6 +329,7 @@ async def test_what_comes_in_crumbs_is_broken_off_and_others_have_their_turn(
         error = await setup.error()
         waiting.cancel()
         assert said in error.message
+        assert setup.transport._budget.free_bytes == POOL_BYTES
         assert turns >= turns_due
 
 
@@ -367,28 +362,6 @@ async def test_no_cookie_is_kept_or_sent() -> None:
             setup.key = key
             await setup.get()
         assert [request.headers.get("cookie") for request in server.requests] == [None] * 3
-
-
-async def test_waiting_for_the_place_of_a_large_body_is_not_slow() -> None:
-    """One that stalls holds it for no longer than its own timeout; then the next comes whole."""
-    size = SHARE_BYTES + 1024 * 1024
-
-    async def handler(request: Request, say: Say) -> None:
-        whole = answer(b" " * size)
-        if request.path == "/stalls":
-            await say(whole[: SHARE_BYTES + 100_000])
-            await asyncio.sleep(3600)
-        await say(whole)
-
-    async with asking(handler=handler, timeout_seconds=1, limit=2 * size) as (setup, _):
-        budget = setup.transport._budget
-        stalling = [asyncio.create_task(setup.get("/stalls")) for _ in range(3)]
-        while budget.waiting < 2:  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(0.01)
-        assert len((await setup.get()).body) == size
-        for result in await asyncio.gather(*stalling, return_exceptions=True):
-            assert isinstance(result, ApiError)
-            assert result.reason == "timeout"
 
 
 async def test_a_body_of_exactly_the_limit_is_read() -> None:
