@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import platform
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -34,6 +35,7 @@ from invent_exporter.web.routes import Application
 from invent_exporter.web.server import Server, join_address
 
 _STOP_SECONDS = 2.0
+_SWITCH_SECONDS = 0.001
 _NO_RELOAD = "SIGHUP: reloading is not supported yet; restart to read the configuration again"
 
 log = get_logger(__name__)
@@ -157,6 +159,8 @@ async def serve(
         StateError: the state can't be used.
 
     """
+    # A scrape waits so long, and not 5 ms, each time that a thread decodes or encodes meanwhile.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     exporter = Exporter(config, secrets, revision=revision)
     try:
         status = partial(

@@ -350,7 +350,7 @@ async def test_a_head_is_read_in_small_pieces_until_it_is_there() -> None:
     await stream.write(b"GET")
     for _ in range(4):
         await stream.read(65536)
-    assert wanted == [4096, 4096, 4096, 65536]
+    assert wanted == [2048, 2048, 2048, 65536]
 
 
 async def test_no_cookie_is_kept_or_sent() -> None:
