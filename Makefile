@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system bugs soak soak-prometheus drill bench attack check format clean
+.PHONY: help demo test test-system bugs fuzz soak soak-prometheus drill bench attack check format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ bugs: $(VENV)/.dev ## each deliberate bug in a copy of the code: its test must f
 
 attack: $(VENV)/.dev ## hostile APIs and clients: what they cost others, against bounds: make attack ARGS="usage"
 	$(BIN)/python -m bench.attack $(ARGS)
+
+fuzz: $(VENV)/.dev ## made-up requests and pages for a minute: make fuzz ARGS="--seconds 3600"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 soak: $(VENV)/.dev ## sequences of the state machine until one fails: make soak ARGS="--seconds 3600"
 	$(BIN)/python -m tests.soak $(ARGS)

@@ -3,6 +3,8 @@
 Only the fields that are used are decoded; everything else on a page (`result`, `outputs`, the steps
 of a version) is skipped without being built. Times stay what the API said, in seconds since the
 epoch, so that no clock of ours enters a number.
+
+Longer than most modules: each reading of a run beside the others.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ class Version(msgspec.Struct, frozen=True, gc=False):
 class Run(msgspec.Struct, frozen=True, dict=True):
     """One run. Field names and meanings are the API's; a property is our reading of them.
 
-    Each reading is made once: turning times into seconds is most of what counting a run costs.
+    What is asked for again and again is read once: turning times into seconds is most of what
+    counting a run costs. For the rest the lock of Python 3.11's `cached_property` would cost more.
     """
 
     id: _Needed
@@ -125,7 +128,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         origin = (self.origin or "").upper()
         return origin if origin in ORIGINS else UNKNOWN
 
-    @cached_property
+    @property
     def workflow_label(self) -> str:
         """The workflow's id; `__none__` for a run without one."""
         return self.workflow_id or NO_WORKFLOW
@@ -175,17 +178,17 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         time = self.first_time if self.ended is None else self.ended
         return NEVER_SECONDS if time is None else time
 
-    @cached_property
+    @property
     def duration_seconds(self) -> float | None:
         """How long the run worked; None unless it started and ended. Clock skew reads as 0."""
         return None if self.ended_at is None else difference(self.started, self.ended)
 
-    @cached_property
+    @property
     def queue_seconds(self) -> float | None:
         """How long the run waited to start; None unless it did. Clock skew reads as 0."""
         return difference(self.created, self.started)
 
-    @cached_property
+    @property
     def credits(self) -> tuple[float, float] | None:
         """Credits as (ai, other), each at least 0; None when the usage is not known yet."""
         if self.usage is None or self.usage.total is None:
@@ -193,14 +196,14 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         ai = max(0.0, self.usage.ai_total or 0.0)
         return ai, max(0.0, self.usage.total - ai)
 
-    @cached_property
+    @property
     def credits_total(self) -> float | None:
         """`usage.total`, at least 0; None when it is not known yet."""
         if self.usage is None or self.usage.total is None:
             return None
         return max(0.0, self.usage.total)
 
-    @cached_property
+    @property
     def step_credits(self) -> dict[str, float]:
         """Credits by step, without values that are neither a number nor an object with `total`.
 
@@ -209,7 +212,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         """
         return {} if self.usage is None else _read_steps(self.usage.steps)
 
-    @cached_property
+    @property
     def version_label(self) -> str:
         """The version of the workflow that ran, without a trailing `.0`; empty when not known."""
         version = self.version
@@ -229,6 +232,16 @@ def escape(text: str) -> str:
     No two texts become the same one.
     """
     return _NEEDS_ESCAPE.sub(lambda match: _escaped(match[0]), text)
+
+
+_ESCAPED = re.compile(r"\\(\\|x..|u....)")
+
+
+def is_too_long(label: str) -> bool:
+    """Tell whether what `escape` made is of a text that is too long to become a label."""
+    if len(label) * 4 <= MAX_LABEL_BYTES or len(label.encode()) <= MAX_LABEL_BYTES:
+        return False
+    return len(_ESCAPED.sub("?", label).encode()) > MAX_LABEL_BYTES
 
 
 def _escaped(character: str) -> str:

@@ -17,6 +17,7 @@ from invent_exporter.api.connections import _Stream
 from invent_exporter.api.transport import Answer, Transport
 from invent_exporter.config.load import ApiConfig
 from invent_exporter.errors import ApiError, TooLargeError
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 from tests.proof.process import FakeClocks
 from tests.raw_server import Handler, HangUpError, RawServer, Request, Say, always, answer
@@ -41,7 +42,9 @@ class Setup(FakeClocks):
             requests_per_minute=6000,
             max_response_bytes=LIMIT,
         )
-        self.transport = Transport(config, Telemetry(self.registry), self, version="1.2.3")
+        redactor = Redactor()
+        redactor.add(key)
+        self.transport = Transport(config, Telemetry(self.registry), self, redactor, "1.2.3")
         self.limiter = self.transport._limiter
 
     def time(self) -> float:
@@ -443,7 +446,7 @@ async def test_a_key_that_comes_back_in_an_error_is_not_shown() -> None:
     """Some services repeat what they refuse."""
     body = f'{{"message": "the key <b>{KEY}</b> is not valid", "k": "{KEY}"}}'.encode()
     message = (await failure(always(answer(body, status="401 No")))).message
-    assert "the key *** is not valid" in message
+    assert "the key [redacted] is not valid" in message
     assert KEY not in message
     redirect = answer(b"", f"Location: https://other.example/{KEY}", status="307 No")
     assert KEY not in (await failure(always(redirect))).message
@@ -553,3 +556,29 @@ async def test_a_request_that_is_dropped_passes_the_cancellation_on() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_while_url_and_keys_change_nothing_is_asked() -> None:
+    """A key goes to the one host that it was given for; what was under way ends as it began."""
+    came, went_on = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(_request: Request, say: Say) -> None:
+        came.set()
+        await went_on.wait()
+        await say(OK)
+
+    async with asking(handler=answer_late) as (setup, first), RawServer(always(OK)) as second:
+        under_way = asyncio.create_task(setup.get())
+        await came.wait()
+        changed = ApiConfig(url=second.url, requests_per_minute=6000, max_response_bytes=LIMIT)
+        async with setup.transport.changing(changed):
+            waiting = asyncio.create_task(setup.get())
+            await asyncio.wait([waiting], timeout=0.2)
+            assert (len(first.requests), second.requests) == (1, [])
+            setup.key = "another"
+        await waiting
+        went_on.set()
+        assert (await under_way).status == 200
+        (request,) = second.requests
+        assert request.headers["authorization"] == "Bearer another"
+        assert len(first.requests) == 1
