@@ -16,7 +16,7 @@ from invent_exporter.api.budget import POOL_BYTES
 from invent_exporter.api.connections import _Stream
 from invent_exporter.api.transport import Answer, Transport
 from invent_exporter.config.load import ApiConfig
-from invent_exporter.errors import ApiError, TooLargeError
+from invent_exporter.errors import ApiError, PausedError, TooLargeError
 from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 from tests.proof.process import FakeClocks
@@ -57,10 +57,10 @@ class Setup(FakeClocks):
         self.now += seconds
         await asyncio.sleep(0)
 
-    async def get(self, path: str = "/runs") -> Answer:
+    async def get(self, path: str = "/runs", org_id: str = "org-1") -> Answer:
         """Ask once."""
         return await self.transport.get(
-            path, {"page": "1"}, lambda: self.key, "org-1", self.heartbeats.append
+            path, {"page": "1"}, lambda: self.key, org_id, self.heartbeats.append
         )
 
     async def error(self) -> ApiError:
@@ -536,6 +536,29 @@ async def test_a_long_retry_after_fails_at_once_and_holds_all_requests() -> None
         setup.now += 100
         await setup.get()  # 20 s are left: those are waited for
         assert setup.waits == [20.0]
+
+
+async def test_one_orgs_long_retry_after_holds_another_for_a_minute_at_most() -> None:
+    """Then the other asks; where it is answered, it goes on and the throttled one waits."""
+
+    async def handler(request: Request, say: Say) -> None:
+        refusal = answer(b"", "Retry-After: 3600", status="429 No")
+        await say(refusal if request.path == "/throttled" else OK)
+
+    async with asking(handler=handler) as (setup, server):
+        with pytest.raises(ApiError):
+            await setup.get("/throttled")
+        for org_id, seconds in (("org-2", 60), ("org-1", 3600)):
+            with pytest.raises(PausedError) as caught:
+                await setup.get(org_id=org_id)
+            assert caught.value.retry_after_seconds == seconds
+        setup.now += 60
+        for _ in range(2):
+            await setup.get(org_id="org-2")
+        with pytest.raises(PausedError):
+            await setup.get("/throttled")
+        assert [request.path for request in server.requests] == ["/throttled", "/runs", "/runs"]
+        assert setup.waits == []
 
 
 async def test_all_waits_of_a_request_are_bounded_together() -> None:
