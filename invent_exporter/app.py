@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from invent_exporter.web.guard import WebFile
 
 _STOP_SECONDS = 2.0
+_SWITCH_SECONDS = 0.001
 
 log = get_logger(__name__)
 
@@ -204,6 +206,8 @@ async def serve(
         StateError: the state can't be used.
 
     """
+    # A scrape waits so long, and not 5 ms, each time that a thread decodes or encodes meanwhile.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     exporter = Exporter(config, redactor, revision=revision)
     try:
         reloader = Reloader(

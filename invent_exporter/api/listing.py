@@ -25,7 +25,7 @@ from invent_exporter.api.transport import Answer, ReadKey, Transport
 from invent_exporter.api.worker import Worker
 from invent_exporter.errors import ApiError, BadAnswerError, SpoiledPageError, TooLargeError
 
-DECODE_IN_THREAD_BYTES = 64 * 1024
+DECODE_IN_THREAD_BYTES = 32 * 1024
 FAILURES_IN_A_READ = 3
 SAME_SPOILED_ROWS = 5
 LONGEST_NUMBER = 18
