@@ -797,6 +797,7 @@ async def test_a_loop_without_a_sign_of_life_has_stalled(desk: Desk) -> None:
 # -- odd runs, another org's key
 
 
+@with_settings(page_size=100)
 async def test_ties_that_are_dealt_anew_add_nothing_and_a_failure_after_them_counts(
     desk: Desk,
 ) -> None:
