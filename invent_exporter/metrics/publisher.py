@@ -70,6 +70,10 @@ class Publisher:
             self._orgs[org.key] = org
             await self._publish(org, names, org_name)
 
+    def serving(self, org_id: str) -> list[OrgLedger]:
+        """List the ledgers from which an org is served: for a moment two, when `c` becomes it."""
+        return [org for org in self._orgs.values() if org.org_id == org_id]
+
     async def withdraw(self, org: OrgLedger) -> None:
         """Serve nothing of the org any more; `publish` brings it back, as it was committed."""
         for known in (self._orgs, self._views, self._open):
