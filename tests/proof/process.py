@@ -21,7 +21,7 @@ from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.poller import Poller
-from invent_exporter.collector.target import Shared, Target
+from invent_exporter.collector.target import Shared, Target, WalkBounds
 from invent_exporter.config.key import Key
 from invent_exporter.ledger.counts import Bounds
 from invent_exporter.ledger.ledger import Ledger
@@ -87,6 +87,7 @@ class Settings:
     step_credits: bool = False
     newborn_hold_seconds: float = 65.0
     redact: Callable[[str], str] = str
+    walk_bounds: WalkBounds = field(default_factory=WalkBounds)
     bounds: Bounds = field(
         default_factory=lambda: Bounds((1.0, 60.0, 3600.0), (1.0, 60.0), (1.0, 10.0))
     )
@@ -250,6 +251,7 @@ class Process:
                 allowance=PageAllowance(3000, clocks.monotonic),
                 read_key=Key.read,
                 redact=settings.redact,
+                walk_bounds=settings.walk_bounds,
             ),
             _NoPeers(),
         )
