@@ -22,7 +22,7 @@ from invent_exporter.metrics.families import WorkflowView
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-# With steps and 35 bounds more than by default a workflow has 204 samples: 500 have 102,000.
+# With steps and 33 bounds more than by default a workflow has 204 samples: 500 have 102,000.
 _BOUNDS = Bounds(
     (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, *range(7200, 7200 + 10)),
     (0.5, 1, 5, 10, 30, 60, *range(300, 300 + 10)),

@@ -43,13 +43,19 @@ def main() -> int:
         SimulatorServer(world, settings=Settings(rate_limit_per_minute=None)) as simulator,
     ):
         stage = Stage(Path(folder), keys)
-        theater = Theater(stage, simulator, traffic)
+        theater = Theater(
+            traffic,
+            simulator.add_faults,
+            simulator.faults.clear,
+            stage.kill_exporter,
+            stage.start_exporter,
+        )
         with (
             stage.receiver.listening() as webhook_port,
             stage.running(simulator.url, webhook_port),
         ):
             traffic.start()
-            played = _play(theater, flags.hours)
+            played = _play(stage, theater, flags.hours)
             traffic.stop()
         if not played.is_right:
             for log in Path(folder).glob("*.log"):
@@ -63,11 +69,11 @@ def main() -> int:
     return int(not played.is_right)
 
 
-def _play(theater: Theater, quiet_hours: float) -> Played:
-    notices = theater.stage.receiver.notices
+def _play(stage: Stage, theater: Theater, quiet_hours: float) -> Played:
+    notices = stage.receiver.notices
     _say(f"a quiet day of {quiet_hours:g} hours")
     _pass(quiet_hours * 60)
-    theater.stage.expect_exporter()
+    stage.expect_exporter()
     quiet = list(notices)
     _say(f"eight incidents of runs, {RUNS_MINUTES:g} minutes")
     begun = time.time()
@@ -84,16 +90,14 @@ def _play(theater: Theater, quiet_hours: float) -> Played:
     # Alerts on the org as a whole come from whatever is played in it.
     results[0].notices.extend(notice for notice in stray if notice.alert in ORG_WIDE)
     stray = [notice for notice in stray if notice.alert not in ORG_WIDE]
-    for habit, fresh in zip(theater.traffic.habits, quiet_habits(), strict=True):
-        habit.__dict__.update(fresh.__dict__)
-    theater.tidy_up()
-    results.extend(_play_alone(theater, incident) for incident in EXPORTER)
+    theater.traffic.calm_down(quiet_habits())
+    results.extend(_play_alone(stage, theater, incident) for incident in EXPORTER)
     return Played(quiet, stray, results)
 
 
-def _play_alone(theater: Theater, incident: Incident) -> Result:
+def _play_alone(stage: Stage, theater: Theater, incident: Incident) -> Result:
     _pass(RECOVERY_MINUTES)
-    notices = theater.stage.receiver.notices
+    notices = stage.receiver.notices
     _say(incident.name)
     before, begun = len(notices), time.time()
     incident.begin(theater)

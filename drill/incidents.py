@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from drill.stage import Stage
 from drill.traffic import Habit, Traffic
-from invent_exporter.simulator import Fault, SimulatorServer
+from invent_exporter.simulator import Fault
 
 ACME, UMBRELLA = "acme", "umbrella"
 NEWBORN = "wf-newborn"
@@ -20,7 +19,7 @@ def quiet_habits() -> tuple[Habit, ...]:
         Habit("wf-orders", ACME, "WEBHOOK", 4, 0.5),
         Habit("wf-shipping", ACME, "TRIGGER", 6, 2),
         Habit("wf-payroll", ACME, "TRIGGER", 6, 1),
-        Habit("wf-agent", ACME, "WORKFLOW", 5, 3, credits=3),
+        Habit("wf-agent", ACME, "WORKFLOW", 5, 3, credits=3, steps=("answer", "look up")),
         Habit("wf-reports", ACME, "TRIGGER", 10, 2),
         Habit("wf-search", ACME, "WEBHOOK", 4, 1),
         Habit("wf-archive", ACME, "TRIGGER", 60, 20),
@@ -28,36 +27,21 @@ def quiet_habits() -> tuple[Habit, ...]:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Theater:
     """What an incident can reach."""
 
-    stage: Stage
-    simulator: SimulatorServer
     traffic: Traffic
-    hung: list[str] = field(default_factory=list)
+    fault: Callable[[Fault], None]
+    """Let the API misbehave, from now on."""
+    clear_faults: Callable[[], None]
+    kill_exporter: Callable[[], None]
+    """In the middle of whatever it does."""
+    start_exporter: Callable[[], None]
 
     def habit(self, workflow_id: str) -> Habit:
-        """Find a workflow of acme."""
+        """Find a workflow, of acme where others have it too."""
         return next(habit for habit in self.traffic.habits if habit.workflow_id == workflow_id)
-
-    def fault(self, fault: Fault) -> None:
-        """Let the API misbehave, from now on."""
-        self.simulator.add_faults(fault)
-
-    def tidy_up(self) -> None:
-        """Cancel the runs that hang or wait."""
-        waiting = [
-            run.id
-            for run in self.simulator.world.truth().runs
-            if run.workflow_id == "wf-payroll" and run.status_now == "PENDING"
-        ]
-        for run_id in (*self.hung, *waiting):
-            self.simulator.world.finish_run(run_id, "CANCELED")
-
-    def clear_faults(self) -> None:
-        """Let the API behave."""
-        self.simulator.faults.clear()
 
 
 @dataclass(frozen=True)
@@ -80,9 +64,7 @@ def _fail(theater: Theater) -> None:
 
 
 def _newborn(theater: Theater) -> None:
-    theater.simulator.world.add_run(
-        org_id=ACME, workflow_id=NEWBORN, origin="WEBHOOK", status="FAILED", error="Error: no such"
-    )
+    theater.traffic.begin(Habit(NEWBORN, ACME, "WEBHOOK", 60, 0, failing=1))
 
 
 def _storm(theater: Theater) -> None:
@@ -90,11 +72,7 @@ def _storm(theater: Theater) -> None:
 
 
 def _hang(theater: Theater) -> None:
-    habit = theater.habit("wf-shipping")
-    world = theater.simulator.world
-    run_id = world.add_run(org_id=ACME, workflow_id=habit.workflow_id, origin="TRIGGER")
-    world.start_run(run_id)
-    theater.hung.append(run_id)
+    theater.traffic.hang(theater.habit("wf-shipping"))
 
 
 def _jam(theater: Theater) -> None:
@@ -112,10 +90,6 @@ def _silence(theater: Theater) -> None:
 
 def _leak(theater: Theater) -> None:
     theater.habit("wf-search").growth = 1.08
-
-
-def _kill(theater: Theater) -> None:
-    theater.stage.kill_exporter()
 
 
 def _of(workflow_id: str) -> dict[str, str]:
@@ -201,7 +175,7 @@ EXPORTER = (
         "InventKeyRejected",
         frozenset({"InventOrgUnreadable", "InventPollStale"}),
         "Tiles «Alerts», «Orgs not read», «API errors, 10m»; then «Age of the data»",
-        Theater.clear_faults,
+        lambda theater: theater.clear_faults(),
     ),
     Incident(
         "The API throttles",
@@ -212,7 +186,7 @@ EXPORTER = (
         "InventRateLimited",
         frozenset({"InventOrgUnreadable", "InventPollStale"}),
         "Tile «API errors, 10m»; its row in «Alerts firing»",
-        Theater.clear_faults,
+        lambda theater: theater.clear_faults(),
     ),
     Incident(
         "The API is down",
@@ -222,16 +196,16 @@ EXPORTER = (
         frozenset({"InventPollStale", "InventReconcileStale"}),
         "Tiles «Alerts», «Orgs not read» with all of them, «API errors, 10m»; then «Age of the "
         "data»",
-        Theater.clear_faults,
+        lambda theater: theater.clear_faults(),
     ),
     Incident(
         "The exporter is killed",
-        _kill,
+        lambda theater: theater.kill_exporter(),
         {},
         "InventExporterDown",
         frozenset({"InventMetricsAbsent"}),
         "Tile «Orgs not read» with all of them, at the next scrape; then «Alerts»; the bars end",
-        lambda theater: theater.stage.start_exporter(),
+        lambda theater: theater.start_exporter(),
     ),
 )
 """Played one after the other: they touch all that the exporter says."""

@@ -38,6 +38,7 @@ from grafana.queries import (
     quantile,
     rate,
     rise,
+    rise_by,
 )
 
 if TYPE_CHECKING:
@@ -201,9 +202,10 @@ def _api(board: dashboard.Dashboard) -> None:
             "Failed polls",
             "By reason, in each step. Normal: none, or single ones.",
             Place(18, 13, 6, 8),
-            query(f"sum by (reason) ({rise('invent_poll_errors_total', ORG)})", "{{reason}}"),
+            query(rise_by("reason", "invent_poll_errors_total", ORG), "{{reason}}"),
             bars=True,
             shades=RED,
+            empty="No failed poll is known",
         )
     )
 
@@ -231,21 +233,20 @@ def _ledger(y: int) -> dashboard.Row:
                 "Invalid runs",
                 "Runs that could not be read and were left out, by reason. Normal: none.",
                 Place(5, y + 1, 5, 8),
-                query(f"sum by (reason) ({rise('invent_runs_invalid_total', ORG)})", "{{reason}}"),
+                query(rise_by("reason", "invent_runs_invalid_total", ORG), "{{reason}}"),
                 bars=True,
                 shades=RED,
+                empty="No invalid run is known",
             ),
             lines(
                 "Unreadable fields",
                 "Fields of runs that could not be read, by field; the runs count without them. "
                 "Normal: none.",
                 Place(10, y + 1, 5, 8),
-                query(
-                    f"sum by (field) ({rise('invent_run_fields_unreadable_total', ORG)})",
-                    "{{field}}",
-                ),
+                query(rise_by("field", "invent_run_fields_unreadable_total", ORG), "{{field}}"),
                 bars=True,
                 shades=YELLOW,
+                empty="No unreadable field is known",
             ),
             worst(
                 "Time since the reconciliation",
@@ -259,7 +260,8 @@ def _ledger(y: int) -> dashboard.Row:
             ),
             tile(
                 "Workflows folded",
-                "Workflows behind __other__: more than metrics.max_workflows. Normal: 0.",
+                "Workflows behind __other__: more than metrics.max_workflows, or than "
+                "metrics.max_exposition has room for. Normal: 0.",
                 Place(20, y + 1, 4, 3),
                 now(f"sum(max {BY_ORG} (invent_workflows_folded{{{ORG}}}))"),
                 limits=warning(1),
@@ -302,7 +304,7 @@ def _process(y: int) -> dashboard.Row:
         ),
         (
             "Samples in a scrape",
-            "124 for each workflow, and a few. Normal: level.",
+            "126 for each workflow, and a few. Normal: level.",
             f"scrape_samples_scraped{{{EXPORTER}}}",
             "short",
         ),

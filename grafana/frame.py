@@ -43,6 +43,11 @@ WORKFLOW_LINK = (
 """From a row of a table with the fields org_id and workflow_id; what else was chosen is kept."""
 ORG_LINK = ("Only this org", f"/d/{OVERVIEW}?{_ORG_OF_ROW}&{_KEEP}")
 EXPORTER_LINK = ("How this org is read", f"/d/{EXPORTERS}?{_ORG_OF_ROW}&{_KEEP}")
+ERRORS_LINK = (
+    "Newest errors of this org",
+    "${exporter_url}/#org-${__data.fields.org_id:percentencode}",
+)
+"""To the org's place on the exporter's own page."""
 RUNBOOK_LINK = ("What to do", f"{THRESHOLDS['runbook_base_url']}/${{__value.raw}}.md")
 
 
@@ -102,11 +107,9 @@ def start(
         .link(
             dashboard.DashboardLink("Newest errors")
             .type(models.DashboardLinkType.LINK)
-            .url("${exporter_url}")
+            .url("${exporter_url}/#org-${org_id:percentencode}")
             .icon("external link")
-            .tooltip(
-                "The exporter's own page: the newest failed runs of each org, with their error"
-            )
+            .tooltip("The exporter's own page: the newest failed runs of the org, with their error")
             .target_blank(target_blank=True)
         )
         .with_variable(

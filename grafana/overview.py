@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grafana.frame import (
+    ERRORS_LINK,
     EXPORTER_LINK,
     ORG_LINK,
     OVERVIEW,
@@ -17,7 +18,6 @@ from grafana.frame import (
 )
 from grafana.panels import (
     GREY,
-    KIND_COLORS,
     NOTHING,
     ORIGIN_COLORS,
     RED,
@@ -39,6 +39,8 @@ from grafana.panels import (
 )
 from grafana.parts import (
     age_tile,
+    credits_by_kind,
+    credits_wasted,
     durations,
     finished,
     open_runs,
@@ -225,7 +227,7 @@ def _lists(board: dashboard.Dashboard) -> None:
             ],
             [
                 *NAMES,
-                Column("Value #B", "Failed", "none", width=70),
+                Column("Value #B", "Failed", "none", link=ERRORS_LINK, width=70),
                 Column(
                     "Value #C",
                     "Ratio",
@@ -330,7 +332,7 @@ def _orgs(board: dashboard.Dashboard) -> None:
                 ),
                 Column("Value #C", "Age", "s", critical(limit("poll_stale_seconds")), width=100),
                 Column("Value #D", "Completed or failed, 1 h", "none", width=190),
-                Column("Value #E", "Failed, 1 h", "none", width=110),
+                Column("Value #E", "Failed, 1 h", "none", link=ERRORS_LINK, width=110),
                 Column(
                     "Value #F",
                     "Ratio, 1 h",
@@ -461,23 +463,7 @@ def _credits(y: int) -> dashboard.Row:
                 decimals=1,
                 limits=warning(limit("wasted_ratio_max")),
             ),
-            lines(
-                "Credits wasted",
-                "Credits of runs that FAILED or were CANCELED, in each step. Normal: little.",
-                Place(8, y + 1, 8, 9),
-                query(f"sum by (status) ({rise(CREDITS_BY_KIND, WASTED)})", "{{status}}"),
-                bars=True,
-                fractions=True,
-                colors={"FAILED": RED, "CANCELED": YELLOW},
-            ),
-            lines(
-                "Credits by kind",
-                "What AI burned, and everything else, in each step. Normal: the usual rhythm.",
-                Place(16, y + 1, 8, 9),
-                query(f"sum by (kind) ({rise(CREDITS_BY_KIND, ORG)})", "{{kind}}"),
-                bars=True,
-                fractions=True,
-                colors=KIND_COLORS,
-            ),
+            credits_wasted(Place(8, y + 1, 8, 9), CREDITS_BY_KIND, ORG),
+            credits_by_kind(Place(16, y + 1, 8, 9), CREDITS_BY_KIND, ORG),
         ],
     )

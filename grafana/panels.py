@@ -31,14 +31,8 @@ YELLOW, RED, BLUE, PURPLE, GREY = "yellow", "red", "blue", "purple", "#8e8e8e"
 """A warning, what is critical, and what is neither. Yellow and red differ in lightness too, and
 blue from both, for who does not tell red from green; green says nothing here."""
 NOTHING = "transparent"
-STATUS_COLORS = {
-    "FAILED": RED,
-    "CANCELED": YELLOW,
-    "SKIPPED": GREY,
-    "COMPLETED": BLUE,
-    "PENDING": YELLOW,
-    "RUNNING": BLUE,
-}
+FINAL_COLORS = {"FAILED": RED, "CANCELED": YELLOW, "SKIPPED": GREY, "COMPLETED": BLUE}
+OPEN_COLORS = {"PENDING": YELLOW, "RUNNING": BLUE}
 ORIGIN_COLORS = {"WORKFLOW": "dark-blue", "TRIGGER": "blue", "WEBHOOK": "super-light-blue"}
 QUANTILE_COLORS = {"p50": "super-light-blue", "p95": BLUE, "p99": "dark-blue"}
 KIND_COLORS = {"ai": PURPLE, "other": BLUE}
@@ -297,9 +291,9 @@ def _mapping(shown: dict[str, State]) -> models.ValueMap:
     )
 
 
-def warmth(title: str, text: str, place: Place, expr: str) -> heatmap.Panel:
-    """Draw a histogram of seconds over time, with its exemplars."""
-    asked = query(expr, "{{le}}").format(PromQueryFormat.HEATMAP).exemplar(exemplar=True)
+def warmth(title: str, text: str, place: Place, asked: prometheus.Dataquery) -> heatmap.Panel:
+    """Draw a histogram of seconds over time."""
+    asked.format(PromQueryFormat.HEATMAP)
     panel = _dress(heatmap.Panel(), title, text, place, asked, limits=CALM).unit("short")
     panel.calculate(calculate=False).interval(BAR_INTERVAL)
     panel.color(

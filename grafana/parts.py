@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from grafana.frame import AGE_LIMITS
-from grafana.panels import QUANTILE_COLORS, STATUS_COLORS, critical, lines, now, query, tile, warmth
+from grafana.panels import (
+    FINAL_COLORS,
+    KIND_COLORS,
+    OPEN_COLORS,
+    QUANTILE_COLORS,
+    critical,
+    lines,
+    now,
+    query,
+    tile,
+    warmth,
+)
 from grafana.queries import age_of_the_data, orgs_not_read, quantile, rise
 
 if TYPE_CHECKING:
@@ -42,19 +53,27 @@ def age_tile(place: Place) -> Builder[Any]:
     )
 
 
-def finished(place: Place, metric: str, selector: str, text: str = "") -> Builder[Any]:
+def _dots(metric: str) -> tuple[bool, str]:
+    """Return whether a metric has exemplars, and what is to be said of them."""
+    if ":" in metric:
+        return False, ""  # what a rule recorded
+    return True, "Dots are runs: a data source with a link for run_id leads to them. "
+
+
+def finished(place: Place, metric: str, selector: str) -> Builder[Any]:
     """Draw how many runs ended how, those that failed at the bottom."""
+    has_dots, dots = _dots(metric)
     failed = f'{selector}, status="FAILED"'
     others = f'{selector}, status!="FAILED"'
     return lines(
         "Runs finished",
         "Runs by final status, in each step; failed ones stand at the bottom, where they are "
-        f"compared at a glance. {text}Normal: the usual rhythm, little or no red.",
+        f"compared at a glance. {dots}Normal: the usual rhythm, little or no red.",
         place,
-        query(f"sum by (status) ({rise(metric, failed)})", "{{status}}").exemplar(exemplar=True),
+        query(f"sum by (status) ({rise(metric, failed)})", "{{status}}").exemplar(has_dots),
         query(f"sum by (status) ({rise(metric, others)})", "{{status}}", "B"),
         bars=True,
-        colors=STATUS_COLORS,
+        colors=FINAL_COLORS,
     )
 
 
@@ -69,7 +88,7 @@ def open_runs(place: Place, metric: str, selector: str) -> Builder[Any]:
             f"max_over_time(sum by (status) ({metric}{{{selector}}})[$__interval:])", "{{status}}"
         ),
         steps=True,
-        colors=STATUS_COLORS,
+        colors=OPEN_COLORS,
     )
 
 
@@ -93,10 +112,38 @@ def percentiles(
 
 def durations(place: Place, buckets: str, selector: str) -> Builder[Any]:
     """Draw how many runs took how long."""
+    has_dots, dots = _dots(buckets)
     return warmth(
         "Durations of runs",
-        "How many runs took how long, in each step. Dots are single runs with their run_id. "
-        "Normal: bands that stay where they are; one that climbs is a leak.",
+        f"How many runs took how long, in each step. {dots}Normal: bands that stay where they "
+        "are; one that climbs is a leak.",
         place,
-        f"sum by (le) ({rise(buckets, selector)})",
+        query(f"sum by (le) ({rise(buckets, selector)})", "{{le}}").exemplar(has_dots),
+    )
+
+
+def credits_by_kind(place: Place, metric: str, selector: str) -> Builder[Any]:
+    """Draw what burned credits."""
+    return lines(
+        "Credits by kind",
+        "What AI burned, and everything else, in each step. Normal: the usual rhythm.",
+        place,
+        query(f"sum by (kind) ({rise(metric, selector)})", "{{kind}}"),
+        bars=True,
+        fractions=True,
+        colors=KIND_COLORS,
+    )
+
+
+def credits_wasted(place: Place, metric: str, selector: str) -> Builder[Any]:
+    """Draw credits that bought nothing."""
+    wasted = f'{selector}, status=~"FAILED|CANCELED"'
+    return lines(
+        "Credits wasted",
+        "Credits of runs that FAILED or were CANCELED, in each step. Normal: little.",
+        place,
+        query(f"sum by (status) ({rise(metric, wasted)})", "{{status}}"),
+        bars=True,
+        fractions=True,
+        colors={status: FINAL_COLORS[status] for status in ("FAILED", "CANCELED")},
     )

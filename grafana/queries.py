@@ -100,6 +100,15 @@ def rise(metric: str, selector: str) -> str:
     return f"clamp_min(last_over_time({series}[$__interval]) - {before}, 0)"
 
 
+def rise_by(label: str, metric: str, selector: str) -> str:
+    """Return the rise by a label, for those of its values at which anything rose at all.
+
+    All of them are served from 0 on: a legend of them would be one of zeros.
+    """
+    risen = f"sum by ({label}) (increase({metric}{{{selector}}}[$__range] @ end())) > 0"
+    return f"sum by ({label}) ({rise(metric, selector)}) and on ({label}) {risen}"
+
+
 def quantile(share: float, metric: str, selector: str, window: str = "1h") -> str:
     """Estimate a quantile of a histogram's buckets over everything that is selected."""
     return f"histogram_quantile({share}, sum by (le) ({increase(metric, selector, window)}))"
@@ -193,4 +202,6 @@ def oldest(status: str, selector: str = ORG) -> str:
 def stuck() -> str:
     """Find the workflows of InventRunStuck and InventQueueBackingUp."""
     waiting = f"{oldest('PENDING')} > {limit('queue_wait_max_seconds'):g}"
-    return f"({oldest('RUNNING')} > {STUCK_AFTER}{{{ORG}}}) or {ON_WORKFLOW} ({waiting})"
+    found = f"({oldest('RUNNING')} > {STUCK_AFTER}{{{ORG}}}) or {ON_WORKFLOW} ({waiting})"
+    # Of an org that is not read the gauges are old: its runs may have ended.
+    return f"({found}) unless {ON_ORG} max {BY_ORG} (invent_up{{{ORG}}}) == 0"

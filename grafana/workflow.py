@@ -8,11 +8,8 @@ from grafana.frame import WORKFLOWS, job, mark_restarts, mark_runs, org, origin,
 from grafana.panels import (
     BLUE,
     GREY,
-    KIND_COLORS,
+    OPEN_COLORS,
     PURPLE,
-    RED,
-    STATUS_COLORS,
-    YELLOW,
     Column,
     Place,
     critical,
@@ -25,7 +22,14 @@ from grafana.panels import (
     tile,
     warning,
 )
-from grafana.parts import durations, finished, open_runs, percentiles
+from grafana.parts import (
+    credits_by_kind,
+    credits_wasted,
+    durations,
+    finished,
+    open_runs,
+    percentiles,
+)
 from grafana.queries import (
     AGE,
     BY_WORKFLOW,
@@ -55,7 +59,6 @@ if TYPE_CHECKING:
 DONE = f'{WORKFLOW}, status="COMPLETED"'
 FAILED = f'{RUNS}, status="FAILED"'
 DECIDED = f'{RUNS}, status=~"COMPLETED|FAILED"'
-WASTED = f'{RUNS}, status=~"FAILED|CANCELED"'
 
 
 def build() -> dashboard.Dashboard:
@@ -154,15 +157,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
 
 
 def _results(board: dashboard.Dashboard) -> None:
-    board.with_panel(
-        finished(
-            Place(0, 3, 12, 9),
-            FINISHED,
-            RUNS,
-            "Dots are single failed runs with their run_id: a data source with a link for it leads "
-            "to the run. ",
-        )
-    )
+    board.with_panel(finished(Place(0, 3, 12, 9), FINISHED, RUNS))
     submitted = rise("invent_runs_submitted_total", RUNS)
     board.with_panel(
         lines(
@@ -222,7 +217,7 @@ def _times(board: dashboard.Dashboard) -> None:
             query(f"max_over_time(({ages})[$__interval:])", "{{status}}"),
             unit="s",
             steps=True,
-            colors=STATUS_COLORS,
+            colors=OPEN_COLORS,
         )
     )
 
@@ -243,24 +238,8 @@ def _credits(y: int) -> dashboard.Row:
                 WORKFLOW,
                 unit="none",
             ),
-            lines(
-                "Credits by kind",
-                "What AI burned and what the rest, in each step. Normal: the usual rhythm.",
-                Place(8, y + 1, 8, 8),
-                query(f"sum by (kind) ({rise('invent_credits_total', RUNS)})", "{{kind}}"),
-                bars=True,
-                fractions=True,
-                colors=KIND_COLORS,
-            ),
-            lines(
-                "Credits wasted",
-                "Credits of runs that FAILED or were CANCELED, in each step. Normal: little.",
-                Place(16, y + 1, 8, 8),
-                query(f"sum by (status) ({rise('invent_credits_total', WASTED)})", "{{status}}"),
-                bars=True,
-                fractions=True,
-                colors={"FAILED": RED, "CANCELED": YELLOW},
-            ),
+            credits_by_kind(Place(8, y + 1, 8, 8), "invent_credits_total", RUNS),
+            credits_wasted(Place(16, y + 1, 8, 8), "invent_credits_total", RUNS),
             lines(
                 "Credits by step",
                 "The ten steps that burned most, in each step of time. Normal: empty, unless "

@@ -18,12 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from grafana.pictures import history, past, scenes
+from grafana.pictures import past, scenes
 from grafana.pictures.checks import Job, look_at
 from grafana.pictures.history import Scene
 
 HERE = Path(__file__).parent
 DASHBOARDS = HERE.parent / "dashboards"
+DRILL = HERE.parents[1] / "drill"
 DOCS = HERE.parents[1] / "docs" / "pictures"
 BOARDS = ("overview", "workflow", "exporter")
 SHAPES = (("dark", 1920), ("light", 1280))
@@ -54,6 +55,9 @@ def main() -> int:
         urls = {
             name: servers.enter_context(past.prometheus(folder)) for name, folder in folders.items()
         }
+        for name, scene in shown.items():
+            if scene.habits:
+                past.wait_for_exemplars(urls[name], scene)
         jobs = list(_jobs(urls, flags.out))
         flaws = [flaw for job, seen in _draw(jobs) for flaw in look_at(job, seen)]
     if flags.docs:
@@ -72,9 +76,10 @@ def _install() -> None:
 
 def _made(folder: Path, name: str, scene: Scene) -> Path:
     """Return the folder of a scene's past, made now unless it is there."""
-    sources = [Path(module.__file__ or "").read_text() for module in (history, past)]
-    rules = [path.read_text() for path in sorted(past.RULES.glob("*.yaml"))]
-    key = hashlib.sha256("".join((repr(scene), *sources, *rules)).encode()).hexdigest()
+    own = (HERE / f"{module}.py" for module in ("history", "past", "scenes"))
+    sources = sorted([*DRILL.glob("*.py"), *own, *past.RULES.glob("*.yaml")])
+    texts = (name, str(scene.begin), str(len(scene.habits)), *map(Path.read_text, sources))
+    key = hashlib.sha256("".join(texts).encode()).hexdigest()
     made = folder / _slug(name)
     stamp = made / "made-from"
     if not stamp.exists() or stamp.read_text() != key:

@@ -19,6 +19,8 @@ COUNTED: Final = {
     "Runs finished": ("invent_runs_finished_total", "status"),
     "Runs submitted": ("invent_runs_submitted_total", "origin"),
 }
+LINKED: Final = {"org_id", "workflow_id", "run_id"}
+"""What the address of a run is made of."""
 RANGE_SECONDS, STEP_SECONDS = 6 * 3600, 300
 
 
@@ -56,6 +58,10 @@ def look_at(job: Job, seen: dict[str, Any]) -> Iterator[str]:
         for tile in seen["tiles"]:
             if tile["color"] not in CALM:
                 yield f"{job.name}: {tile['panel']}: {tile['text']} is not calm"
+    if job.scene == "an incident" and job.board == "workflow":
+        for panel in ("Runs finished", "Durations of runs"):
+            if not any(set(labels) >= LINKED for labels in seen["exemplars"].get(panel, ())):
+                yield f"{job.name}: {panel}: no run is marked"
     if job.board == "overview":
         for flaw in (*_silences(job.scene, seen), *_sums(job, seen["bars"])):
             yield f"{job.name}: {flaw}"

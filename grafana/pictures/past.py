@@ -1,18 +1,23 @@
 """A Prometheus with a past: blocks of a scene, of what the rules record, and of the alerts.
 
 `promtool` evaluates recording rules over the past, those that read recorded series after the ones
-that they read; it leaves alerts out, so what they would have done is worked out here.
+that they read; it leaves alerts out, so what they would have done is worked out here. Blocks hold
+no exemplars: those are scraped, from a page that has all of the scene's.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -21,11 +26,12 @@ from urllib.request import urlopen
 
 import yaml
 
-from grafana.pictures.history import SCRAPE_SECONDS, Scene, write
+from grafana.pictures.history import SCRAPE_SECONDS, Exemplars, Scene, write
 
 RULES: Final = Path(__file__).parents[1] / "rules"
 BLOCK_SECONDS: Final = 7200
 START_SECONDS: Final = 120
+EXEMPLARS: Final = "exemplars.om"
 _DURATION: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -35,13 +41,20 @@ def build(scene: Scene, folder: Path, alert_hours: float = 3) -> None:
     (folder / "data").mkdir()
     if not scene.habits:
         return
+    exemplars: Exemplars = {}
     for _, block in groupby(
-        enumerate(write(scene)),
+        enumerate(write(scene, exemplars)),
         lambda one: (scene.begin + one[0] * SCRAPE_SECONDS) // BLOCK_SECONDS,
     ):
         import_samples(folder, (text for _, text in block))
     record(folder, scene.begin, scene.end)
     raise_alerts(folder, max(scene.begin, scene.end - int(alert_hours * 3600)), scene.end)
+    # Their samples lie behind the scene, each after the one before, and their runs within it.
+    lines = [
+        f"{series} 1 {scene.end + 1 + number / 1000:.3f} # {run}\n"
+        for number, (series, run) in enumerate(exemplars)
+    ]
+    (folder / EXEMPLARS).write_text("".join((*lines, "# EOF\n")))
 
 
 def _rules() -> list[dict[str, Any]]:
@@ -137,6 +150,14 @@ def _promtool(*arguments: str, folder: Path) -> None:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
 
 
+class _Page(SimpleHTTPRequestHandler):
+    def guess_type(self, *_: object) -> str:
+        return "application/openmetrics-text; version=1.0.0"
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing of each request."""
+
+
 @contextmanager
 def prometheus(folder: Path) -> Iterator[str]:
     """Run Prometheus on `folder/data` while entered; gives its address.
@@ -144,7 +165,7 @@ def prometheus(folder: Path) -> Iterator[str]:
     Imported series have no end. Scrapes, rules and steps meet on full minutes, so a series is gone
     where it has no sample of that very minute, as it is when a scrape fails.
     """
-    (folder / "prometheus.yml").write_text("{}")
+    shutil.rmtree(folder / "data" / "wal", ignore_errors=True)  # of exemplars that were scraped
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
@@ -153,39 +174,59 @@ def prometheus(folder: Path) -> Iterator[str]:
         *(f"--storage.tsdb.path={folder / 'data'}", "--storage.tsdb.retention.time=100y"),
         *(f"--web.listen-address=127.0.0.1:{port}", "--web.cors.origin=.*"),
         *("--query.lookback-delta=59s", "--query.max-samples=500000000", "--log.level=error"),
+        "--enable-feature=exemplar-storage",
     ]
-    with subprocess.Popen(command) as process:
-        try:
-            _wait(process, url)
-            yield url
-        finally:
-            process.terminate()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Page, directory=folder)) as page:
+        scraped = {
+            "job_name": "exemplars",
+            "scrape_interval": "5s",
+            "honor_labels": True,
+            "metrics_path": f"/{EXEMPLARS}",
+            "static_configs": [{"targets": [f"127.0.0.1:{page.server_port}"]}],
+        }
+        jobs = [scraped] if (folder / EXEMPLARS).exists() else []
+        (folder / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": jobs}))
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        with subprocess.Popen(command) as process:
+            try:
+                _wait_until(process, lambda: urlopen(f"{url}/-/ready").close() is None)
+                yield url
+            finally:
+                process.terminate()
+                page.shutdown()
 
 
-def _wait(process: subprocess.Popen[bytes], url: str) -> None:
+def wait_for_exemplars(url: str, scene: Scene) -> None:
+    """Return when a Prometheus that runs knows the exemplars of its scene."""
+    asked = {"query": '{__name__=~".+"}', "start": scene.begin, "end": scene.end}
+    _wait_until(None, lambda: bool(_get(url, "query_exemplars", asked)))
+
+
+def _wait_until(process: subprocess.Popen[bytes] | None, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        if process and process.poll() is not None:
             raise RuntimeError("Prometheus ended by itself")
-        try:
-            with urlopen(f"{url}/-/ready"):
+        with suppress(OSError):
+            if condition():
                 return
-        except OSError:
-            time.sleep(0.05)
+        time.sleep(0.05)
     raise RuntimeError("Prometheus was not ready in time")
 
 
 def ask(url: str, expr: str, at: int) -> list[dict[str, Any]]:
     """Return the series that a query has at one moment."""
-    asked = urlencode({"query": expr, "time": at}).encode()
-    with urlopen(f"{url}/api/v1/query", data=asked) as answer:
-        result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-    return result
+    found: list[dict[str, Any]] = _get(url, "query", {"query": expr, "time": at})["result"]
+    return found
 
 
 def ask_range(url: str, expr: str, begin: int, end: int) -> list[dict[str, Any]]:
     """Return the series that a query has, minute by minute."""
     asked = {"query": expr, "start": begin, "end": end, "step": SCRAPE_SECONDS}
-    with urlopen(f"{url}/api/v1/query_range", data=urlencode(asked).encode()) as answer:
-        result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-    return result
+    found: list[dict[str, Any]] = _get(url, "query_range", asked)["result"]
+    return found
+
+
+def _get(url: str, path: str, asked: Mapping[str, object]) -> Any:  # noqa: ANN401 (each path's own)
+    with urlopen(f"{url}/api/v1/{path}", data=urlencode(asked).encode()) as answer:
+        return json.load(answer)["data"]

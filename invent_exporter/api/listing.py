@@ -5,12 +5,12 @@ Longer than most modules: the search for a bad row and the size of pages depend 
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import quote
 
 from invent_exporter.api.bad_rows import NOTHING, BadRows, Span
@@ -25,12 +25,15 @@ from invent_exporter.api.models import Run
 from invent_exporter.api.page_size import PageSize
 from invent_exporter.api.ratelimit import Heartbeat
 from invent_exporter.api.transport import Answer, ReadKey, Transport
+from invent_exporter.api.worker import Worker
 from invent_exporter.errors import ApiError, BadAnswerError, SpoiledPageError, TooLargeError
 
 DECODE_IN_THREAD_BYTES = 64 * 1024
 FAILURES_IN_A_READ = 3
 SAME_SPOILED_ROWS = 5
 LONGEST_NUMBER = 18
+_DECODER = Worker()
+"""For all orgs: large pages are decoded one after the other."""
 
 _FAILING_ROW = InvalidRun(None, "server_error", digest_of(b"server_error"))
 """A row that its page fails for: nothing tells one from another, so they count once."""
@@ -196,7 +199,9 @@ class Listing:
 
     async def _answers_for(self, row: int) -> bool:
         try:
-            self._now = (await self._fetch(row + 1, 1)).asked_seconds
+            answer = await self._fetch(row + 1, 1)
+            answer.release()
+            self._now = answer.asked_seconds
         except TooLargeError:
             return True
         except ApiError:
@@ -210,13 +215,15 @@ class Listing:
             raise _SpoiledAnswerError("too_large", error.prefix, None) from error
         self._now = answer.asked_seconds
         try:
-            if len(answer.body) <= DECODE_IN_THREAD_BYTES:
-                return answer, decode_page(answer.body, answer.latest_seconds)
-            decoding = asyncio.to_thread(decode_page, answer.body, answer.latest_seconds)
-            return answer, await decoding
+            decode = partial(decode_page, answer.body, answer.latest_seconds)
+            is_small = len(answer.body) <= DECODE_IN_THREAD_BYTES
+            page = decode() if is_small else await _DECODER.run(decode)
+            return replace(answer, body=b""), page
         except SpoiledPageError as error:
             count = _number_in(answer.headers, "pagination-count")
             raise _SpoiledAnswerError("undecodable", answer.body, count) from error
+        finally:
+            answer.release()
 
     def _take_for(self, offset: int, *, forward: bool) -> int:
         """Choose a page that holds the row and its neighbour, as many more, and no bad row."""
@@ -322,6 +329,12 @@ class RunsApi:
         self._maximum_page_size = page_size
         self._page_sizes: dict[str, PageSize] = {}
         self._bad_rows: defaultdict[tuple[str, str, str], BadRows] = defaultdict(BadRows)
+
+    def apply(self, page_size: int) -> None:
+        """Let walks that begin from now on ask for no larger pages, and learn their size anew."""
+        if page_size != self._maximum_page_size:
+            self._maximum_page_size = page_size
+            self._page_sizes.clear()
 
     def listing(
         self,

@@ -283,7 +283,7 @@ class Poller:
         for name, example in run.unreadable.items():
             if self._is_worth_a_line(name):
                 # Redacted first: a secret that was cut would not be found.
-                shown = self._shared.redact(example)[:_EXAMPLE_CHARACTERS]
+                shown = self._shared.redactor.redact(example)[:_EXAMPLE_CHARACTERS]
                 odd = {"field": name, "example": shown, "run_id": run.id}
                 log.warning("a field of a run can't be read", org_id=self.label, **odd)
 

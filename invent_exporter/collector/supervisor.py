@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.poller import Poller, SupersededError
-from invent_exporter.errors import StorageError
+from invent_exporter.errors import NoRoomError, StorageError
 from invent_exporter.log import get_logger
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class Supervisor:
         """Poll these orgs and no others; of two that are the same org, the earlier one.
 
         Raises:
-            StorageError: before `run`: what is known of an org can't be loaded.
+            StorageError: before `run`: what is known of an org can't be loaded, and not
+                for lack of room.
 
         """
         async with self._applying:
@@ -135,6 +136,8 @@ class Supervisor:
             await self._start_wanted()
             for collector in gone:
                 await self._withdraw(collector)
+            with suppress(StorageError):  # the next change, or start, does it
+                await self._shared.ledger.forget_texts()
 
     async def _start_wanted(self) -> None:
         for target in self._wanted.values():
@@ -161,8 +164,8 @@ class Supervisor:
         except SupersededError as error:
             self._supersede(collector, str(error))
             return
-        except StorageError:
-            if self._group is None:
+        except StorageError as error:
+            if self._group is None and not isinstance(error, NoRoomError):
                 raise
             # Its polls try again, and say why they fail.
         if self._collectors.get(target.id) is collector:  # `c` may have turned out to be this org

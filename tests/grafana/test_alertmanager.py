@@ -1,23 +1,18 @@
 """Hold the example of an Alertmanager: accepted, and it sends alerts where it should."""
 
 import re
-import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.grafana.sources import ALERTS, GRAFANA, run
 from tests.programs import require
 
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "grafana/alertmanager.yaml"
+CONFIG = GRAFANA / "alertmanager.yaml"
 
 
 def _amtool(*arguments: str) -> str:
-    command = [str(require("amtool")), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return run(require("amtool"), *arguments)
 
 
 @pytest.mark.system
@@ -45,8 +40,7 @@ def test_only_critical_alerts_wake_somebody_up(labels: list[str], receiver: str)
 
 def test_inhibition_names_alerts_that_exist() -> None:
     """A rule that was renamed would inhibit nothing, silently."""
-    rules = "".join(path.read_text() for path in (ROOT / "grafana/rules").glob("*.yaml"))
-    known = set(re.findall(r"- alert: (\w+)", rules))
+    known = {rule["alert"] for rule in ALERTS}
     text = yaml.safe_load(CONFIG.read_text())["inhibit_rules"]
     assert set(re.findall(r"Invent[A-Z]\w+", str(text))) <= known
 

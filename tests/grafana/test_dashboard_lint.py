@@ -7,11 +7,9 @@ grafana/dashboard-lint.yaml, in the program's own form.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import promql_parser
@@ -20,11 +18,10 @@ import yaml
 
 from grafana.generate import all_panels
 from tests.grafana.promql import parents
+from tests.grafana.sources import BOARDS, GRAFANA
 
-ROOT = Path(__file__).parents[2]
-BOARDS = [json.loads(path.read_text()) for path in (ROOT / "grafana/dashboards").glob("*.json")]
 EXCLUSIONS: dict[str, dict[str, Any]] = yaml.safe_load(
-    (ROOT / "grafana/dashboard-lint.yaml").read_text()
+    (GRAFANA / "dashboard-lint.yaml").read_text()
 )["exclusions"]
 UNITS = {"none", "short", "s", "bytes", "percentunit", "reqpm"}
 """Those of Grafana's units that are used here."""
@@ -129,7 +126,7 @@ def _target_violations(target: dict[str, Any]) -> Iterator[str]:
 
 def _violations() -> set[Violation]:
     found: set[Violation] = set()
-    for board in BOARDS:
+    for board in BOARDS.values():
         title = board["title"]
         found.update(Violation(rule, title) for rule in _template_violations(board))
         for panel in all_panels(board):

@@ -3,16 +3,13 @@
 import json
 import re
 from itertools import combinations, pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grafana.generate import all_panels, dashboards, panel_id
+from tests.grafana.sources import BOARDS, GRAFANA
 
-ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "grafana/dashboards").glob("*.json"))
-BOARDS: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in FILES}
 FIRST_SCREEN_ROWS = 20
 """What a browser of 1080 lines shows of a dashboard below its variables: 38 lines for each row."""
 
@@ -32,7 +29,8 @@ def _grids(name: str) -> list[list[dict[str, int]]]:
 
 def test_committed_dashboards_are_what_the_code_makes() -> None:
     """Nobody edits a generated file, and nobody forgets to generate."""
-    assert {path.name: path.read_text() for path in FILES} == dashboards()
+    files = GRAFANA.glob("dashboards/*.json")
+    assert {path.name: path.read_text() for path in files} == dashboards()
 
 
 def test_uids_are_those_that_alerts_link_to() -> None:
@@ -154,12 +152,22 @@ def test_links_keep_time_and_variables(name: str) -> None:
     assert (others["type"], others["tags"]) == ("dashboards", ["invent"])
     assert others["keepTime"]
     assert others["includeVars"]
-    assert page["url"] == "${exporter_url}"
+    assert page["url"] == "${exporter_url}/#org-${org_id:percentencode}"
     for url in re.findall(r'"url": "(/d/[^"]+)"', json.dumps(BOARDS[name])):
         assert "${__url_time_range}" in url
         assert "${job:queryparam}" in url
         assert "${datasource:queryparam}" in url
         assert "var-org_id=" in url
+
+
+def test_failed_runs_lead_to_the_errors_of_their_org() -> None:
+    """The exporter's page has them, at the place of the org."""
+    linked = {
+        panel["title"]
+        for panel in _drawn("overview")
+        if '"${exporter_url}/#org-${__data.fields.org_id:percentencode}"' in json.dumps(panel)
+    }
+    assert linked == {"Failing most, last hour", "Orgs"}
 
 
 @boards
@@ -201,7 +209,7 @@ def test_windows_are_the_steps_of_the_panel_or_stand_in_its_words(name: str) -> 
         for target in panel["targets"]:
             # The last known value or name is no window of the number.
             expr = re.sub(r"last_over_time\([^\[]+\[[^\]]+\]", "", target["expr"])
-            expr = re.sub(r"(max|avg)_over_time\([^\[]+\[\$__range\] @ end\(\)\)", "", expr)
+            expr = re.sub(r"(\w+_over_time|increase)\([^\[]+\[\$__range\] @ end\(\)\)", "", expr)
             windows = set(re.findall(r"\[([^\]]+)\]", expr))
             said = {
                 window
@@ -209,7 +217,7 @@ def test_windows_are_the_steps_of_the_panel_or_stand_in_its_words(name: str) -> 
                 if words in panel["title"] + panel["description"] + json.dumps(panel["fieldConfig"])
             }
             allowed = {"$__rate_interval", "$__interval", "$__interval:"} | said
-            if panel.get("timeFrom") or panel["title"] == "Credits by step":
+            if panel.get("timeFrom"):
                 allowed |= {"$__range", "1d"}
             assert windows <= allowed, (panel["title"], windows)
 

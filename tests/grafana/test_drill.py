@@ -1,8 +1,6 @@
 """Hold that a drill changes the pace of the rules and nothing else."""
 
-import json
 import re
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,13 +11,8 @@ from drill.incidents import ACME, EXPORTER, RUNS, Incident, quiet_habits
 from drill.report import Played, Result, write_report
 from drill.speed import SPEED, fast_rules, shorten, shorten_query
 from drill.stage import Notice
-from grafana.rules import read_thresholds
+from tests.grafana.sources import ALERTS, BOARDS, GRAFANA, THRESHOLDS, run
 from tests.programs import require
-
-GRAFANA = Path(__file__).parents[2] / "grafana"
-ALERTS = set(
-    re.findall(r"- alert: (\w+)", "".join(p.read_text() for p in (GRAFANA / "rules").glob("*")))
-)
 
 
 def test_durations_are_divided() -> None:
@@ -46,8 +39,7 @@ def test_prometheus_accepts_the_fast_rules(tmp_path: Path) -> None:
     """What the drill loads is valid."""
     path = tmp_path / "rules.yml"
     path.write_text(yaml.safe_dump(fast_rules(GRAFANA)))
-    command = [str(require("promtool")), "check", "rules", str(path)]
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    run(require("promtool"), "check", "rules", path)
 
 
 def test_twelve_incidents_expect_alerts_that_exist() -> None:
@@ -55,7 +47,7 @@ def test_twelve_incidents_expect_alerts_that_exist() -> None:
     incidents = [*RUNS, *EXPORTER]
     assert len(incidents) == 12
     for incident in incidents:
-        assert {incident.expected, *incident.allowed} <= ALERTS
+        assert {incident.expected, *incident.allowed} <= {rule["alert"] for rule in ALERTS}
         assert incident.seen_at
 
 
@@ -100,8 +92,8 @@ def test_a_stray_or_an_alert_on_the_quiet_day_makes_the_drill_fail() -> None:
 
 def test_each_incident_is_seen_on_the_first_screen_of_overview() -> None:
     """The panels that the report points at are there, above the fold."""
-    board = json.loads((GRAFANA / "dashboards/overview.json").read_text())
-    above = {panel["title"] for panel in board["panels"] if panel["gridPos"]["y"] < 20}
+    panels = BOARDS["overview"]["panels"]
+    above = {panel["title"] for panel in panels if panel["gridPos"]["y"] < 20}
     for incident in (*RUNS, *EXPORTER):
         named = set(re.findall("«([^»]+)»", incident.seen_at))
         assert named <= above
@@ -112,5 +104,4 @@ def test_the_quiet_day_burns_less_than_the_budget() -> None:
     """Else the alert on the budget is right, and comes when the day is long enough."""
     habits = [habit for habit in quiet_habits() if habit.org_id == ACME]
     month = sum(habit.credits * 30 * 24 * 60 / habit.every_minutes for habit in habits)
-    budget = float(read_thresholds(GRAFANA / "thresholds.yaml")["credits_monthly_budget"])
-    assert month < 0.9 * budget
+    assert month < 0.9 * float(THRESHOLDS["credits_monthly_budget"])

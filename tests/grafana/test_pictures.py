@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,22 +14,21 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from drill.incidents import EXPORTER, RUNS
+from drill.incidents import EXPORTER, RUNS, Theater
+from drill.traffic import Habit
 from grafana.pictures import past, scenes
-from grafana.pictures.checks import Job, look_at
-from grafana.pictures.history import TARGET, Change, Habit, Scene, write
-from tests.grafana.families import family_name, family_types
+from grafana.pictures.checks import LINKED, Job, look_at
+from grafana.pictures.history import Exemplars, Scene, write
 from tests.programs import require
 
 ROOT = Path(__file__).parents[2]
-HABIT = Habit("acme", "wf-1", "WEBHOOK", 5, 1, failing=0.3)
+HABIT = Habit("wf-1", "acme", "WEBHOOK", 5, 1, failing=0.3)
 HOUR = Scene(0, 3600, (HABIT,))
-OF_PROMETHEUS = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
 
 
 def _last(scene: Scene) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     """Return the samples of the last scrape, by name and labels."""
-    *_, scrape, end = write(scene)
+    *_, scrape, end = write(scene, {})
     assert end == "# EOF\n"
     found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in text_string_to_metric_families(scrape):
@@ -38,24 +38,16 @@ def _last(scene: Scene) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     return found
 
 
-def test_a_history_has_the_series_of_the_exporter() -> None:
+def test_a_history_counts_each_run_once_in_the_series_of_the_exporter() -> None:
     """A picture of series that nobody serves proves nothing."""
-    known = family_types()
-    served = set(_last(HOUR)) - OF_PROMETHEUS
-    processes = {name for name in served if name.startswith("process_")}
-    assert {family_name(name) for name in served - processes} <= set(known)
+    found = _last(HOUR)
     of_workflow = [
         labels
-        for series in _last(HOUR).values()
+        for series in found.values()
         for labels in series
         if ("workflow_id", "wf-1") in labels
     ]
-    assert 120 <= len(of_workflow) <= 126  # 124 in the README; none or two are of open runs
-
-
-def test_counters_of_a_history_agree_with_each_other() -> None:
-    """Each run is submitted, ends once, and is in the histograms once."""
-    found = _last(HOUR)
+    assert 126 <= len(of_workflow) <= 128  # as the README says; none or two are of open runs
     finished = sum(found["invent_runs_finished_total"].values())
     is_open = sum(found["invent_runs_open"].values())
     assert finished > 5
@@ -64,27 +56,38 @@ def test_counters_of_a_history_agree_with_each_other() -> None:
     assert sum(found["invent_run_credits_count"].values()) == finished
 
 
+def test_each_failed_run_is_an_exemplar() -> None:
+    """As the scrapes that came after it carried it."""
+    exemplars: Exemplars = {}
+    *_, scrape, _ = write(HOUR, exemplars)
+    failed = [run for series, run in exemplars if "finished_total" in series and "FAILED" in series]
+    [counted] = re.findall(r'finished_total{.*"WEBHOOK",status="FAILED"} (\d+)', scrape)
+    assert len(failed) == int(counted) > 1
+    assert all(re.fullmatch(r'{run_id="run-\d+"} 1.0 [\d.]+', run) for run in failed)
+
+
 def test_the_same_scene_has_the_same_history() -> None:
     """A picture changes when a dashboard does, and not by chance."""
-    assert list(write(HOUR)) == list(write(HOUR))
+    assert list(write(HOUR, {})) == list(write(HOUR, {}))
 
 
 def test_habits_change_when_they_should() -> None:
     """An incident begins at its moment."""
-    stopped = Scene(0, 3600, (HABIT,), (Change(1800, "acme", "wf-1", {"paused": True}),))
-    at_half, at_end = (
-        sum(_last(replace(stopped, end=end))["invent_runs_submitted_total"].values())
-        for end in (1860, 3600)
-    )
-    assert at_half == at_end > 0
+
+    def pause(theater: Theater) -> None:
+        theater.habit("wf-1").paused = True
+
+    scrapes = list(write(replace(HOUR, acts=((30, pause),)), {}))
+    submitted = [re.findall(r"submitted_total{.*WEBHOOK.*} (\d+)", one) for one in scrapes[:-1]]
+    assert submitted[0] != submitted[31] == submitted[60]
 
 
 def test_an_exporter_that_is_killed_serves_nothing_more() -> None:
     """Prometheus alone goes on: the target is down."""
-    killed = Scene(0, 3600, (HABIT,), killed_at=1800)
-    *_, scrape, _ = write(killed)
-    assert scrape.startswith(f"up{{{TARGET}}} 0 ")
-    assert "invent_" not in scrape.replace(TARGET, "")
+    killed = replace(HOUR, acts=((30, lambda theater: theater.kill_exporter()),))
+    *_, scrape, _ = write(killed, {})
+    assert scrape.startswith("up{")
+    assert "invent_" not in scrape
 
 
 def test_the_lock_file_pins_every_package_and_names_no_registry() -> None:
@@ -131,7 +134,14 @@ def test_alerts_fire_as_prometheus_lets_them(minutes: list[int], firing: list[in
     assert all('alertname="A"' in line and 'severity="warning"' in line for line in lines)
 
 
-SEEN: dict[str, Any] = {"errors": [], "flaws": [], "tiles": [], "rows": {}, "bars": {}}
+SEEN: dict[str, Any] = {
+    "errors": [],
+    "flaws": [],
+    "tiles": [],
+    "rows": {},
+    "bars": {},
+    "exemplars": {},
+}
 
 
 @pytest.mark.parametrize(
@@ -146,13 +156,23 @@ SEEN: dict[str, Any] = {"errors": [], "flaws": [], "tiles": [], "rows": {}, "bar
 )
 def test_a_flaw_is_named(scene: str, seen: dict[str, Any], said: str) -> None:
     """With the picture in which it is, so that somebody can look."""
-    job = Job(scene, "workflow", "dark", 1280, "", Path())
+    job = Job(scene, "exporter", "dark", 1280, "", Path())
     if "tiles" in seen:
         fields = ("panel", "text", "color")
         seen = {"tiles": [dict(zip(fields, tile, strict=True)) for tile in seen["tiles"]]}
     [flaw] = look_at(job, {**SEEN, **seen})
     assert said in flaw
     assert scene in flaw
+
+
+@pytest.mark.parametrize("missing", [None, "run_id", "workflow_id"])
+def test_failed_runs_are_marked_with_what_their_address_is_made_of(missing: str | None) -> None:
+    """Two clicks lead from an alert to the run."""
+    labels = sorted(LINKED - {missing})
+    marked = {"Runs finished": [labels], "Durations of runs": [labels]}
+    job = Job("an incident", "workflow", "dark", 1280, "", Path())
+    flaws = list(look_at(job, {**SEEN, "exemplars": marked}))
+    assert len(flaws) == (2 if missing else 0)
 
 
 @pytest.mark.parametrize("alert", ["InventRunStuck", "InventRunsSlow"])

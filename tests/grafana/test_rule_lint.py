@@ -12,26 +12,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import promql_parser
 import pytest
-import yaml
 
-from tests.grafana.families import family_name, family_types
 from tests.grafana.promql import nodes, parents, selectors
+from tests.grafana.sources import (
+    ALERTS,
+    BOARDS,
+    PROMTOOL_TESTS,
+    RECORDED,
+    RULES,
+    family_name,
+    family_types,
+    name_of,
+)
 
-GRAFANA = Path(__file__).parents[2] / "grafana"
-PROMTOOL = Path(__file__).parent / "promtool"
-RULES: list[dict[str, Any]] = [
-    rule
-    for path in sorted((GRAFANA / "rules").glob("*.yaml"))
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-]
-ALERTS = [rule for rule in RULES if "alert" in rule]
-RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
 RETENTION = timedelta(days=15)
 """What Prometheus keeps when nobody says otherwise."""
 FIVE_SCRAPES = timedelta(minutes=5)
@@ -40,12 +37,8 @@ OF_GAUGES = {"delta", "idelta", "deriv", "predict_linear"}
 COMPARISONS = {">", "<", ">=", "<=", "==", "!="}
 
 
-def _name(rule: dict[str, Any]) -> str:
-    return str(rule.get("alert") or rule["record"])
-
-
-rules = pytest.mark.parametrize("rule", RULES, ids=_name)
-alerts = pytest.mark.parametrize("rule", ALERTS, ids=_name)
+rules = pytest.mark.parametrize("rule", RULES, ids=name_of)
+alerts = pytest.mark.parametrize("rule", ALERTS, ids=name_of)
 
 
 def _parsed(rule: dict[str, Any]) -> Any:  # noqa: ANN401 (each kind of node is a class of its own)
@@ -54,14 +47,13 @@ def _parsed(rule: dict[str, Any]) -> Any:  # noqa: ANN401 (each kind of node is 
 
 def test_no_rule_is_there_twice() -> None:
     """rule/duplicate: two rules of one name overwrite or contradict each other."""
-    assert [name for name, count in Counter(map(_name, RULES)).items() if count > 1] == []
+    assert [name for name, count in Counter(map(name_of, RULES)).items() if count > 1] == []
 
 
 def test_each_recorded_series_is_read() -> None:
     """rule/dependency: what nobody reads costs all the same."""
     read = {found.metric for rule in RULES for found in selectors(rule["expr"])}
-    dashboards = "".join(path.read_text() for path in (GRAFANA / "dashboards").glob("*.json"))
-    assert {name for name in RECORDED if f"{name}{{" not in dashboards} <= read
+    assert {name for name in RECORDED if f"{name}{{" not in str(BOARDS)} <= read
 
 
 @alerts
@@ -137,11 +129,10 @@ def test_what_is_recorded_is_not_computed_again(rule: dict[str, Any]) -> None:
 
 
 def _fired(alert: str) -> Iterator[dict[str, Any]]:
-    for path in sorted(PROMTOOL.glob("*.yaml")):
-        for test in yaml.safe_load(path.read_text())["tests"]:
-            for case in test["alert_rule_test"]:
-                if case["alertname"] == alert:
-                    yield from case["exp_alerts"]
+    for test in (test for tests in PROMTOOL_TESTS.values() for test in tests):
+        for case in test["alert_rule_test"]:
+            if case["alertname"] == alert:
+                yield from case["exp_alerts"]
 
 
 @alerts

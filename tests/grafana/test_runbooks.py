@@ -1,32 +1,19 @@
 """Hold the runbooks: whoever is woken up looks at panels, queries and log lines that there are."""
 
-import json
 import re
-from pathlib import Path
 
 import pytest
-import yaml
 
 from grafana.generate import all_panels
-from tests.grafana.families import family_name, family_types
 from tests.grafana.promql import selectors
+from tests.grafana.sources import BOARDS, RECORDED, ROOT, THRESHOLDS, family_name, family_types
 
-ROOT = Path(__file__).parents[2]
 PAGES = {path.stem: path.read_text() for path in (ROOT / "docs/runbooks").glob("Invent*.md")}
-BOARDS = [json.loads(path.read_text()) for path in (ROOT / "grafana/dashboards").glob("*.json")]
 SHOWN = {
-    *(panel["title"] for board in BOARDS for panel in all_panels(board)),
-    *(mark["name"] for board in BOARDS for mark in board["annotations"]["list"]),
-}
-RECORDED = {
-    rule["record"]
-    for path in (ROOT / "grafana/rules").glob("*.yaml")
-    for group in yaml.safe_load(path.read_text())["groups"]
-    for rule in group["rules"]
-    if "record" in rule
+    *(panel["title"] for board in BOARDS.values() for panel in all_panels(board)),
+    *(mark["name"] for board in BOARDS.values() for mark in board["annotations"]["list"]),
 }
 CODE = "".join(path.read_text() for path in (ROOT / "invent_exporter").rglob("*.py"))
-THRESHOLDS = yaml.safe_load((ROOT / "grafana/thresholds.yaml").read_text())
 
 pages = pytest.mark.parametrize("name", sorted(PAGES))
 

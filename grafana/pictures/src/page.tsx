@@ -103,7 +103,7 @@ function Viz({ panel, drawn, marks, w, h }: any) {
   const Painted = { heatmap: Heatmap, 'state-timeline': Timeline }[panel.type as string];
   if (Painted) return <Painted panel={panel} {...drawn} width={w} height={h} theme={theme} />;
   return <TimeSeries {...({ frames: data, structureRev: 1, timeRange: range, timeZone: ['utc'], width: w, height: h, legend: options.legend, options, theme } as any)}>
-    {(config: any) => { config.addHook('drawAxes', (plot: any) => draw(plot, marks)); return null; }}
+    {(config: any) => { config.addHook('drawAxes', (plot: any) => draw(plot, marks)); config.addHook('draw', (plot: any) => dot(plot, drawn.exemplars)); return null; }}
   </TimeSeries>;
 }
 
@@ -117,6 +117,23 @@ function draw(plot: any, marks: any[]) {
     ctx.globalAlpha = 1;
     ctx.fillRect(x - 3, bbox.top + bbox.height, 7, 4);
   }
+}
+
+/** Exemplars are diamonds at their time and value, as Grafana draws them. */
+function dot(plot: any, exemplars: any[]) {
+  const { ctx } = plot;
+  const scale = plot.series.at(-1).scale;
+  ctx.save();
+  for (const one of exemplars) {
+    ctx.translate(plot.valToPos(one.timestamp * 1000, 'x', true), plot.valToPos(one.value, scale, true));
+    ctx.rotate(Math.PI / 4);
+    ctx.fillStyle = theme.visualization.getColorByName('purple');
+    ctx.fillRect(-4, -4, 8, 8);
+    ctx.strokeStyle = theme.colors.background.primary;
+    ctx.strokeRect(-4, -4, 8, 8);
+    ctx.resetTransform();
+  }
+  ctx.restore();
 }
 
 /** Say what is seen, for the checks. */

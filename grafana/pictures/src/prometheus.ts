@@ -16,6 +16,7 @@ export const seen = {
   tiles: [] as { panel: string; text: string; color: string }[],
   bars: {} as Record<string, Record<string, number>>,
   rows: {} as Record<string, string[][]>,
+  exemplars: {} as Record<string, object[]>,
 };
 
 export async function ask(panel: string, path: string, parameters: Record<string, string | number>) {
@@ -81,7 +82,7 @@ function window_(panel: any, width: number) {
 export async function framesOf(panel: any, width: number) {
   const { from, step, builtin } = window_(panel, width);
   const frames: DataFrame[] = [];
-  const exemplars: { timestamp: number; value: number }[] = [];
+  const exemplars: { timestamp: number; value: number; labels: object }[] = [];
   for (const target of panel.targets) {
     const query = fill(target.expr, builtin);
     const range = { start: Math.ceil(from / step) * step, end: Math.floor(NOW / step) * step, step };
@@ -90,7 +91,8 @@ export async function framesOf(panel: any, width: number) {
       : (await ask(panel.title, 'query_range', { query, ...range })).result;
     if (target.exemplar) {
       const lists = await ask(panel.title, 'query_exemplars', { query, start: from, end: NOW });
-      exemplars.push(...lists.flatMap((one: any) => one.exemplars));
+      exemplars.push(...lists.flatMap((one: any) => one.exemplars.map(({ value, ...rest }: any) => ({ ...rest, value: Number(value), labels: { ...one.seriesLabels, ...rest.labels } }))));
+      seen.exemplars[panel.title] = exemplars.map(({ labels }) => labels);
     }
     if (target.format === 'table') {
       if (found.length) frames.push(table(target.refId, panel.targets.length > 1, found));
