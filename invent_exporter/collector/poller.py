@@ -92,7 +92,8 @@ class Poller:
         self._pruned_at = 0.0
         self._history_failed = 0
         self._has_said_depth = self._is_sick_below = False
-        self._said_until: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
+        self._given_up: set[str] = set()
         self._sure_of_key: str | None = None
         self._asked_with: str | None = None
 
@@ -153,7 +154,14 @@ class Poller:
     async def _poll(self, org: OrgLedger) -> bool:
         contact = not org.contacted
         floor = org.floor_seconds if contact else None
-        poll = Poll(org.scan, open_known=self._open_known, contact_floor=floor)
+        if self._is_time_for("given up"):
+            self._given_up = set()  # perhaps the API lists more by now
+        poll = Poll(
+            org.scan,
+            open_known=self._open_known,
+            contact_floor=floor,
+            given_up=self._given_up,
+        )
         # While nobody has named the org of `c`, a known run may do it, though nothing else changed.
         may_skip = not (self._unsettled or self._open_known or org.org_id is None)
         reader = await self._drive(org, poll.steps(), may_skip=may_skip)
@@ -161,6 +169,7 @@ class Poller:
             raise ApiError("invalid_response", "the listing changed too fast to be read whole")
         if poll.walked_all and not reader.readable_rows and reader.rows >= _ROWS_TO_JUDGE:
             raise ApiError("invalid_response", f"none of {reader.rows} runs can be read")
+        self._given_up = poll.given_up
         self._say_beyond(poll.beyond)
         poll.note_unmet(org.counts.met)
         if poll.state.unmet > org.scan.unmet:
@@ -281,14 +290,14 @@ class Poller:
 
     def _say_odd(self, run: Run) -> None:
         for name, example in run.unreadable.items():
-            if self._is_worth_a_line(name):
+            if self._is_time_for(name):
                 # Redacted first: a secret that was cut would not be found.
                 shown = self._shared.redactor.redact(example)[:_EXAMPLE_CHARACTERS]
                 odd = {"field": name, "example": shown, "run_id": run.id}
                 log.warning("a field of a run can't be read", org_id=self.label, **odd)
 
     def _say_beyond(self, beyond: Mapping[tuple[str, str], int]) -> None:
-        new = [name for name in beyond if self._is_worth_a_line("/".join(name))]
+        new = [name for name in beyond if self._is_time_for("/".join(name))]
         if new:
             lists = ", ".join(f"{'/'.join(name)} from row {beyond[name]}" for name in new)
             line = (
@@ -296,12 +305,12 @@ class Poller:
             )
             log.warning(line, org_id=self.label, lists=lists)
 
-    def _is_worth_a_line(self, what: str) -> bool:
-        """Tell whether this was not said within the last hour."""
+    def _is_time_for(self, what: str) -> bool:
+        """Tell whether this was not said, or done, within the last hour."""
         now = self._shared.clocks.monotonic()
-        if now < self._said_until.get(what, now):
+        if now < self._not_before.get(what, now):
             return False
-        self._said_until[what] = now + _HOUR_SECONDS
+        self._not_before[what] = now + _HOUR_SECONDS
         return True
 
     # -- who the org is

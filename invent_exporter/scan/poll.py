@@ -7,7 +7,7 @@ on each other, and are read best in one place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 
 import msgspec
 
@@ -63,18 +63,28 @@ class Poll:
     a complete search did not find, `is_whole` False when a gap could not be closed, `is_walk` True
     when nothing but a walk through all pages could prove that nothing is new. `beyond` are the
     lists, by status and origin, that were wanted further back than the API lists them, and the row
-    from which on they were not read.
+    from which on they were not read; `given_up` the open runs that are in none of the lists that
+    can be read.
     """
 
-    def __init__(self, state: ScanState, *, open_known: bool, contact_floor: float | None) -> None:
+    def __init__(
+        self,
+        state: ScanState,
+        *,
+        open_known: bool,
+        contact_floor: float | None,
+        given_up: Collection[str] = (),
+    ) -> None:
         """Start from what the last complete poll learned.
 
         `open_known`: the ledger holds open runs; `contact_floor`: how far back first contact reads
-        (seconds since the epoch), None when it was made.
+        (seconds since the epoch), None when it was made; `given_up`: open runs that are not
+        searched for.
         """
         self.state = self._before = state
         self.absent: set[str] = set()
         self.beyond: dict[tuple[str, str], int] = {}
+        self.given_up = set(given_up)
         self._unlisted: set[str] = set()
         self.is_whole = True
         self.is_walk = self.walked_all = False
@@ -253,8 +263,10 @@ class Poll:
 
     def _search(self, walk: Walk) -> Steps:
         """Read on in ALL until each open run that is in no list is found."""
-        missing = yield Missing()
-        assert isinstance(missing, dict)  # noqa: S101 (the protocol of the generator)
+        answer = yield Missing()
+        assert isinstance(answer, dict)  # noqa: S101 (the protocol of the generator)
+        self.given_up.intersection_update(answer)
+        missing = {run: created for run, created in answer.items() if run not in self.given_up}
         if not missing:
             return
         order = self.state.order.joined(walk.order)
@@ -277,8 +289,21 @@ class Poll:
             if may_stop and is_older(page.rows, limit, order):
                 break
         self.is_whole = self.is_whole and search.is_whole
-        if search.is_whole and not search.is_refused:
+        if search.is_refused:
+            yield from self._search_lists(left, may_stop=may_stop, limit=limit, order=order)
+            self.given_up |= left
+        elif search.is_whole:
             self.absent = left
+
+    def _search_lists(self, left: set[str], *, may_stop: bool, limit: float, order: Order) -> Steps:
+        """Look by status for runs that may stand deeper in ALL than the API lists."""
+
+        def is_enough(page: PageFacts) -> bool:
+            left.difference_update(_ids(page))
+            return not left or (may_stop and is_older(page.rows, limit, order))
+
+        if left:
+            yield from self._each_status(is_enough)
 
     # -- what is learned
 

@@ -977,6 +977,29 @@ async def test_more_new_runs_than_a_status_lists_are_read_by_origin(
     assert re.fullmatch(r"CANCELED/WEBHOOK from row 2\d", lists)
 
 
+@pytest.mark.parametrize("order", ["created_desc", "mixed"])
+async def test_a_run_that_ended_deeper_than_the_api_lists_is_looked_for_by_status(
+    desk: Desk, order: str
+) -> None:
+    """Once: one that is in no list that can be read costs no search in later polls, for an hour."""
+    desk.service.order, desk.service.refuses_from = order, 20
+    buried, lost = desk.pending(), desk.pending(origin="WEBHOOK")
+    desk.finished(60)
+    for _ in range(2):
+        await desk.poll()
+    desk.finish(buried, "FAILED")
+    lost.hidden = True
+    await desk.poll()
+    assert desk.count == 1
+    assert desk.served("invent_runs_open{") == 1
+    if order == "created_desc":
+        assert len(await desk.requests_of_a_poll()) == 3, "the first page, and both lists"
+    lost.hidden = False
+    desk.finish(lost, "FAILED")
+    await desk.poll(after_seconds=3700.0)
+    assert desk.count == 2
+
+
 async def test_first_contact_reads_by_status_what_stands_deeper_than_the_api_lists(
     desk: Desk,
 ) -> None:
@@ -992,7 +1015,7 @@ async def test_first_contact_reads_by_status_what_stands_deeper_than_the_api_lis
 async def test_more_open_runs_than_the_api_lists_are_read_by_origin_and_leave_the_org_up(
     desk: Desk, lines: Lines
 ) -> None:
-    """Those beyond are said; one of them that ends counts like any other."""
+    """Those beyond are said, and followed as soon as the API lists them."""
     desk.service.refuses_from = 20
     runs = [desk.pending(origin=origin) for origin in ORIGINS for _ in range(15)]
     desk.clocks.now += 1.0
@@ -1009,12 +1032,13 @@ async def test_more_open_runs_than_the_api_lists_are_read_by_origin_and_leave_th
     assert re.fullmatch(r"PENDING/TRIGGER from row 2\d", lists)
     assert desk.served("invent_runs_open{", status="PENDING") == 65
     assert desk.served("invent_runs_vanished_total") == 0
+    desk.service.refuses_from = None
+    await desk.poll()
     for run in (runs[20], more[0]):
         desk.finish(run)
-    desk.service.order = "updated_desc"
+    desk.finished(10)
     await desk.poll()
-    await desk.poll()
-    assert desk.count == 2
+    assert desk.count == 12
 
 
 @pytest.mark.parametrize("order", ORDERS)
