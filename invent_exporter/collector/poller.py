@@ -91,7 +91,7 @@ class Poller:
         self._unsettled = self._news = self._open_known = True
         self._pruned_at = 0.0
         self._history_failed = 0
-        self._has_said_depth = self._is_sick_below = False
+        self._is_sick_below = False
         self._not_before: dict[str, float] = {}
         self._given_up: set[str] = set()
         self._sure_of_key: str | None = None
@@ -156,12 +156,8 @@ class Poller:
         floor = org.floor_seconds if contact else None
         if self._is_time_for("given up"):
             self._given_up = set()  # perhaps the API lists more by now
-        poll = Poll(
-            org.scan,
-            open_known=self._open_known,
-            contact_floor=floor,
-            given_up=self._given_up,
-        )
+        given_up, open_known = self._given_up, self._open_known
+        poll = Poll(org.scan, open_known=open_known, contact_floor=floor, given_up=given_up)
         # While nobody has named the org of `c`, a known run may do it, though nothing else changed.
         may_skip = not (self._unsettled or self._open_known or org.org_id is None)
         reader = await self._drive(org, poll.steps(), may_skip=may_skip)
@@ -239,9 +235,8 @@ class Poller:
         self._is_sick_below = still_sick or reader.refused_rows is not None
         if reader.refused_rows is not None:
             self._shared.telemetry.set_refused_depth(self.label, reader.refused_rows)
-            if not self._has_said_depth:
-                self._has_said_depth = True
-                line = "the API refuses to list all runs; what lies deeper is not read"
+            if self._is_time_for("depth"):
+                line = "the API refuses to list so far back"
                 log.warning(line, org_id=self.label, from_row=reader.refused_rows)
         return reader
 

@@ -241,6 +241,8 @@ class Poll:
         walk = yield from self._read_list(status, ALL, may_stop)
         if not walk.is_refused:
             return
+        # Open runs are listed in each poll; of so many, more rarely.
+        self.is_walk = self.is_walk or status in OPEN_STATUSES
         if not walk.last.end:  # it knows no such status; open runs are then searched in ALL
             self._unlisted.add(status)
             if status in FINAL_STATUSES:

@@ -1032,6 +1032,13 @@ async def test_more_open_runs_than_the_api_lists_are_read_by_origin_and_leave_th
     assert re.fullmatch(r"PENDING/TRIGGER from row 2\d", lists)
     assert desk.served("invent_runs_open{", status="PENDING") == 65
     assert desk.served("invent_runs_vanished_total") == 0
+
+    def before_read(_reads: int) -> None:
+        desk.clocks.now += 1.0
+
+    desk.service.before_read = before_read
+    assert await desk.poll() > 20 * 10.0, "so many lists are read more rarely"
+    desk.heal()
     desk.service.refuses_from = None
     await desk.poll()
     for run in (runs[20], more[0]):
