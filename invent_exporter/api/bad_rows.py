@@ -8,6 +8,7 @@ its page fails for".
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +20,7 @@ RETRY_SECONDS = 3600.0
 _MOST_ASKED = 3
 """So many of them: each that still fails costs four requests."""
 _MOST_SPANS = 32
+_KEPT_PAGES = 16
 _KEPT_NEAR = 10
 _MOST_AHEAD = 100
 _MOST_PUSHES = 3
@@ -74,11 +76,11 @@ class BadRows:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
-        self._seen: dict[str, int] = {}
+        self._pages: deque[tuple[int, Sequence[str]]] = deque(maxlen=_KEPT_PAGES)
 
     def begin(self) -> None:
         """Take note that a walk begins: everything may have moved."""
-        self._seen = {}
+        self._pages.clear()
         for span in self.spans:
             span.is_sure = span.is_placed = False
             span.pushes = 0
@@ -114,15 +116,17 @@ class BadRows:
         self.spans = sorted([*self.spans[-_MOST_SPANS + 1 :], span], key=lambda each: each.start)
 
     def _ahead_of(self, row: int) -> dict[str, int]:
-        ahead = [(row - at, run_id) for run_id, at in self._seen.items() if at < row]
+        places = {run_id: at for start, ids in self._pages for at, run_id in enumerate(ids, start)}
+        ahead = [(row - at, run_id) for run_id, at in places.items() if at < row]
         return {run_id: distance for distance, run_id in sorted(ahead)[:_MOST_AHEAD]}
 
     def saw(self, start: int, ids: Sequence[str]) -> None:
         """Take note of a page all of whose rows are good and have these ids."""
+        self._pages.append((start, ids))
+        if not self.spans:
+            return
         end = start + len(ids)
         places = {run_id: place for place, run_id in enumerate(ids, start)}
-        kept = islice(self._seen.items(), max(0, len(self._seen) - _MOST_AHEAD), None)
-        self._seen = {**dict(kept), **places}
         page, moved = range(start, end), 0
         for span in tuple(self.spans):
             if not span.is_sure:
