@@ -101,6 +101,10 @@ class Ledger:
         """Size of the database, 0 for one in memory."""
         return self._database.size_bytes()
 
+    def room_bytes(self) -> float:
+        """Tell how much the database may grow; `inf` for one in memory."""
+        return self._database.room_bytes()
+
     def close(self) -> None:
         """End the thread, and let the next process have the file; what is committed stays."""
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -71,6 +71,10 @@ class Publisher:
             self._orgs[org.key] = org
             await self._publish(org, names, org_name)
 
+    def serving(self, org_id: str) -> list[OrgLedger]:
+        """List the ledgers from which an org is served: for a moment two, when `c` becomes it."""
+        return [org for org in self._orgs.values() if org.org_id == org_id]
+
     async def apply(self, newborn_hold_seconds: float, workflows: Workflows) -> None:
         """Hold new groups for so long, and serve workflows as this says, from now on."""
         before, self._workflows = self._workflows, workflows
