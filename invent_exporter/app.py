@@ -38,8 +38,9 @@ from invent_exporter.metrics.families import WorkflowView
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
+from invent_exporter.web.listening import HealthPlace, join_address
 from invent_exporter.web.routes import Application
-from invent_exporter.web.server import HealthPlace, Server, join_address
+from invent_exporter.web.server import Server
 
 if TYPE_CHECKING:
     from invent_exporter.web.guard import WebFile
