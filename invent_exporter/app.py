@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -26,18 +26,22 @@ from invent_exporter.config.key import Key
 from invent_exporter.config.load import Config
 from invent_exporter.config.reload import Reloader
 from invent_exporter.errors import ConfigError, StateError, StorageError
-from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.counts import Bounds, WorkflowCounts
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
+from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.log import get_logger
-from invent_exporter.metrics.exposition import Exposition
+from invent_exporter.metrics.exposition import Exposition, newborn_text
+from invent_exporter.metrics.families import WorkflowView
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
-from invent_exporter.web.guard import Guard, WebFile
 from invent_exporter.web.routes import Application
 from invent_exporter.web.server import HealthPlace, Server, join_address
+
+if TYPE_CHECKING:
+    from invent_exporter.web.guard import WebFile
 
 _STOP_SECONDS = 2.0
 
@@ -52,13 +56,17 @@ class Exporter:
         self.config = config
         self._redactor = redactor
         self.clocks = clocks = SystemClocks()
-        self.ledger = Ledger(open_database(config.state_url), _ledger_settings(config))
+        settings = _ledger_settings(config)
+        newborn = WorkflowView("", "", "", WorkflowCounts.empty(settings.bounds), ())
+        room = TextRoom(config.metrics.max_exposition_bytes, *newborn_text(newborn))
+        self.ledger = Ledger(open_database(config.state_url), settings, room)
         registry = CollectorRegistry()
         self.telemetry = telemetry = Telemetry(registry)
         telemetry.set_build(__version__, revision, platform.python_version())
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
         self.exposition = Exposition(registry, clocks.monotonic)
+        telemetry.watch_exposition(lambda: self.exposition.text_bytes + self.exposition.own_bytes)
         self.publisher = Publisher(
             self.exposition,
             self.ledger,
@@ -223,7 +231,7 @@ async def serve(
             loop.add_signal_handler(signal.SIGHUP, reloader.ask)
         await exporter.load()
         server = Server(
-            application if web_file is None else Guard(application, web_file),
+            application if web_file is None else web_file.guard(application),
             addresses,
             tls=None if web_file is None else web_file.tls,
             health=None if health is None else (application.health, health),

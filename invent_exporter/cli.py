@@ -133,8 +133,18 @@ def _parser() -> _Parser:
     assets = command("assets", _assets, "write out the rules and dashboards of this version")
     backfill = command("backfill", _backfill, "write past runs as OpenMetrics, for promtool")
 
+    explain = command("explain", _explain, "say why a run counted, where and when, or why not")
+    explain.add_argument("run_id", metavar="RUN_ID")
+    ledger = command("ledger", _ledger, "verify, back up, or forget an org of the state file")
+    ledger.add_argument(
+        "action", choices=("verify", "backup", "forget"), help="forget: while serve does not run"
+    )
+    ledger.add_argument(
+        "what", nargs="?", metavar="FILE|ORG", help="the file to write, or the org to forget"
+    )
+
     file = "YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org"
-    for each in (serve, check, backfill):
+    for each in (serve, check, backfill, explain, ledger):
         each.add("--config.file", file, metavar="FILE", type=_file)
     only_check = "read the configuration, say what is wrong or `ok`, and end; no network"
     serve.add("--config.check", only_check, action="store_true")
@@ -170,7 +180,7 @@ def _parser() -> _Parser:
     for each, level in ((serve, "info"), (check, "error"), (demo, "info")):
         each.add("--log.level", "", choices=levels, default=level)
         each.add("--log.format", "", choices=("logfmt", "json"), default="logfmt")
-    for each in (parser, serve, check, demo, simulate, assets, backfill):
+    for each in (parser, serve, check, demo, simulate, assets, backfill, explain, ledger):
         each.add("--version", "print the version and end", action="store_true")
     return parser
 
@@ -304,6 +314,37 @@ def _assets(flags: argparse.Namespace, _redactor: Redactor) -> int:
         raise OutputError(f"--output: {error.filename}: {error.strerror}") from error
     _say("\n".join(map(str, written)))
     return EXIT_OK
+
+
+def _explain(flags: argparse.Namespace, redactor: Redactor) -> int:
+    from invent_exporter.commands.explain import explain
+
+    lines, is_known = explain(_state_url(flags), flags.run_id)
+    _say("\n".join(redactor.redact(line) for line in lines))
+    return EXIT_OK if is_known else EXIT_FAILED
+
+
+def _ledger(flags: argparse.Namespace, _redactor: Redactor) -> int:
+    from invent_exporter.commands import ledger
+
+    action, what = flags.action, flags.what
+    if (what is None) != (action == "verify"):
+        expected = {"verify": "nothing", "backup": "a file to write", "forget": "an org's id"}
+        raise UsageError(f"ledger {action}: expected {expected[action]} after it")
+    state_url = _state_url(flags)
+    if action == "verify":
+        _say(ledger.verify(state_url))
+    elif action == "backup":
+        _say(ledger.backup(state_url, Path(what)))
+    else:
+        _say(ledger.forget(state_url, what))
+    return EXIT_OK
+
+
+def _state_url(flags: argparse.Namespace) -> str:
+    from invent_exporter.config.load import load_config
+
+    return load_config(flags.config_file, os.environ).state_url
 
 
 def _backfill(flags: argparse.Namespace, redactor: Redactor) -> int:

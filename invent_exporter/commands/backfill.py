@@ -57,9 +57,9 @@ def backfill(config: Config, redactor: Redactor, plan: Plan, say: Say) -> None:
         plan = msgspec.structs.replace(plan, start_ms=task.start_ms)
         try:
             _Backfill(config, redactor, plan, spool, task, say).run()
-        except BackfillError as error:
-            hint = "the same command goes on from here"
-            raise BackfillError(f"{redactor.redact(str(error))}; {hint}") from error
+        except (BackfillError, KeyboardInterrupt) as error:
+            what = redactor.redact(str(error)) or "interrupted"
+            raise BackfillError(f"{what}; the same command goes on from here") from error
         spool.remove()
 
 

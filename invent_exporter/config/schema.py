@@ -109,6 +109,7 @@ class MetricsConfig:
         "metrics.newborn_hold", partial(read.duration, least=0.0), default=65.0
     )
     max_workflows: int = setting("metrics.max_workflows", read.whole, default=1000)
+    max_exposition_bytes: int = setting("metrics.max_exposition", read.size, default=64 * 1024**2)
     step_credits: bool = setting("metrics.step_credits", read.switch, default=False)
 
 

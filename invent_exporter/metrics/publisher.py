@@ -117,6 +117,8 @@ class Publisher:
         generation = await self._exposition.publish(changes)
         if self._orgs.get(org.key) is not org:
             return  # it was withdrawn meanwhile
+        born_bytes = sum(each.text_bytes for each in self._orgs.values())
+        self._ledger.room.grown_bytes = max(0, self._exposition.text_bytes - born_bytes)
         now = self._clock()
         for group in groups:
             self._held.setdefault(group, (generation, now))

@@ -357,6 +357,24 @@ def test_an_api_that_does_not_answer_ends_it_with_what_to_do(tmp_path: Path) -> 
     assert (tmp_path / "history.om.spool").exists()
 
 
+def test_a_signal_ends_it_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """SIGTERM: exit status 1, for the file is not there."""
+    with quiet_api() as simulator:
+        simulator.add_faults(Fault(kind="slow", seconds=60))
+        with subprocess.Popen(
+            [sys.executable, ROOT / "exporter.py", *arguments(simulator.url, tmp_path)],
+            env=clean_environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            wait_for("it asks", lambda: simulator.requests)
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    line = "invent-exporter: interrupted; the same command goes on from here"
+    assert said.splitlines()[-1] == line
+
+
 def test_another_task_does_not_go_on_with_a_spool(tmp_path: Path) -> None:
     """What was read for 30 days does not hold the past of 60."""
     with quiet_api() as simulator:
