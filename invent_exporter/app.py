@@ -118,6 +118,7 @@ class Exporter:
             shared.api.apply(config.api.page_size)
             shared.allowance.apply(config.api.requests_per_minute)
             self.ledger.settings = _ledger_settings(config)
+            self.ledger.room.most_bytes = metrics.max_exposition_bytes
             await self.publisher.apply(metrics.newborn_hold_seconds, config.workflow_names)
             await self.supervisor.apply(_targets(config))
 
@@ -175,6 +176,7 @@ def _targets(config: Config) -> tuple[Target, ...]:
         poll_interval_seconds=config.poll_interval_seconds,
         lookback_seconds=config.lookback_seconds,
         reconcile_interval_seconds=config.reconcile_interval_seconds,
+        logged_runs=config.logged_runs,
     )
     return tuple(target(id=org.id, name=org.name, key=org.key) for org in config.orgs)
 

@@ -137,6 +137,7 @@ class Config:
         "workflow_names", read.names, default_factory=dict, hash=False
     )
     run_link: str | None = setting("links.run", read.run_link, default=None)
+    logged_runs: str = setting("log.runs", read.logged_runs, default="failed")
 
 
 def keys_of(kind: type) -> Iterator[str]:

@@ -34,6 +34,7 @@ metrics: {duration_buckets: [1, 5, 1e3], queue_buckets: [0.5, 1], credit_buckets
   newborn_hold: 0s, max_workflows: 7, max_exposition: 128MiB, step_credits: true}
 workflow_names: {wf-1: nightly import, "42": the answer}
 links: {run: "https://app.example.com/{org_id}/{workflow_id}/{run_id}"}
+log: {runs: all}
 """
 
 
@@ -96,6 +97,7 @@ def test_every_key_of_the_file_reaches_the_config(tmp_path: Path) -> None:
         ),
         workflow_names={"wf-1": "nightly import", "42": "the answer"},
         run_link="https://app.example.com/{org_id}/{workflow_id}/{run_id}",
+        logged_runs="all",
     )
     assert [org.key.read() for org in config.orgs] == ["other", SECRET]
 
