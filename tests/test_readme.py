@@ -21,7 +21,7 @@ from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = (
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/how-it-counts.md"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/how-it-counts.md"),
     "docs/backfill.md",
 )
 
