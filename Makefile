@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system bugs soak soak-prometheus drill bench check format clean
+.PHONY: help demo test test-system bugs fuzz soak soak-prometheus drill bench attack check format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ test-system: $(VENV)/.dev ## images, charts, wheels, other servers, and proofs i
 
 bugs: $(VENV)/.dev ## each deliberate bug in a copy of the code: its test must fail
 	$(BIN)/python -m tests.deliberate_bugs $(ARGS)
+
+attack: $(VENV)/.dev ## hostile APIs and clients: what they cost others, against bounds: make attack ARGS="usage"
+	$(BIN)/python -m bench.attack $(ARGS)
+
+fuzz: $(VENV)/.dev ## made-up requests and pages for a minute: make fuzz ARGS="--seconds 3600"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 soak: $(VENV)/.dev ## sequences of the state machine until one fails: make soak ARGS="--seconds 3600"
 	$(BIN)/python -m tests.soak $(ARGS)

@@ -20,6 +20,7 @@ QUESTIONS = (
     "start",
     "ledger",
     "reconcile",
+    "backfill",
     "imports",
 )
 

@@ -41,7 +41,7 @@ class Exporter:
             f"orgs:\n{listed}poll_interval: {poll_interval}\n"
             f"reconcile_interval: {reconcile_interval}\n"
             f"state:\n  url: sqlite:///{state}\n"
-            "metrics:\n  newborn_hold: 100ms\n  max_workflows: 5000\n"
+            "metrics:\n  newborn_hold: 100ms\n  max_workflows: 5000\n  max_exposition: 1GiB\n"
         )
         command = [sys.executable, str(ROOT / "exporter.py"), "serve", "--log.level", "info"]
         command += ["--config.file", str(self.directory / "config.yaml")]
@@ -76,11 +76,14 @@ class Exporter:
         return self._measured.memory_info().rss
 
     def peak_rss_bytes(self) -> int:
-        """Peak of the resident memory since the start, or since `forget_peak`."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        match = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert match is not None  # noqa: S101 (Linux)
-        return int(match[1]) * 1024
+        """Peak of the resident memory, children included, since the start or `forget_peak`."""
+        peak_bytes = 0
+        for process in (self._measured, *self._measured.children(recursive=True)):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            match = re.search(r"VmHWM:\s+(\d+) kB", status)
+            assert match is not None  # noqa: S101 (Linux)
+            peak_bytes += int(match[1]) * 1024
+        return peak_bytes
 
     def forget_peak(self) -> None:
         """Begin a new peak (proc(5), clear_refs)."""
@@ -94,6 +97,13 @@ class Exporter:
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise RuntimeError(f"{name} is {found}: {self._log.read_text()[-2000:]}")
                 time.sleep(every_seconds)
+
+    def stop(self) -> float:
+        """Send SIGTERM; return the seconds until the process has ended."""
+        began = time.perf_counter()
+        self._process.terminate()
+        self._process.wait(60)
+        return time.perf_counter() - began
 
     def __enter__(self) -> Self:
         return self

@@ -28,27 +28,8 @@ _RUNS = 100
 def rows(size: Size) -> list[Row]:
     """Measure."""
     many, few = size.of(1_000_000, 20_000), 1_000
-    times: dict[int, list[float]] = {many: [], few: []}
-    cpus: dict[int, list[float]] = {many: [], few: []}
-    with (
-        tempfile.TemporaryDirectory(prefix="invent-bench-") as directory,
-        asyncio.Runner() as runner,
-    ):
-        ledgers: dict[int, tuple[Ledger, OrgLedger]] = {}
-        for ids in (many, few):
-            path = Path(directory) / f"{ids}.db"
-            store(path, "org-0", ids)
-            ledger = Ledger(open_database(f"sqlite:///{path}"), SETTINGS)
-            ledgers[ids] = ledger, runner.run(_load(ledger))
-        for number in range(size.of(200, 20)):
-            page = _page(many + number * _RUNS)
-            for ids, (ledger, org) in ledgers.items():
-                cpu, began = time.process_time(), time.perf_counter()
-                runner.run(_record(ledger, org, page()))
-                times[ids].append(time.perf_counter() - began)
-                cpus[ids].append(time.process_time() - cpu)
-        for ledger, _ in ledgers.values():
-            ledger.close()
+    with tempfile.TemporaryDirectory(prefix="invent-bench-") as directory:
+        times, cpus = asyncio.run(_measure(Path(directory), (many, few), size.of(200, 20)))
     # The first pages find nothing cached, after a restart too; they are part of no median.
     ratio = median(times[many]) / median(times[few])
     return [
@@ -63,12 +44,28 @@ def rows(size: Size) -> list[Row]:
     ]
 
 
-async def _load(ledger: Ledger) -> OrgLedger:
-    return await ledger.load("org-0", walk_floor=0.0)
-
-
-async def _record(ledger: Ledger, org: OrgLedger, runs: list[Run]) -> None:
-    await ledger.record(org, runs, [], now=time.time())
+async def _measure(
+    folder: Path, sizes: tuple[int, ...], pages: int
+) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
+    """Record the same pages into a ledger of each size; seconds and CPU seconds of each page."""
+    times: dict[int, list[float]] = {ids: [] for ids in sizes}
+    cpus: dict[int, list[float]] = {ids: [] for ids in sizes}
+    ledgers: dict[int, tuple[Ledger, OrgLedger]] = {}
+    for ids in sizes:
+        path = folder / f"{ids}.db"
+        await asyncio.to_thread(store, path, "org-0", ids)
+        ledger = Ledger(open_database(f"sqlite:///{path}"), SETTINGS)
+        ledgers[ids] = ledger, await ledger.load("org-0", walk_floor=0.0)
+    for number in range(pages):
+        page = _page(max(sizes) + number * _RUNS)
+        for ids, (ledger, org) in ledgers.items():
+            cpu, began = time.process_time(), time.perf_counter()
+            await ledger.record(org, page(), [], now=time.time())
+            times[ids].append(time.perf_counter() - began)
+            cpus[ids].append(time.process_time() - cpu)
+    for ledger, _ in ledgers.values():
+        ledger.close()
+    return times, cpus
 
 
 class _page:  # noqa: N801 (called like a function: a fresh copy of the same runs each time)

@@ -34,20 +34,21 @@ class Listing:
 
     def add(self, count: int) -> None:
         """Put finished runs in front, created within the last minute, after all that are there."""
-        first = len(self._runs)
-        since, until = max(self._newest, time.time() - 60), time.time() - 10
+        first, now = len(self._runs), time.time()
+        since, until = max(self._newest, now - 60), now - 10
         for number in range(first, first + count):
             self._newest = since + (number - first + 1) * (until - since) / count
-            self._runs.append(self._run(number, self._newest))
+            self._runs.append(self._run(number, self._newest, now))
 
-    def _run(self, number: int, created: float) -> bytes:
+    def _run(self, number: int, created: float, now: float) -> bytes:
         status = ("FAILED", "CANCELED")[number // 10 % 2] if number % 10 == 0 else "COMPLETED"
         origin = ("WEBHOOK", "TRIGGER", "WORKFLOW")[number % 3]
+        ended = max(created + 1.1 + number % 997, now)  # what ended before contact is history
         times = {
             "created_at": created,
             "started_at": created + 0.1 + number % 7,
-            "ended_at": created + 1.1 + number % 997,
-            "updated_at": created + 1.1 + number % 997,
+            "ended_at": ended,
+            "updated_at": ended,
         }
         texts = ",".join(
             f'"{name}":"{datetime.fromtimestamp(value, UTC).isoformat()}"'

@@ -260,7 +260,8 @@ def _ledger(y: int) -> dashboard.Row:
             ),
             tile(
                 "Workflows folded",
-                "Workflows behind __other__: more than metrics.max_workflows. Normal: 0.",
+                "Workflows behind __other__: more than metrics.max_workflows, or than "
+                "metrics.max_exposition has room for. Normal: 0.",
                 Place(20, y + 1, 4, 3),
                 now(f"sum(max {BY_ORG} (invent_workflows_folded{{{ORG}}}))"),
                 limits=warning(1),

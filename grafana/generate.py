@@ -9,9 +9,10 @@ from zlib import crc32
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from grafana import exporter, overview, rules, workflow
+from grafana import exporter, managed, overview, rules, workflow
 
 ROOT = Path(__file__).parent
+MANAGED = ROOT / "managed-alerts.yaml"
 DASHBOARDS = {"overview": overview, "workflow": workflow, "exporter": exporter}
 
 
@@ -52,8 +53,10 @@ def main() -> None:
     """Write every generated file."""
     for name, text in dashboards().items():
         (ROOT / "dashboards" / name).write_text(text)
-    for name, text in rules.render(ROOT).items():
+    made = rules.render(ROOT)
+    for name, text in made.items():
         (ROOT / "rules" / name).write_text(text)
+    MANAGED.write_text(managed.render(made.values()))
 
 
 if __name__ == "__main__":

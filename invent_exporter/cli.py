@@ -13,16 +13,25 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from invent_exporter import __version__
-from invent_exporter.errors import ConfigError, ListenError, OutputError, StateError, UsageError
+from invent_exporter.errors import (
+    BackfillError,
+    ConfigError,
+    ListenError,
+    OutputError,
+    StateError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from invent_exporter.config.load import Config
-    from invent_exporter.log import Secrets
+    from invent_exporter.redaction import Redactor
+    from invent_exporter.web.server import HealthPlace
 
 PROGRAM = "invent-exporter"
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -37,10 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status: 0, 2 for bad flags or configuration, else 1."""
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
-    except ConfigError as error:
-        return _fail(error, EXIT_USAGE)
-    except (StateError, ListenError, OutputError) as error:
-        return _fail(error)
+    except (ConfigError, StateError, ListenError, OutputError, BackfillError) as error:
+        print(f"{PROGRAM}:", *str(error).splitlines(), file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except Exception:  # noqa: BLE001 - a bug is a log line like every other, without secrets
         from invent_exporter.log import get_logger
 
@@ -62,19 +70,17 @@ def _run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        from invent_exporter.log import Secrets, setup_logging
+        from invent_exporter.log import setup_logging
+        from invent_exporter.redaction import Redactor
 
-        secrets = Secrets()
-        setup_logging(flags.log_level, flags.log_format, secrets)
-        return int(flags.run(flags, secrets))
+        redactor = Redactor()
+        setup_logging(flags.log_level, flags.log_format, redactor)
+        return int(flags.run(flags, redactor))
     except KeyboardInterrupt:
-        # 0 of `check` would say that every org has answered.
-        return _fail("interrupted") if flags.run is _check else EXIT_OK
-
-
-def _fail(message: object, status: int = EXIT_FAILED) -> int:
-    print(f"{PROGRAM}:", *str(message).splitlines(), file=sys.stderr)
-    return status
+        # 0 of `check` would say that every org has answered, and of `backfill` that it is done.
+        if flags.run in (_check, _backfill):
+            raise OutputError("interrupted") from None
+        return EXIT_OK
 
 
 def _say(text: str) -> None:
@@ -125,10 +131,20 @@ def _parser() -> _Parser:
     demo = command("demo", _demo, "serve a simulated Invent API and the exporter on it")
     simulate = command("simulate", _simulate, "serve the simulated Invent API alone")
     assets = command("assets", _assets, "write out the rules and dashboards of this version")
-    backfill = command("backfill", _backfill, _NOT_YET)
+    backfill = command("backfill", _backfill, "write past runs as OpenMetrics, for promtool")
+
+    explain = command("explain", _explain, "say why a run counted, where and when, or why not")
+    explain.add_argument("run_id", metavar="RUN_ID")
+    ledger = command("ledger", _ledger, "verify, back up, or forget an org of the state file")
+    ledger.add_argument(
+        "action", choices=("verify", "backup", "forget"), help="forget: while serve does not run"
+    )
+    ledger.add_argument(
+        "what", nargs="?", metavar="FILE|ORG", help="the file to write, or the org to forget"
+    )
 
     file = "YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org"
-    for each in (serve, check):
+    for each in (serve, check, backfill, explain, ledger):
         each.add("--config.file", file, metavar="FILE", type=_file)
     only_check = "read the configuration, say what is wrong or `ok`, and end; no network"
     serve.add("--config.check", only_check, action="store_true")
@@ -136,8 +152,11 @@ def _parser() -> _Parser:
     for each in (serve, demo):
         each.add("--web.listen-address", where, metavar="HOST:PORT", action="append")
         each.add("--web.telemetry-path", "path of the metrics", metavar="PATH", default="/metrics")
-    serve.add("--web.config.file", _NOT_YET, metavar="FILE")
-    serve.add("--web.enable-lifecycle", _NOT_YET, action="store_true")
+    of_web = "YAML file with TLS, users and more, in the format of Prometheus' exporter-toolkit"
+    serve.add("--web.config.file", of_web, metavar="FILE", type=_file)
+    health = "where health is told without TLS and login: unix:///PATH, or HOST:PORT of loopback"
+    serve.add("--web.health-address", health, metavar="ADDRESS")
+    serve.add("--web.enable-lifecycle", "let POST /-/reload reload it", action="store_true")
     here, at = "where the simulated API listens, a loopback address", "127.0.0.1:10481"
     for each in (demo, simulate):
         each.add(
@@ -151,11 +170,17 @@ def _parser() -> _Parser:
         each.add("--rate-limit", limit, type=_count, default=500, metavar="N")
     where = "the folder for rules/ and dashboards/, made when it is missing"
     assets.add("--output", where, metavar="DIR", type=Path, required=True)
+    backfill.add("--since", "how far back", metavar="DURATION", default="30d")
+    backfill.add("--step", "between two samples of a series", metavar="DURATION", default="1m")
+    what = "the file to write; what was read stands in FILE.spool until it is whole"
+    backfill.add("--output", what, metavar="FILE", type=Path, required=True)
+    label = "of every series; job and instance as the scrape has them; may be given several times"
+    backfill.add("--label", label, metavar="NAME=VALUE", action="append")
     levels = ("debug", "info", "warn", "error")
     for each, level in ((serve, "info"), (check, "error"), (demo, "info")):
         each.add("--log.level", "", choices=levels, default=level)
         each.add("--log.format", "", choices=("logfmt", "json"), default="logfmt")
-    for each in (parser, serve, check, demo, simulate, assets, backfill):
+    for each in (parser, serve, check, demo, simulate, assets, backfill, explain, ledger):
         each.add("--version", "print the version and end", action="store_true")
     return parser
 
@@ -172,25 +197,28 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _load(flags: argparse.Namespace) -> Config:
+def _load(flags: argparse.Namespace, redactor: Redactor) -> Config:
     from invent_exporter.api.client import make_client
     from invent_exporter.config.load import load_config
 
-    config = load_config(flags.config_file, os.environ)
+    config = load_config(flags.config_file, os.environ, redactor)
     make_client(config.api.url)  # for its errors, before anything is opened
     return config
 
 
-def _serve(flags: argparse.Namespace, secrets: Secrets) -> int:
-    if flags.web_config_file is not None or flags.web_enable_lifecycle:
-        flag = "--web.enable-lifecycle" if flags.web_enable_lifecycle else "--web.config.file"
-        raise UsageError(f"{flag} is {_NOT_YET}; leave it out")
+def _serve(flags: argparse.Namespace, redactor: Redactor) -> int:
     place = _web_place(flags)
-    config = _load(flags)
+    health = _health_place(flags.web_health_address)
+    config = _load(flags, redactor)
+    if (web_file := flags.web_config_file) is not None:
+        from invent_exporter.web.guard import WebFile
+
+        web_file = WebFile(web_file)
     if flags.config_check:
         _say("ok")
         return EXIT_OK
-    return _run_serve(config, secrets, place)
+    reload = {"config_file": flags.config_file, "may_reload": flags.web_enable_lifecycle}
+    return _run_serve(config, redactor, place, web_file=web_file, health=health, **reload)
 
 
 def _web_place(flags: argparse.Namespace) -> Place:
@@ -204,6 +232,15 @@ def _web_place(flags: argparse.Namespace) -> Place:
         raise UsageError(error) from None  # it names the flag
 
 
+def _health_place(address: str | None) -> HealthPlace | None:
+    from invent_exporter.web.server import parse_health_address
+
+    try:
+        return None if address is None else parse_health_address(address)
+    except ValueError as error:
+        raise UsageError(f"--web.health-address: {error}") from None
+
+
 def _address(flag: str, text: str) -> tuple[str, int]:
     from invent_exporter.web.server import parse_listen_address
 
@@ -213,43 +250,43 @@ def _address(flag: str, text: str) -> tuple[str, int]:
         raise UsageError(f"{flag}: {error}") from None
 
 
-def _run_serve(config: Config, secrets: Secrets, place: Place, **options: Any) -> int:  # noqa: ANN401
+def _run_serve(config: Config, redactor: Redactor, place: Place, **options: Any) -> int:  # noqa: ANN401
     import asyncio
 
     from invent_exporter.app import serve
 
     options |= {"addresses": place[0], "telemetry_path": place[1]}
     options["revision"] = os.environ.get("INVENT_EXPORTER_REVISION", "")
-    asyncio.run(serve(config, secrets, **options))
+    asyncio.run(serve(config, redactor, **options))
     return EXIT_OK
 
 
-def _check(flags: argparse.Namespace, secrets: Secrets) -> int:
-    config = _load(flags)
+def _check(flags: argparse.Namespace, redactor: Redactor) -> int:
+    config = _load(flags, redactor)
     import asyncio
 
     from invent_exporter.commands.check import ask, table_of
 
-    found = asyncio.run(ask(config, secrets))
-    _say(table_of(found, secrets))
+    found = asyncio.run(ask(config, redactor))
+    _say(table_of(found, redactor))
     return EXIT_OK if all(one.answer == "ok" for one in found) else EXIT_FAILED
 
 
-def _demo(flags: argparse.Namespace, secrets: Secrets) -> int:
+def _demo(flags: argparse.Namespace, redactor: Redactor) -> int:
     place = _web_place(flags)
     with _simulator(flags) as url:
         from invent_exporter.commands.demo import demo_config, places
 
         return _run_serve(
             demo_config(url),
-            secrets,
+            redactor,
             place,
             outlives_hangup=False,  # it ends with the terminal that it was started in
             on_listening=lambda addresses: _say(places(addresses, place[1], url)),
         )
 
 
-def _simulate(flags: argparse.Namespace, _secrets: Secrets) -> int:
+def _simulate(flags: argparse.Namespace, _redactor: Redactor) -> int:
     with _simulator(flags) as url:
         from invent_exporter.simulator import DEMO_KEY
 
@@ -268,7 +305,7 @@ def _simulator(flags: argparse.Namespace) -> contextlib.AbstractContextManager[s
     return simulator(address, flags.seed, settings)
 
 
-def _assets(flags: argparse.Namespace, _secrets: Secrets) -> int:
+def _assets(flags: argparse.Namespace, _redactor: Redactor) -> int:
     from invent_exporter.commands.assets import write_assets
 
     try:
@@ -279,5 +316,41 @@ def _assets(flags: argparse.Namespace, _secrets: Secrets) -> int:
     return EXIT_OK
 
 
-def _backfill(_flags: argparse.Namespace, _secrets: Secrets) -> int:
-    raise UsageError(f"backfill is {_NOT_YET}")
+def _explain(flags: argparse.Namespace, redactor: Redactor) -> int:
+    from invent_exporter.commands.explain import explain
+
+    lines, is_known = explain(_state_url(flags), flags.run_id)
+    _say("\n".join(redactor.redact(line) for line in lines))
+    return EXIT_OK if is_known else EXIT_FAILED
+
+
+def _ledger(flags: argparse.Namespace, _redactor: Redactor) -> int:
+    from invent_exporter.commands import ledger
+
+    action, what = flags.action, flags.what
+    if (what is None) != (action == "verify"):
+        expected = {"verify": "nothing", "backup": "a file to write", "forget": "an org's id"}
+        raise UsageError(f"ledger {action}: expected {expected[action]} after it")
+    state_url = _state_url(flags)
+    if action == "verify":
+        _say(ledger.verify(state_url))
+    elif action == "backup":
+        _say(ledger.backup(state_url, Path(what)))
+    else:
+        _say(ledger.forget(state_url, what))
+    return EXIT_OK
+
+
+def _state_url(flags: argparse.Namespace) -> str:
+    from invent_exporter.config.load import load_config
+
+    return load_config(flags.config_file, os.environ).state_url
+
+
+def _backfill(flags: argparse.Namespace, redactor: Redactor) -> int:
+    from invent_exporter.commands.backfill import backfill
+    from invent_exporter.commands.backfill_plan import make_plan
+
+    plan = make_plan(flags.output, flags.since, flags.step, flags.label or (), time.time())
+    backfill(_load(flags, redactor), redactor, plan, _say)
+    return EXIT_OK

@@ -5,7 +5,9 @@ Exception
 │   └── UsageError         the flags
 ├── StateError             the state can't be used: exit status 1
 ├── StorageError           a transaction of the ledger failed: the reason `storage` of a poll
+│   └── NoRoomError        the disk is full
 ├── OutputError            standard output can't be written to: exit status 1
+├── BackfillError          backfill broke off: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
 │   ├── BadAnswerError     status 200, but no page of runs
 │   ├── TooLargeError      broken off at the size limit
@@ -39,6 +41,10 @@ class StorageError(Exception):
     """A transaction failed and changed nothing; the text is the driver's, one line."""
 
 
+class NoRoomError(StorageError):
+    """There is no room on the disk; what can be read is served until there is."""
+
+
 class StateGoneError(OSError):
     """The file that is open is no longer the one that the path names."""
 
@@ -53,6 +59,10 @@ class ListenError(OSError):
 
 class OutputError(Exception):
     """Standard output can't be written to; the text says why."""
+
+
+class BackfillError(Exception):
+    """Backfill broke off; the text is one line. What was read is kept."""
 
 
 class ApiError(Exception):

@@ -6,20 +6,14 @@ is read from the API goes another way, through the ledger.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.metrics import Counter, Gauge, Histogram, Info
 
 POLL_ERROR_REASONS = (
-    "unauthorized",
-    "forbidden",
-    "not_found",
-    "rate_limited",
-    "bad_request",
-    "server_error",
-    "timeout",
-    "network",
-    "invalid_response",
-    "storage",
+    *("unauthorized", "forbidden", "not_found", "rate_limited", "bad_request", "server_error"),
+    *("timeout", "network", "invalid_response", "storage"),
 )
 """Why a poll failed: what the API or the way to it did, or the ledger (`storage`)."""
 
@@ -35,28 +29,22 @@ class Telemetry:
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register every family. Turns off prometheus-client's `_created` series, process-wide."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._of_orgs: list[Counter | Gauge] = []
-
-        def org_counter(name: str, text: str, label: str) -> Counter:
-            labels = ("org_id", label)
-            family = Counter(name, f"{text} Counted {_BY_POLLS}", labels, registry=registry)
-            self._of_orgs.append(family)
-            return family
 
         def org_gauge(name: str, text: str) -> Gauge:
-            family = Gauge(name, f"{text} {_OF_A_POLL}", ["org_id"], registry=registry)
-            self._of_orgs.append(family)
-            return family
+            return Gauge(name, f"{text} {_OF_A_POLL}", ["org_id"], registry=registry)
 
-        self._poll_errors = org_counter(
+        self._poll_errors = Counter(
             "invent_poll_errors",
-            "Polls that failed, and what failed beside them, by reason.",
-            "reason",
+            f"Polls that failed, and what failed beside them, by reason. Counted {_BY_POLLS}",
+            ["org_id", "reason"],
+            registry=registry,
         )
-        self._requests = org_counter(
+        self._requests = Counter(
             "invent_api_requests",
-            "Tries of API requests, by HTTP status; `error` when there was none.",
-            "code",
+            "Tries of API requests, by HTTP status; `error` when there was none. "
+            f"Counted {_BY_POLLS}",
+            ["org_id", "code"],
+            registry=registry,
         )
         self._request_duration = Histogram(
             "invent_api_request_duration_seconds",
@@ -100,7 +88,28 @@ class Telemetry:
             f"Bytes of the state file, its write-ahead log included. {_OF_A_POLL}",
             registry=registry,
         )
+        self._reload_successful = Gauge(
+            "invent_config_last_reload_successful",
+            "1 when the configuration was read the last time that it was tried, else 0.",
+            registry=registry,
+        )
+        self._reload_success = Gauge(
+            "invent_config_last_reload_success_timestamp_seconds",
+            "Unix time in seconds at which the configuration was last read and applied.",
+            registry=registry,
+        )
+        self._exposition_size = Gauge(
+            "invent_exposition_size_bytes",
+            "Bytes of /metrics as text, as it was last published; near metrics.max_exposition new "
+            "workflows are folded.",
+            registry=registry,
+        )
         self._build = Info("invent_exporter_build", "The version that runs.", registry=registry)
+        self._of_orgs: tuple[Counter | Gauge, ...] = (
+            *(self._poll_errors, self._requests, self._up, self._poll_last_success),
+            *(self._poll_duration, self._poll_interval, self._api_runs, self._refused_depth),
+            self._reconcile_last_success,
+        )
 
     def declare_org(self, org_id: str) -> None:
         """Make the org's error series exist at 0, so that `increase()` sees the first error."""
@@ -171,6 +180,16 @@ class Telemetry:
     def set_ledger_size(self, size_bytes: int) -> None:
         """Show the size of the state."""
         self._ledger_size.set(size_bytes)
+
+    def config_read(self, moment: float | None) -> None:
+        """Record when the configuration was read and applied; None: it was tried in vain."""
+        self._reload_successful.set(moment is not None)
+        if moment is not None:
+            self._reload_success.set(moment)
+
+    def watch_exposition(self, size_bytes: Callable[[], float]) -> None:
+        """Show at each scrape how large it is."""
+        self._exposition_size.set_function(size_bytes)
 
     def set_build(self, version: str, revision: str, python_version: str) -> None:
         """Show which program runs."""

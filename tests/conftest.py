@@ -5,10 +5,13 @@ A test is `system` when it needs a program beside Python, or minutes: `make test
 sizes: with `--long` it is `system` as well.
 """
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
@@ -74,6 +77,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if config.getoption("--long") and "effort" in getattr(item, "fixturenames", ()):
             item.add_marker("system")
     items.sort(key=rank)
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Leave structlog and the root logger as they were."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)

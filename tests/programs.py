@@ -1,7 +1,9 @@
-"""Find the programs that tests start beside Python's own: Prometheus, promtool and the like."""
+"""Find and run the programs beside Python's own: Prometheus, promtool and the like."""
 
 import os
 import shutil
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,23 @@ def require(name: str) -> Path:
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def run(
+    program: str | Path,
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    seconds: float = 600,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and return what it said, whatever its exit status."""
+    return subprocess.run(
+        [require(str(program)), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        timeout=seconds,
+    )

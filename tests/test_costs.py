@@ -18,7 +18,7 @@ from sqlalchemy import event
 
 from invent_exporter.app import Exporter
 from invent_exporter.config.load import ApiConfig, Config, Key, OrgConfig
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Settings, SimulatorServer, World, add_many, quiet_world
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ async def metered(tmp_path: Path) -> AsyncIterator[Meter]:
             orgs=(OrgConfig(id=ORG, key=Key.literal("key-main")),),
             state_url=f"sqlite:///{tmp_path / 'state.db'}",
         )
-        exporter = Exporter(config, Secrets())
+        exporter = Exporter(config, Redactor())
         try:
             meter = Meter(exporter, server, world)
             await exporter.load()
@@ -110,10 +110,13 @@ def finish(world: World, prefix: str, count: int, workflows: int = 1) -> None:
 
 
 async def test_poll_without_news_costs_one_request_and_nothing_else(tmp_path: Path) -> None:
-    """Promise 6, and no statement, no transaction, no encoding with it."""
+    """Promise 6, and no statement, no transaction, no encoding with it; nor do scrapes cost one."""
     async with metered(tmp_path) as meter:
         costs = await meter.poll(times=5)
         assert costs == Costs(requests=5, statements=[], chunks=0)
+        for _ in range(10):
+            await meter.scrape()
+        assert meter.spent() == Costs(requests=0, statements=[], chunks=0)
 
 
 async def test_poll_with_news_encodes_only_what_changed(tmp_path: Path) -> None:
@@ -134,12 +137,7 @@ async def test_statements_grow_with_pages_and_not_with_runs(
         finish(meter.world, "new", count, WORKFLOWS)
         costs = await meter.poll()
         assert costs.requests == pages + 1
-        assert costs.statements == [
-            *RECORDED_PAGE * pages,
-            *KNOWN_PAGE,
-            *SETTLED,
-            *OPEN_GROUPS,
-        ]
+        assert costs.statements == [*RECORDED_PAGE * pages, *KNOWN_PAGE, *SETTLED, *OPEN_GROUPS]
 
 
 async def test_open_runs_that_stay_open_cost_two_lists_and_no_write(tmp_path: Path) -> None:
@@ -152,15 +150,6 @@ async def test_open_runs_that_stay_open_cost_two_lists_and_no_write(tmp_path: Pa
         assert costs.requests <= 4
         assert set(costs.statements) == {"BEGIN", "SELECT"}
         assert costs.chunks == 0
-
-
-async def test_scrapes_cost_neither_statement_nor_encoding(tmp_path: Path) -> None:
-    """A form is made at its first request and served from memory from then on."""
-    async with metered(tmp_path) as meter:
-        meter.spent()
-        for _ in range(10):
-            await meter.scrape()
-        assert meter.spent() == Costs(requests=0, statements=[], chunks=0)
 
 
 async def test_form_that_nobody_asks_for_is_not_encoded(tmp_path: Path) -> None:

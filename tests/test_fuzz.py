@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import tracemalloc
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from invent_exporter.api.decoding import DecodedPage, decode_page
-from invent_exporter.api.models import INVALID_REASONS
 from invent_exporter.config.load import Config, load_config
-from invent_exporter.errors import ApiError, ConfigError, SpoiledPageError
-from invent_exporter.ledger.counts import WorkflowCounts
-from invent_exporter.scan.order import row_signature
-from tests.proof.runs import BOUNDS
+from invent_exporter.errors import ConfigError
+from tests import fuzz
+from tests.fuzz import CORPUS, decode, targets
 
 SECRET = "sk-hidden-0123456789"
 
@@ -32,7 +30,7 @@ any_json = st.recursive(
     | st.floats()
     | st.text()
     | st.sampled_from(
-        ["1", "nan", "inf", "-1e400", "2026-11-24T00:00:00Z", "2026-11-24", "FAILED"]
+        ["", "1", "nan", "inf", "-1e400", "2026-11-24T00:00:00Z", "9999-12-31", "FAILED"]
     ),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
@@ -47,33 +45,28 @@ usages = st.fixed_dictionaries(
 )
 
 
-def decode(body: bytes) -> None:
-    """Decode, and read of each run all that is ever read of it."""
-    try:
-        page = decode_page(body)
-    except SpoiledPageError:
-        assert body.lstrip()[:1] == b"["
-        return
-    except ApiError as error:
-        refused: ApiError | None = error
-        page = DecodedPage([], [])
-    else:
-        refused = None
-    if refused is not None:
-        assert refused.reason == "invalid_response"
-        assert "\n" not in refused.message
-    assert page.rows == len(page.runs) + len(page.invalid)
-    assert all(invalid.reason in INVALID_REASONS for invalid in page.invalid)
-    counts = WorkflowCounts.empty(BOUNDS)
-    for run in page.runs:
-        counts.learn(run)
-        counts.submit(run)
-        counts.finish(run)
-        counts.conclude(run)
-        counts.spend_first("TRIGGER/FAILED", run)
-        assert all(credits_of_it > 0 for credits_of_it in run.step_credits.values())
-        assert isinstance(run.is_final, bool)
-        row_signature(run)
+def test_what_was_found_once_ends_in_what_is_allowed() -> None:
+    """Each body of the corpus, by what takes it."""
+    with targets() as takers:
+        assert {folder.name for folder in CORPUS.iterdir()} == takers.keys()
+        for name, take in takers.items():
+            for body in fuzz.kept(CORPUS, name):
+                take(body)
+
+
+def test_what_fuzzing_finds_is_kept(tmp_path: Path) -> None:
+    """The bytes go into the corpus, to be tried again."""
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "good").write_bytes(b"[]")
+
+    def refuse(body: bytes) -> None:
+        assert b"NaN" not in body, "seen"
+
+    _, found = fuzz.fuzz({"pages": refuse}, tmp_path, Random(5), 60.0)
+    assert found is not None
+    assert b"NaN" in found.path.read_bytes()
+    assert "seen" in found.failure
+    assert found.path in (tmp_path / "pages").iterdir()
 
 
 @given(st.binary(max_size=300))

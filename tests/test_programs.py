@@ -17,20 +17,13 @@ def test_program_on_path_is_returned_with_its_path(monkeypatch: pytest.MonkeyPat
     assert require(python.name) == python
 
 
-@pytest.mark.parametrize("ci", [None, ""])
-def test_missing_program_skips_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch, ci: str | None
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)]
+)
+def test_missing_program_skips_with_the_reason_and_fails_under_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
 ) -> None:
-    """Without CI (an empty one is none) the test is skipped and names the program."""
-    monkeypatch.delenv("CI", raising=False)
-    if ci is not None:
-        monkeypatch.setenv("CI", ci)
-    with pytest.raises(pytest.skip.Exception, match=MISSING):
-        require(MISSING)
-
-
-def test_missing_program_fails_under_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under CI nothing is skipped silently."""
-    monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match=MISSING):
+    """Without CI (an empty one is none) the test is skipped; under CI nothing is in silence."""
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match=MISSING):
         require(MISSING)

@@ -20,7 +20,10 @@ from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/how-it-counts.md")
+PAGES = (
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/how-it-counts.md"),
+    "docs/backfill.md",
+)
 
 SUFFIXES = {"counter": "_total", "info": "_info"}
 """What a type adds to a family's name in every format."""

@@ -20,27 +20,32 @@ def shown(registry: CollectorRegistry) -> str:
     return text.decode()
 
 
-def test_the_error_series_of_an_org_exist_from_zero() -> None:
-    """So the first error is an increase."""
-    telemetry, registry = made()
-    telemetry.declare_org("c")
-    for reason in POLL_ERROR_REASONS:
-        labels = {"org_id": "c", "reason": reason}
-        assert registry.get_sample_value("invent_poll_errors_total", labels) == 0
-    assert registry.get_sample_value("invent_up", {"org_id": "c"}) is None
+def test_the_series_of_an_org() -> None:
+    """Errors exist from zero, so that the first is an increase; what is not known is absent.
 
-
-def test_a_poll_that_failed_and_one_that_did_not() -> None:
-    """`invent_up` follows the last poll; the last success stays."""
+    `invent_up` follows the last poll; the last success stays.
+    """
     telemetry, registry = made()
+    org = {"org_id": "a"}
+    value = registry.get_sample_value
+    telemetry.declare_org("a")
+    errors = [
+        value("invent_poll_errors_total", org | {"reason": reason}) for reason in POLL_ERROR_REASONS
+    ]
+    assert errors == [0] * len(POLL_ERROR_REASONS)
+    assert value("invent_up", org) is None
     telemetry.poll_succeeded("a", 1.5, 1000)
     telemetry.poll_failed("a", "timeout", 3)
-    org = {"org_id": "a"}
-    assert registry.get_sample_value("invent_up", org) == 0
-    assert registry.get_sample_value("invent_poll_duration_seconds", org) == 3
-    assert registry.get_sample_value("invent_poll_last_success_timestamp_seconds", org) == 1000
-    errors = {"org_id": "a", "reason": "timeout"}
-    assert registry.get_sample_value("invent_poll_errors_total", errors) == 1
+    assert value("invent_up", org) == 0
+    assert value("invent_poll_duration_seconds", org) == 3
+    assert value("invent_poll_last_success_timestamp_seconds", org) == 1000
+    assert value("invent_poll_errors_total", org | {"reason": "timeout"}) == 1
+    telemetry.set_api_runs("a", 7)
+    telemetry.set_api_runs("a", None)  # the API stops to say it
+    telemetry.set_api_runs("b", None)
+    assert value("invent_api_runs", org) is None
+    telemetry.forget_org("a")
+    assert 'org_id="a"' not in shown(registry)
 
 
 def test_a_rename_moves_every_series_with_its_value() -> None:
@@ -67,25 +72,6 @@ def test_a_rename_moves_every_series_with_its_value() -> None:
     assert 'org_id="other"' in text
 
 
-def test_the_number_of_runs_goes_when_the_api_stops_to_say_it() -> None:
-    """Absent, not 0."""
-    telemetry, registry = made()
-    telemetry.set_api_runs("a", 7)
-    telemetry.set_api_runs("a", None)
-    telemetry.set_api_runs("b", None)
-    assert registry.get_sample_value("invent_api_runs", {"org_id": "a"}) is None
-
-
-def test_an_org_that_is_dropped_leaves_nothing() -> None:
-    """Neither counters nor gauges."""
-    telemetry, registry = made()
-    telemetry.declare_org("a")
-    telemetry.poll_succeeded("a", 1, 2)
-    telemetry.request_done("a", "200", 1)
-    telemetry.forget_org("a")
-    assert 'org_id="a"' not in shown(registry)
-
-
 def test_there_are_no_created_series_and_build_is_an_info() -> None:
     """They would double the series for nothing."""
     telemetry, registry = made()
@@ -93,6 +79,8 @@ def test_there_are_no_created_series_and_build_is_an_info() -> None:
     telemetry.request_done("a", "200", 1)
     telemetry.throttled(2)
     telemetry.set_ledger_size(4096)
+    telemetry.config_read(1000.0)
+    telemetry.config_read(None)
     telemetry.set_build("1.0", "abc", "3.11")
     text = shown(registry)
     assert "_created" not in text
@@ -100,3 +88,6 @@ def test_there_are_no_created_series_and_build_is_an_info() -> None:
     assert 'invent_exporter_build_info{python_version="3.11",revision="abc",version="1.0"}' in text
     assert registry.get_sample_value("invent_api_throttled_seconds_total") == 2
     assert registry.get_sample_value("invent_ledger_size_bytes") == 4096
+    assert registry.get_sample_value("invent_config_last_reload_successful") == 0
+    moment = registry.get_sample_value("invent_config_last_reload_success_timestamp_seconds")
+    assert moment == 1000

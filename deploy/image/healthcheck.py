@@ -1,18 +1,31 @@
-"""Exit 0 when the exporter in this container is healthy, else 1 with a line on what is wrong."""
+"""Exit 0 when the exporter in this container is healthy, else 1 with a line on what is wrong.
+
+HEALTHCHECK_ADDRESS is what `--web.health-address` was given, where that is used: `unix:///path` or
+HOST:PORT; else HEALTHCHECK_PORT is the exporter's own port.
+"""
 # ruff: noqa: INP001 - a script of the image, not a module
 
 import http.client
 import os
+import socket
 import sys
 
-PORT = int(os.environ.get("HEALTHCHECK_PORT", "10480"))
+ADDRESS = os.environ.get("HEALTHCHECK_ADDRESS") or (
+    f"127.0.0.1:{os.environ.get('HEALTHCHECK_PORT', '10480')}"
+)
 TIMEOUT_SECONDS = 4
 
 try:
-    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=TIMEOUT_SECONDS)
+    if ADDRESS.startswith("unix://"):
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(TIMEOUT_SECONDS)
+        connection.sock.connect(ADDRESS.removeprefix("unix://"))
+    else:
+        connection = http.client.HTTPConnection(ADDRESS, timeout=TIMEOUT_SECONDS)
     connection.request("GET", "/-/healthy")
     status = connection.getresponse().status
-except OSError as error:
-    sys.exit(f"http://127.0.0.1:{PORT}/-/healthy: {error}")
+except (OSError, http.client.HTTPException) as error:
+    sys.exit(f"{ADDRESS}, /-/healthy: {error}")
 if status != http.client.OK:
-    sys.exit(f"http://127.0.0.1:{PORT}/-/healthy: status {status}, expected 200")
+    sys.exit(f"{ADDRESS}, /-/healthy: status {status}, expected 200")

@@ -24,7 +24,8 @@ from drill.traffic import Habit, Traffic
 from invent_exporter.api.models import Run, Usage
 from invent_exporter.config.schema import MetricsConfig
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts, series_key
-from invent_exporter.metrics.families import OpenRuns, OrgView, WorkflowView
+from invent_exporter.ledger.ledger import OpenGroup
+from invent_exporter.metrics.families import OrgView, WorkflowView
 from invent_exporter.simulator import Fault
 from invent_exporter.simulator import runs as simulator
 from invent_exporter.telemetry import Telemetry
@@ -95,11 +96,14 @@ class Workflow:
             self._texts[live] = _text(view.metrics(), exemplars)
         return self._texts[live]
 
-    def _open(self) -> tuple[OpenRuns, ...]:
+    def _open(self) -> tuple[OpenGroup, ...]:
         since: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
         for run in self.open.values():
             since[run.origin_label, run.status].append(run.started or run.created or 0.0)
-        return tuple(OpenRuns(*key, len(times), min(times)) for key, times in since.items())
+        return tuple(
+            OpenGroup(self.workflow_id, *key, len(times), min(times))
+            for key, times in since.items()
+        )
 
 
 class Past:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import ssl
+from http.cookiejar import CookieJar
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import (  # type: ignore[attr-defined] # the stubs lack the second
     getproxies_environment,
@@ -17,9 +18,17 @@ from urllib.request import (  # type: ignore[attr-defined] # the stubs lack the 
 
 import httpx
 
+from invent_exporter.api.connections import BoundedTransport
 from invent_exporter.errors import ConfigError, escaped, why_unreadable
 
 _PORT_MAX = 65535
+
+
+class _NoCookies(CookieJar):
+    """Stays empty: a cookie of one org must not go out with another's key."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Take none."""
 
 
 def make_client(
@@ -43,10 +52,13 @@ def make_client(
             "Accept-Encoding": "gzip",
         },
         timeout=httpx.Timeout(timeout_seconds),  # connect, read, write and pool, each
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        transport=BoundedTransport(
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            proxy=proxy,
+            verify=tls,
+        ),
+        cookies=_NoCookies(),
         follow_redirects=False,  # a redirect would take the key to another place
-        proxy=proxy,
-        verify=tls,
         trust_env=False,
     )
 

@@ -3,78 +3,89 @@
 A page that msgspec refuses may still be read, because most of it is never looked at: half a
 surrogate pair, `NaN`, a raw control character or deep nesting in a run's outputs costs nothing.
 Only strings, brackets, colons and commas are told apart; two values that nothing separates are a
-quote too many or too few, which could hide a row.
+quote too many or too few, which could hide a row. Nothing is kept of what is passed over.
 """
 
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import islice
 
 from invent_exporter.errors import SpoiledPageError
 
-MAX_TOKENS = 200_000
-"""What is taken apart at the most: a fraction of a second's work."""
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{}:,"]', re.DOTALL)
-_OPEN, _CLOSE, _SEPARATORS = (b"[", b"{"), (b"]", b"}"), (b":", b",")
-_BRACKETS = (*_OPEN, *_CLOSE)
-_AFTER_A_STRING = (*_SEPARATORS, *_CLOSE)
-_LITERAL = re.compile(rb"\s*+[-+.\w]*+\s*+")
+MAX_PIECES = 2_000_000
+"""What is passed over at the most before one value ends: about a second's work."""
+MAX_NAME_BYTES = 100
+_AT_ONCE = 4096
+"""How many values one match passes over: it keeps all other threads waiting."""
+
+_SCALAR = rb'(?:[-+.\w]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")'
+_OPENS = re.compile(rb"\s*+([\[{])")
+_BEGINS = re.compile(rb"\s*+(%b|([\[{])|)" % _SCALAR, re.DOTALL)
+_ENDS = re.compile(rb"\s*+([\],:}])")
+_BLANK = re.compile(rb"\s*+")
+# Values up to the next bracket, and that bracket; nothing in it is tried in two ways.
+_NESTED = re.compile(
+    rb"(?:[\s,:]++|%b(?=\s*+[\],:}])){0,%d}+(?:([\[{])|([\]}])|)" % (_SCALAR, _AT_ONCE), re.DOTALL
+)
 
 
-def items(content: bytes | bytearray) -> list[bytes]:
-    """Return what each place of an array holds, as it is written.
+def items(content: bytes | bytearray) -> Iterator[memoryview]:
+    """Yield what each place of an array holds, as it is written.
 
     Raises:
         SpoiledPageError: it is no array, or its brackets or quotes don't match.
 
     """
-    return [piece for piece, _ in _pieces(content, b"[") if piece]
+    return (piece for piece, _ in _pieces(memoryview(content), b"[") if piece)
 
 
-def members(content: bytes | bytearray) -> dict[bytes, bytes]:
-    """Return the values of an object by their names, in quotes; the last of two with one name.
+def members(content: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the names of an object, in quotes, and their values, up to where it goes wrong.
 
     Raises:
         SpoiledPageError: it is no object, or its brackets or quotes don't match.
 
     """
-    found, name = {}, b""
-    for piece, separator in _pieces(content, b"{"):
+    name = b""
+    for piece, separator in _pieces(memoryview(content), b"{"):
         if separator == b":":
-            name = piece
+            name = bytes(piece[:MAX_NAME_BYTES])
         else:
-            found[name] = piece
-    return found
+            yield name, piece
 
 
-def _pieces(content: bytes | bytearray, opening: bytes) -> list[tuple[bytes, bytes]]:
-    """Return what stands between the outermost brackets, each piece with what ends it."""
-    cuts = []
-    depth = end = 0
-    before = b""
-    for number, token in enumerate(_TOKEN.finditer(content)):
-        kind, gap = token[0], content[end : token.start()]
-        if (before[:1] == b'"' and (gap.strip() or kind not in _AFTER_A_STRING)) or (
-            depth and not _LITERAL.fullmatch(gap)
-        ):
+def _pieces(content: memoryview, opening: bytes) -> Iterator[tuple[memoryview, bytes]]:
+    """Yield what stands between the outermost brackets, each piece with what ends it."""
+    opens = _OPENS.match(content)
+    if opens is None or opens[1] != opening:
+        raise SpoiledPageError("another kind of value")
+    at = opens.end()
+    for _ in range(MAX_PIECES):
+        value = _BEGINS.match(content, at)
+        begin, end = value.span(1) if value is not None else (at, at)
+        if value is not None and value[2]:
+            end = _behind_nested(content, end)
+        ends = _ENDS.match(content, end)
+        if ends is None:
             raise SpoiledPageError("values that nothing separates")
-        before, end = kind, token.end()
-        depth -= kind in _CLOSE
-        if depth == (0 if kind in (*_OPEN, *_CLOSE) else 1) and kind in (
-            *_OPEN,
-            *_CLOSE,
-            b":",
-            b",",
-        ):
-            cuts.append(token)
-        depth += kind in _OPEN
-        if kind == b'"' or number == MAX_TOKENS:
-            raise SpoiledPageError("a string without an end, or too much to take apart")
-    is_whole = depth == 0 and [cut[0] for cut in cuts if cut[0] in _OPEN] == [opening]
-    if not is_whole or content[: cuts[0].start()].strip() or content[cuts[-1].end() :].strip():
-        raise SpoiledPageError("brackets that don't match")
-    return [
-        (bytes(content[left.end() : right.start()]).strip(), right[0])
-        for left, right in pairwise(cuts)
-    ]
+        yield content[begin:end], ends[1]
+        at = ends.end()
+        if ends[1] in (b"]", b"}"):
+            if _BLANK.fullmatch(content, at) is None:
+                raise SpoiledPageError("more behind the last bracket")
+            return
+    raise SpoiledPageError("too much to take apart")
+
+
+def _behind_nested(content: memoryview, start: int) -> int:
+    """Tell where the bracket closes that opened just before `start`."""
+    depth = 1
+    for passed in islice(_NESTED.finditer(content, start), MAX_PIECES):
+        depth += {None: 0, 1: 1, 2: -1}[passed.lastindex]
+        if depth == 0:
+            return passed.end()
+        if passed.end() == passed.start():
+            break
+    raise SpoiledPageError("brackets or quotes that don't match, or too much to take apart")

@@ -11,30 +11,33 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from invent_exporter.api import loose
+from invent_exporter.api import cutting, loose
 from invent_exporter.api.models import (
     EARLIEST_SECONDS,
-    MAX_CREDITS,
-    MAX_LABEL_BYTES,
-    ORIGINS,
+    MAX_STEPS_BYTES,
     Run,
     seconds,
 )
 from invent_exporter.errors import BadAnswerError, SpoiledPageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 DIGEST_BYTES = 12
 IDENTITY_BYTES = 64 * 1024
 """How far the id of a run is looked for whose bytes can't be decoded: the API begins with it."""
 MAX_ROWS = 100
 """More are never asked for. What has more is no page, and one row too many says so."""
+
+
+PAGE_AT_ONCE_BYTES, ROW_AT_ONCE_BYTES = 4 * 2**20, 64 * 2**10
+"""What is larger is taken apart first: the texts in it may take four times as much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,21 @@ class DecodedPage:
         return len(self.runs) + len(self.invalid)
 
 
+def _rows_of(row: type) -> type[msgspec.Struct]:
+    """Make a page type of at most one row more than was asked for: the others are not built."""
+    rows = [(f"row_{number}", row, None) for number in range(MAX_ROWS + 1)]
+    return msgspec.defstruct("_Page", rows, array_like=True)
+
+
 # Numbers may come as strings: strict=False reads those.
-_PAGE = msgspec.json.Decoder(list[Run], strict=False)
+_PAGE: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(_rows_of(Run), strict=False)
 _RUN = msgspec.json.Decoder(Run, strict=False)
-_ROWS = msgspec.json.Decoder(list[msgspec.Raw])
+_ROWS: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(_rows_of(msgspec.Raw))
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def digest_of(content: bytes | bytearray | msgspec.Raw) -> str:
+def digest_of(content: bytes | bytearray | memoryview) -> str:
     """Name a content, briefly and the same at each poll."""
     return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
 
@@ -79,15 +89,20 @@ def decode_page(body: bytes | bytearray, latest_seconds: float = math.inf) -> De
         BadAnswerError: it is no JSON array, or not a complete one.
 
     """
-    with contextlib.suppress(*_REFUSED):
-        runs = _PAGE.decode(body)
-        if all(_is_plain(run, latest_seconds) for run in runs):
-            for run in runs:
-                _release_page(run)
-            return DecodedPage(runs, [])
+    if body.startswith(_BYTE_ORDER_MARK):  # noqa: FURB188 - that copies what has none, too
+        body = body[len(_BYTE_ORDER_MARK) :]
+    if len(body) <= PAGE_AT_ONCE_BYTES:
+        with contextlib.suppress(*_REFUSED):
+            runs: list[Run] = _built(_PAGE.decode(body))
+            is_plain = _are_plain(runs, latest_seconds) or all(
+                _is_plain(run, latest_seconds) for run in runs
+            )
+            if is_plain and all(map(_release_page, runs)):
+                return DecodedPage(runs, [])
+            del runs
     page = DecodedPage([], [])
     for row in islice(_rows(body), MAX_ROWS + 1):
-        result = _decode_row(bytes(row), latest_seconds)
+        result = _decode_row(row, latest_seconds)
         if isinstance(result, Run):
             page.runs.append(result)
         else:
@@ -95,63 +110,75 @@ def decode_page(body: bytes | bytearray, latest_seconds: float = math.inf) -> De
     return page
 
 
-def _rows(body: bytes | bytearray) -> Iterable[bytes | msgspec.Raw]:
+def _built(page: msgspec.Struct) -> list[Any]:
+    return [row for row in msgspec.structs.astuple(page) if row is not None]
+
+
+def _rows(body: bytes | bytearray) -> Iterable[memoryview]:
     with contextlib.suppress(*_REFUSED):
-        return _ROWS.decode(body)
+        return map(memoryview, _built(_ROWS.decode(body)))
     if not _looks_like_rows(body):
         raise BadAnswerError(_describe(body))
-    return loose.rows_of(body)
+    return cutting.items(body)
 
 
-def _decode_row(row: bytes, latest_seconds: float) -> Run | InvalidRun:
-    with contextlib.suppress(*_REFUSED):
-        run = _RUN.decode(row)
-        if _is_plain(run, latest_seconds):
-            return run
-    try:
-        fields = loose.fields_of(row.decode("utf-8", "replace"))
-    except SpoiledPageError:
-        return InvalidRun(identity_in(b"[" + row), "undecodable", digest_of(row))
-    if fields is None:
+def _decode_row(row: memoryview, latest_seconds: float) -> Run | InvalidRun:
+    if len(row) <= ROW_AT_ONCE_BYTES:
+        with contextlib.suppress(*_REFUSED):
+            run = _RUN.decode(row)
+            if _is_plain(run, latest_seconds) and _release_page(run):
+                return run
+    if bytes(row[:1]) != b"{":
         return InvalidRun(None, "row", digest_of(row))
-    result = loose.read_run(fields, latest_seconds)
+    try:
+        result = loose.read_run(row, latest_seconds)
+    except SpoiledPageError:
+        begin = bytes(row[:IDENTITY_BYTES])
+        return InvalidRun(identity_in(b"[" + begin), "undecodable", digest_of(row))
     if isinstance(result, Run):
         return result
-    return InvalidRun(loose.read_label(fields.get("id")) or None, result, digest_of(row))
+    reason, run_id = result
+    return InvalidRun(run_id, reason, digest_of(row))
+
+
+def _are_plain(runs: Sequence[Run], latest_seconds: float) -> bool:
+    """Tell at once whether no decoded run of a page needs a second look; in doubt one does."""
+    texts = [
+        text
+        for run in runs
+        for text in (run.id, run.org_id, run.workflow_org_id, run.workflow_id)
+        if text
+    ]
+    if "".join(texts).encode().translate(None, _PLAIN_BYTES):
+        return False
+    latest = datetime.fromtimestamp(min(latest_seconds, _LAST_SECONDS), UTC)
+    try:
+        for run in runs:
+            for time in (run.created_at, run.started_at, run.ended_at, run.updated_at):
+                if time is not None and not _EARLIEST <= time <= latest:
+                    return False
+    except TypeError:  # one without an offset
+        return False
+    return True
+
+
+_EARLIEST = datetime.fromtimestamp(EARLIEST_SECONDS, UTC)
+_LAST_SECONDS = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+_PLAIN_BYTES = bytes(code for code in range(ord(" "), ord("~") + 1) if code != ord("\\"))
 
 
 def _is_plain(run: Run, latest_seconds: float) -> bool:
     """Tell whether a decoded run says nothing that needs a second look."""
-    usage = run.usage
-    return bool(
-        run.id
-        and run.status
-        and run.origin in ORIGINS
-        and not run.unreadable
-        and all(
-            not isinstance(label, str) or _is_plain_label(label)
-            for label in (run.id, run.workflow_id, run.org_id, run.workflow_org_id, run.version)
-        )
-        and all(
-            time is None or EARLIEST_SECONDS <= time <= latest_seconds
-            for time in (run.created, run.started, run.updated, seconds(run.ended_at))
-        )
-        and (usage is None or (_is_credits(usage.total) and _is_credits(usage.ai_total)))
+    return all(
+        label is None or (label.isprintable() and "\\" not in label)
+        for label in (run.id, run.workflow_id, run.org_id, run.workflow_org_id)
+    ) and all(
+        time is None or EARLIEST_SECONDS <= time <= latest_seconds
+        for time in (run.created, run.started, run.updated, seconds(run.ended_at))
     )
 
 
-def _is_plain_label(label: str) -> bool:
-    return len(label) <= MAX_LABEL_BYTES // 4 and label.isprintable() and "\\" not in label
-
-
-def _is_credits(number: float | None) -> bool:
-    """Refuse also `nan` and `inf`, which strict=False lets in."""
-    return number is None or abs(number) <= MAX_CREDITS
-
-
-# A string (one that is cut off goes to the end), or what opens and closes.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-_VALUE = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*+")', re.DOTALL)
+_ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*+)\s*+,\s*+){0,100}+\{")
 
 
 def identity_in(body: bytes | bytearray) -> str | None:
@@ -160,30 +187,26 @@ def identity_in(body: bytes | bytearray) -> str | None:
     The id tells whether the run was counted as invalid before; its content may have changed since.
     """
     begin = bytes(body[:IDENTITY_BYTES])
-    depth = 0
-    for token in _TOKEN.finditer(begin):
-        kind = token[0][:1]
-        if kind in b"[{":
-            depth += 1
-        elif kind in b"]}":
-            depth -= 1
-            if depth <= 1:
-                return None
-        elif depth == 2 and token[0] == b'"id"':  # noqa: PLR2004 (in the array, in the run)
-            value = _VALUE.match(begin, token.end())
-            if value is not None:
-                text = value[1].decode("utf-8", "replace")
-                return loose.read_label(loose.next_row(text, 0)[0]) or None
+    first = _ROWS_BEGIN.match(begin)
+    if first is not None:
+        with contextlib.suppress(SpoiledPageError):
+            for name, value in cutting.members(begin[first.end() - 1 :] + b"}"):
+                if name == b'"id"':
+                    return loose.read_label(loose.read_value(value)) or None
     return None
 
 
-_ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*+)\s*+,\s*+){0,100}+\{")
+def _release_page(run: Run) -> bool:
+    """Copy the part of the page that a run points into, so that it does not keep the whole page.
 
-
-def _release_page(run: Run) -> None:
-    """Copy the part of the page that a run points into, so that it does not keep the whole page."""
-    if run.usage is not None:
-        msgspec.structs.force_setattr(run.usage, "steps", run.usage.steps.copy())
+    False when it is too long for that.
+    """
+    usage = run.usage
+    if usage is not None:
+        if len(usage.steps) > MAX_STEPS_BYTES:
+            return False
+        msgspec.structs.force_setattr(usage, "steps", usage.steps.copy())
+    return True
 
 
 def _looks_like_rows(body: bytes | bytearray) -> bool:

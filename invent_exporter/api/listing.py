@@ -5,10 +5,10 @@ Longer than most modules: the search for a bad row and the size of pages depend 
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import quote
 
 from invent_exporter.api.decoding import (
@@ -22,12 +22,15 @@ from invent_exporter.api.models import Run
 from invent_exporter.api.page_size import PageSize
 from invent_exporter.api.ratelimit import Heartbeat
 from invent_exporter.api.transport import Answer, ReadKey, Transport
+from invent_exporter.api.worker import Worker
 from invent_exporter.errors import ApiError, BadAnswerError, SpoiledPageError, TooLargeError
 
 DECODE_IN_THREAD_BYTES = 64 * 1024
 FAILURES_IN_A_READ = 3
 SAME_SPOILED_ROWS = 5
 LONGEST_NUMBER = 18
+_DECODER = Worker()
+"""For all orgs: large pages are decoded one after the other."""
 
 _FAILING_ROW = InvalidRun(None, "server_error", digest_of(b"server_error"))
 """A row that its page fails for: nothing tells one from another, so they count once."""
@@ -142,7 +145,7 @@ class Listing:
 
     async def _answers_for(self, row: int) -> bool:
         try:
-            await self._fetch(row + 1, 1)
+            (await self._fetch(row + 1, 1)).release()
         except TooLargeError:
             return True
         except ApiError:
@@ -155,13 +158,15 @@ class Listing:
         except TooLargeError as error:
             raise _SpoiledAnswerError("too_large", error.prefix, None) from error
         try:
-            if len(answer.body) <= DECODE_IN_THREAD_BYTES:
-                return answer, decode_page(answer.body, answer.latest_seconds)
-            decoding = asyncio.to_thread(decode_page, answer.body, answer.latest_seconds)
-            return answer, await decoding
+            decode = partial(decode_page, answer.body, answer.latest_seconds)
+            is_small = len(answer.body) <= DECODE_IN_THREAD_BYTES
+            page = decode() if is_small else await _DECODER.run(decode)
+            return replace(answer, body=b""), page
         except SpoiledPageError as error:
             count = _number_in(answer.headers, "pagination-count")
             raise _SpoiledAnswerError("undecodable", answer.body, count) from error
+        finally:
+            answer.release()
 
     def _take_for(self, offset: int, *, forward: bool) -> int:
         """Choose a page that holds the row and its neighbour, as many more, and no bad row."""
@@ -262,6 +267,12 @@ class RunsApi:
         self._transport = transport
         self._maximum_page_size = page_size
         self._page_sizes: dict[str, PageSize] = {}
+
+    def apply(self, page_size: int) -> None:
+        """Let walks that begin from now on ask for no larger pages, and learn their size anew."""
+        if page_size != self._maximum_page_size:
+            self._maximum_page_size = page_size
+            self._page_sizes.clear()
 
     def listing(
         self,

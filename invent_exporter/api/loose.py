@@ -1,18 +1,18 @@
 """Reads a row as an API may write it: `id`, `status` and a time make a run, all else may be odd.
 
 Any other field that has another type, or can't be read, is unknown, and named in
-`Run.unreadable` (contract, section 1). Only rows that the typed decoder refuses come here.
+`Run.unreadable` (contract, section 1). Only rows that the typed decoder refuses come here. Of a
+row only what is read is built, and of that nothing that is longer than it may be.
 
 Longer than most modules: one reading for each field, side by side.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
@@ -22,7 +22,9 @@ from invent_exporter.api import cutting
 from invent_exporter.api.models import (
     EARLIEST_SECONDS,
     MAX_CREDITS,
+    MAX_ERROR_CHARACTERS,
     MAX_LABEL_BYTES,
+    MAX_STEPS_BYTES,
     READ_FIELDS,
     Run,
     Usage,
@@ -31,10 +33,10 @@ from invent_exporter.api.models import (
 )
 from invent_exporter.errors import SpoiledPageError
 
-_KEYS = {name: f'"{name}"'.encode() for name in ("id", "status", "error", *READ_FIELDS)}
-_FIELDS = msgspec.json.Decoder(
-    msgspec.defstruct("_Fields", [(name, msgspec.Raw, msgspec.Raw()) for name in _KEYS])
-)
+Piece: TypeAlias = bytes | memoryview
+MAX_VALUE_BYTES = 4096
+"""No value that is longer can be read, but for an error, whose beginning is."""
+EXAMPLE_BYTES = 1000
 MILLISECONDS_FROM = 1e11
 """A number from here on counts milliseconds since the epoch: as seconds it is the year 5138."""
 
@@ -50,107 +52,88 @@ Json: TypeAlias = "bool | str | list[Json] | Mapping[str, Json] | None"
 _DECODER = json.JSONDecoder(
     strict=False, parse_int=Digits, parse_float=Digits, parse_constant=Digits
 )
+_UNREADABLE: Json = [None]
+"""There, and nothing that any field could be."""
 
 
-def rows_of(body: bytes | bytearray) -> Iterator[bytes]:
-    """Take a page apart into its rows, though it is no strict JSON.
+class Fields:
+    """Finds the members of an object that have these names."""
 
-    Raises:
-        SpoiledPageError: it can't be told where a row ends.
+    def __init__(self, *names: str) -> None:
+        self._names = {f'"{name}"'.encode(): name for name in names}
+        fields = [(name, msgspec.Raw, msgspec.Raw()) for name in names]
+        self._strict = msgspec.json.Decoder(msgspec.defstruct("_Fields", fields))
 
-    """
-    text = body.decode("utf-8", "replace")
-    begin = _BEGIN.match(text)
-    if begin is None:
-        raise SpoiledPageError("no array")
-    start = begin.end()
-    while text[start : start + 1] not in ("]", ""):
+    def of(self, content: Piece) -> dict[str, Piece]:
+        """Return those that are there and not null, as they are written.
+
+        Raises:
+            SpoiledPageError: it is no object, or its brackets or quotes don't match.
+
+        """
+        found: dict[str, Piece]
         try:
-            _, end = next_row(text, start)
-        except (ValueError, RecursionError):
-            yield from cutting.items(b"[" + text[start:].encode())
-            return
-        yield text[start:end].encode()
-        separator = _SEPARATOR.match(text, end)
-        start = end if separator is None else separator.end()
-    if text[start:].strip() != "]":
-        raise SpoiledPageError("no end of the array")
+            strict = self._strict.decode(content)
+            found = {name: memoryview(getattr(strict, name)) for name in self._names.values()}
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            members = cutting.members(content)
+            found = {self._names[key]: value for key, value in members if key in self._names}
+        return {name: value for name, value in found.items() if value not in (b"", b"null")}
 
 
-_BEGIN = re.compile(r"\s*\[\s*")
-_SEPARATOR = re.compile(r"\s*,?\s*")
+_LABELS = ("origin", "org_id", "workflow_org_id", "workflow_id")
+_TIMES = ("created_at", "started_at", "ended_at", "updated_at")
+_ROW = Fields("id", "status", "error", *READ_FIELDS)
+_USAGE = Fields("total", "ai_total", "steps")
+_VERSION = Fields("version")
 
 
-def next_row(text: str, start: int) -> tuple[Json, int]:
-    """Decode the value at `start`, and tell where it ends.
+def read_value(piece: Piece | None, most: int = MAX_VALUE_BYTES) -> Json:
+    """Decode a value, leniently; what is too long, or no JSON, is nothing that a field could be."""
+    if piece is None:
+        return None
+    if len(piece) > most:
+        return _UNREADABLE
+    try:
+        value: Json = _DECODER.raw_decode(str(piece, "utf-8", "replace"))[0]
+        return value
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+
+
+def read_run(row: Piece, latest_seconds: float) -> Run | tuple[str, str | None]:
+    """Read a run; where there is none, what it lacks (`id` or `status`) and its id.
 
     Raises:
-        ValueError: it is no JSON, also when that is said leniently.
-        RecursionError: it is nested too deep.
+        SpoiledPageError: it is no object, or its brackets or quotes don't match.
 
     """
-    return _DECODER.raw_decode(text, start)
-
-
-def fields_of(row: str) -> Mapping[str, Json] | None:
-    """Return the fields of a row; None when it is no object.
-
-    Raises:
-        SpoiledPageError: its brackets or quotes don't match.
-
-    """
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # Of strict JSON only what is read is built: a row's outputs may be millions of values.
-        found = _FIELDS.decode(row)
-        values = {name: bytes(getattr(found, name)) for name in _KEYS}
-        return {name: _cut_value(value) for name, value in values.items() if value}
-    try:
-        decoded, _ = next_row(row, 0)
-    except (ValueError, RecursionError):
-        cut = cutting.members(row.encode("utf-8", "surrogatepass"))
-        return {name: _cut_value(cut[key]) for name, key in _KEYS.items() if key in cut}
-    return decoded if isinstance(decoded, dict) else None
-
-
-def _cut_value(value: bytes) -> Json:
-    try:
-        return next_row(value.decode("utf-8", "surrogatepass"), 0)[0]
-    except (ValueError, RecursionError):
-        return [value.decode("utf-8", "replace")]  # there, and nothing that any field could be
-
-
-def read_run(fields: Mapping[str, Json], latest_seconds: float) -> Run | str:
-    """Read a run; the reason why there is none is `id` or `status`."""
-    run_id = read_label(fields.get("id"))
+    fields = _ROW.of(row)
+    values = {name: read_value(piece) for name, piece in fields.items()}
+    run_id = read_label(values.get("id"))
     if not run_id:
-        return "id"
-    status = _text(fields.get("status"))
+        return "id", None
+    status = _text(values.get("status"))
     if not status:
-        return "status"
-    readings = {
-        "origin": read_label(fields.get("origin")),
-        "created_at": read_time(fields.get("created_at"), latest_seconds),
-        "started_at": read_time(fields.get("started_at"), latest_seconds),
-        "ended_at": read_time(fields.get("ended_at"), latest_seconds),
-        "updated_at": read_time(fields.get("updated_at"), latest_seconds),
-        "org_id": read_label(fields.get("org_id")),
-        "workflow_org_id": read_label(fields.get("workflow_org_id")),
-        "workflow_id": read_label(fields.get("workflow_id")),
+        return "status", run_id
+    usage, is_usage_whole = _usage(fields.get("usage"))
+    readings: dict[str, object] = {
+        **{name: read_label(values.get(name)) for name in _LABELS},
+        **{name: read_time(values.get(name), latest_seconds) for name in _TIMES},
         "workflow_version": _version(fields.get("workflow_version")),
-        "version": _number_or_text(fields.get("version")),
-        "usage": _usage(fields.get("usage")),
-    }
-    unreadable = {
-        name: _compact(fields[name])
-        for name in READ_FIELDS
-        if fields.get(name) is not None
-        and (readings[name] is None or (name == "usage" and _lost_credits(readings, fields)))
+        "version": _number_or_text(values.get("version")),
+        "usage": usage,
     }
     return Run(
         id=run_id,
         status=status,
         error=_error(fields.get("error")),
-        unreadable=unreadable,
+        unreadable={
+            name: _compact(fields[name], EXAMPLE_BYTES)
+            for name in READ_FIELDS
+            if name in fields
+            and (readings[name] is None or (name == "usage" and not is_usage_whole))
+        },
         **readings,  # type: ignore[arg-type]
     )
 
@@ -177,62 +160,63 @@ def read_number(value: Json) -> float | None:
     return number if abs(number) <= MAX_CREDITS else None
 
 
-def _error(value: Json) -> str | None:
-    if value is None:
+_BEGINNING = re.compile(r'"(?:[^"\\]|\\u[0-9a-fA-F]{4}|\\[^u])*+', re.DOTALL)
+
+
+def _error(piece: Piece | None) -> str | None:
+    """Read an error's text, of a long one the beginning; anything else stays JSON."""
+    if piece is None:
         return None
-    text = value if isinstance(value, str) else _compact(value)
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    begin = str(piece[: 2 * MAX_ERROR_CHARACTERS], "utf-8", "replace")
+    string = _BEGINNING.match(begin)
+    value = None if string is None else read_value(f'{string[0]}"'.encode(), 2 * len(begin) + 2)
+    text = value if isinstance(value, str) else _compact(piece, MAX_ERROR_CHARACTERS)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text[:MAX_ERROR_CHARACTERS]
 
 
-def _compact(value: Json) -> str:
-    """Write JSON again, without blanks, numbers as they were."""
+_BLANKS = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+"?)|\s++', re.DOTALL)
+
+
+def _compact(piece: Piece, most: int) -> str:
+    """Write the beginning of JSON again, without blanks between its values."""
+    return _BLANKS.sub(lambda match: match[1] or "", str(piece[:most], "utf-8", "replace"))
+
+
+def _version(piece: Piece | None) -> Version | None:
+    if piece is None or piece[:1] != b"{":
+        return None
     try:
-        return _written(value)
-    except RecursionError:  # writing takes more of the stack than reading did
-        return "nested too deep"
-
-
-def _written(value: Json) -> str:
-    if isinstance(value, Digits):
-        return value
-    if isinstance(value, Mapping):
-        inner = (f"{_written(str(name))}:{_written(item)}" for name, item in value.items())
-        return f"{{{','.join(inner)}}}"
-    if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _version(value: Json) -> Version | None:
-    return Version(_number_or_text(value.get("version"))) if isinstance(value, Mapping) else None
+        return Version(_number_or_text(read_value(_VERSION.of(piece).get("version"))))
+    except SpoiledPageError:
+        return None
 
 
 def _number_or_text(value: Json) -> float | str | None:
     return read_number(value) if isinstance(value, Digits) else read_label(value)
 
 
-def _usage(value: Json) -> Usage | None:
-    if not isinstance(value, Mapping):
-        return None
-    steps = value.get("steps")
-    totals = {}
-    if isinstance(steps, Mapping):
-        for name, step in steps.items():
-            total = read_number(step.get("total") if isinstance(step, Mapping) else step)
-            if total is not None:
-                totals[name.encode("utf-8", "backslashreplace").decode()] = total
-    encoded = msgspec.json.encode(totals)
-    return Usage(
-        read_number(value.get("total")), read_number(value.get("ai_total")), msgspec.Raw(encoded)
+def _usage(piece: Piece | None) -> tuple[Usage | None, bool]:
+    """Read credits; also tell whether all of them could be."""
+    try:
+        fields = {} if piece is None else _USAGE.of(piece)
+    except SpoiledPageError:
+        return None, False
+    if piece is None:
+        return None, True
+    total, ai_total = (read_number(read_value(fields.get(name))) for name in ("total", "ai_total"))
+    steps = fields.get("steps", b"")
+    read, totals = read_value(steps, MAX_STEPS_BYTES) if steps else None, {}
+    for name, step in read.items() if isinstance(read, Mapping) else ():
+        credits_ = read_number(step.get("total") if isinstance(step, Mapping) else step)
+        if credits_ is not None:
+            totals[name.encode("utf-8", "backslashreplace").decode()] = credits_
+    is_whole = (
+        (total is not None or "total" not in fields)
+        and (ai_total is not None or "ai_total" not in fields)
+        and len(steps) <= MAX_STEPS_BYTES
     )
-
-
-def _lost_credits(readings: Mapping[str, object], fields: Mapping[str, Json]) -> bool:
-    usage, value = readings["usage"], fields["usage"]
-    return isinstance(value, Mapping) and any(
-        value.get(name) is not None and getattr(usage, name) is None
-        for name in ("total", "ai_total")
-    )
+    return Usage(total, ai_total, msgspec.Raw(msgspec.json.encode(totals))), is_whole
 
 
 _ISO_8601 = re.compile(

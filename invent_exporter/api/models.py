@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -41,12 +42,32 @@ EARLIEST_SECONDS = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 MAX_LABEL_BYTES = 256
 """Nothing longer becomes a label or a key."""
 
+MAX_ERROR_CHARACTERS = 16 * 1024
+"""Of a longer error only the beginning is read."""
+
+MAX_STEPS_BYTES = 32 * 1024
+"""Credits by step that take more are not read: a hundred such runs must fit into memory."""
+
 NEVER_SECONDS = 0.0
 """Stands for the end of a final run of which the API tells no time at all."""
 
 MAX_CREDITS = 1e12
 """Credits of one run above this are no credits: a few such sums reach infinity, which the ledger
 can't hold, and one swallows the fractions of all others."""
+
+
+# What a plain value is, as far as msgspec can tell, where it costs next to nothing. A row with any
+# other value is read by `loose`.
+_Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL_BYTES // 4)]
+_Needed = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_LABEL_BYTES // 4)]
+_Credits = Annotated[float, msgspec.Meta(ge=-MAX_CREDITS, le=MAX_CREDITS)]
+_Error = Annotated[str, msgspec.Meta(max_length=MAX_ERROR_CHARACTERS)]
+_Nothing = Annotated[dict[str, str], msgspec.Meta(max_length=0)]
+_VersionText = Annotated[str, msgspec.Meta(pattern=r"^[ -\[\]-~]{0,64}\Z")]
+if TYPE_CHECKING:
+    _Origin = str
+else:
+    _Origin = Literal[ORIGINS]
 
 
 class StepUsage(msgspec.Struct, frozen=True, gc=False):
@@ -58,38 +79,39 @@ class StepUsage(msgspec.Struct, frozen=True, gc=False):
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Credits of one run; `ai_total` is a part of `total`."""
 
-    total: float | None = None
-    ai_total: float | None = None
+    total: _Credits | None = None
+    ai_total: _Credits | None = None
     steps: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Version(msgspec.Struct, frozen=True, gc=False):
     """The one field that is read of the workflow version that ran."""
 
-    version: float | str | None = None
+    version: float | _VersionText | None = None
 
 
 class Run(msgspec.Struct, frozen=True, dict=True):
     """One run. Field names and meanings are the API's; a property is our reading of them.
 
-    Each reading is made once: turning times into seconds is most of what counting a run costs.
+    What is asked for again and again is read once: turning times into seconds is most of what
+    counting a run costs. For the rest the lock of Python 3.11's `cached_property` would cost more.
     """
 
-    id: str
-    status: str
-    origin: str | None = None
+    id: _Needed
+    status: _Needed
+    origin: _Origin | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
     updated_at: datetime | None = None
-    org_id: str | None = None
-    workflow_org_id: str | None = None
-    workflow_id: str | None = None
+    org_id: _Label | None = None
+    workflow_org_id: _Label | None = None
+    workflow_id: _Label | None = None
     workflow_version: Version | None = None
-    version: float | str | None = None
-    error: str | None = None
+    version: float | _VersionText | None = None
+    error: _Error | None = None
     usage: Usage | None = None
-    unreadable: dict[str, str] = msgspec.field(default_factory=dict, name="$unreadable")
+    unreadable: _Nothing = msgspec.field(default_factory=dict, name="$unreadable")
     """What of `READ_FIELDS` is there and could not be read, as it is. No field of the API's."""
 
     @cached_property
@@ -104,7 +126,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         origin = (self.origin or "").upper()
         return origin if origin in ORIGINS else UNKNOWN
 
-    @cached_property
+    @property
     def workflow_label(self) -> str:
         """The workflow's id; `__none__` for a run without one."""
         return self.workflow_id or NO_WORKFLOW
@@ -154,17 +176,17 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         time = self.first_time if self.ended is None else self.ended
         return NEVER_SECONDS if time is None else time
 
-    @cached_property
+    @property
     def duration_seconds(self) -> float | None:
         """How long the run worked; None unless it started and ended. Clock skew reads as 0."""
         return None if self.ended_at is None else difference(self.started, self.ended)
 
-    @cached_property
+    @property
     def queue_seconds(self) -> float | None:
         """How long the run waited to start; None unless it did. Clock skew reads as 0."""
         return difference(self.created, self.started)
 
-    @cached_property
+    @property
     def credits(self) -> tuple[float, float] | None:
         """Credits as (ai, other), each at least 0; None when the usage is not known yet."""
         if self.usage is None or self.usage.total is None:
@@ -172,14 +194,14 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         ai = max(0.0, self.usage.ai_total or 0.0)
         return ai, max(0.0, self.usage.total - ai)
 
-    @cached_property
+    @property
     def credits_total(self) -> float | None:
         """`usage.total`, at least 0; None when it is not known yet."""
         if self.usage is None or self.usage.total is None:
             return None
         return max(0.0, self.usage.total)
 
-    @cached_property
+    @property
     def step_credits(self) -> dict[str, float]:
         """Credits by step, without values that are neither a number nor an object with `total`.
 
@@ -188,7 +210,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
         """
         return {} if self.usage is None else _read_steps(self.usage.steps)
 
-    @cached_property
+    @property
     def version_label(self) -> str:
         """The version of the workflow that ran, without a trailing `.0`; empty when not known."""
         version = self.version
@@ -208,6 +230,16 @@ def escape(text: str) -> str:
     No two texts become the same one.
     """
     return _NEEDS_ESCAPE.sub(lambda match: _escaped(match[0]), text)
+
+
+_ESCAPED = re.compile(r"\\(\\|x..|u....)")
+
+
+def is_too_long(label: str) -> bool:
+    """Tell whether what `escape` made is of a text that is too long to become a label."""
+    if len(label) * 4 <= MAX_LABEL_BYTES or len(label.encode()) <= MAX_LABEL_BYTES:
+        return False
+    return len(_ESCAPED.sub("?", label).encode()) > MAX_LABEL_BYTES
 
 
 def _escaped(character: str) -> str:

@@ -7,14 +7,16 @@ together here, because `Retry-After` touches both.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 import httpx
 
 from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_error_text
+from invent_exporter.api.budget import LARGE_SECONDS, Budget, Lease
 from invent_exporter.api.client import make_client
 from invent_exporter.api.models import EARLIEST_SECONDS
 from invent_exporter.api.ratelimit import (
@@ -27,6 +29,7 @@ from invent_exporter.api.ratelimit import (
 from invent_exporter.clocks import Clocks
 from invent_exporter.config.schema import ApiConfig
 from invent_exporter.errors import ApiError, BadAnswerError, BadBodyError, TooLargeError
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 
 TRIES = 4
@@ -54,6 +57,8 @@ class Answer:
     body: bytes | bytearray
     asked_seconds: float
     """Our time when it was asked for."""
+    release: Callable[[], None] = lambda: None
+    """To be called when the body was decoded: until then it counts in the budget of all."""
 
     @property
     def date_seconds(self) -> float | None:
@@ -68,23 +73,70 @@ class Answer:
         return max(self.asked_seconds, self.date_seconds or 0.0) + DAY_SECONDS
 
 
+@dataclass(slots=True)
+class _Client:
+    """The connections to one API, and how many requests use them now."""
+
+    http: httpx.AsyncClient
+    requests: int = 0
+
+    async def close_unless_used(self) -> None:
+        if self.requests == 0:
+            await self.http.aclose()
+
+
 class Transport:
     """GET requests to one API, over connections that are kept; see `make_client` for errors."""
 
     def __init__(
-        self, config: ApiConfig, telemetry: Telemetry, clocks: Clocks, version: str = "dev"
+        self,
+        config: ApiConfig,
+        telemetry: Telemetry,
+        clocks: Clocks,
+        redactor: Redactor,
+        version: str = "dev",
     ) -> None:
-        self._config = config
+        self._version = version
         self._telemetry = telemetry
         self._clocks = clocks
+        self._redact = redactor.redact
         self._limiter = RateLimiter(config.requests_per_minute, clocks)
-        self._client = make_client(
-            config.url, version=version, timeout_seconds=config.timeout_seconds
-        )
+        self._budget = Budget()
+        self._config = config
+        self._client = self._make_client(config)
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+
+    def _make_client(self, config: ApiConfig) -> _Client:
+        timeout = config.timeout_seconds
+        return _Client(make_client(config.url, version=self._version, timeout_seconds=timeout))
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.http.aclose()
+
+    @asynccontextmanager
+    async def changing(self, config: ApiConfig) -> AsyncIterator[None]:
+        """Ask as this says from now on; what is under way ends as it began.
+
+        Nothing is asked within the block, in which keys change too: none may get to a host that it
+        was not given for. Raises ConfigError, and has changed nothing then.
+        """
+        before = self._client
+        is_same = (config.url, config.timeout_seconds) == (
+            self._config.url,
+            self._config.timeout_seconds,
+        )
+        client = before if is_same else self._make_client(config)
+        self._is_open.clear()
+        try:
+            self._config, self._client = config, client
+            self._limiter.apply(config.requests_per_minute)
+            yield
+        finally:
+            self._is_open.set()
+        if not is_same:
+            await before.close_unless_used()
 
     async def get(
         self, path: str, params: Params, key: ReadKey, org_id: str, heartbeat: Heartbeat
@@ -100,19 +152,19 @@ class Transport:
         """
         waited_seconds = 0.0
         for attempt in range(1, TRIES + 1):
-            await self._wait_for_turn(heartbeat)
+            is_probe = await self._wait_for_turn(org_id, heartbeat)
             try:
-                return await self._try(path, params, key, org_id, heartbeat)
+                return await self._try(path, params, key, org_id, heartbeat, is_probe=is_probe)
             except ApiError as error:
                 wait_seconds = self._wait_after(error, attempt)
                 if wait_seconds is None:
                     raise
                 if error.reason == "rate_limited":
-                    self._limiter.pause(wait_seconds)
+                    self._limiter.pause(org_id, wait_seconds)
                 waited_seconds += wait_seconds
                 if attempt == TRIES or waited_seconds > MAX_WAIT_SECONDS:
                     raise
-                if error.reason != "rate_limited":  # the limiter does that wait, for every org
+                if error.reason != "rate_limited":  # the limiter does that wait
                     heartbeat(wait_seconds)
                     await self._clocks.sleep(wait_seconds)
                     if error.retry_after_seconds is not None:
@@ -127,51 +179,102 @@ class Transport:
             return error.retry_after_seconds
         return self._clocks.random() * FIRST_BACKOFF_SECONDS * (1 << attempt - 1)
 
-    async def _wait_for_turn(self, heartbeat: Heartbeat) -> None:
+    async def _wait_for_turn(self, org_id: str, heartbeat: Heartbeat) -> bool:
         started = self._clocks.monotonic()
         try:
-            await self._limiter.acquire(heartbeat)
+            return await self._limiter.acquire(org_id, heartbeat)
         finally:
             self._telemetry.throttled(self._clocks.monotonic() - started)
 
     async def _try(
+        self,
+        path: str,
+        params: Params,
+        key: ReadKey,
+        org_id: str,
+        heartbeat: Heartbeat,
+        *,
+        is_probe: bool,
+    ) -> Answer:
+        """Ask once; where that shall tell whether a pause still holds, let the limiter know."""
+        is_answered = False
+        try:
+            answer = await self._ask(path, params, key, org_id, heartbeat)
+            is_answered = True
+            return answer
+        except ApiError as error:
+            is_answered = error.status not in (None, HTTPStatus.TOO_MANY_REQUESTS)
+            raise
+        finally:
+            if is_probe:
+                self._limiter.probed(org_id, is_answered=is_answered)
+
+    async def _ask(
         self, path: str, params: Params, key: ReadKey, org_id: str, heartbeat: Heartbeat
     ) -> Answer:
-        secret = _read_key(key)
+        await self._is_open.wait()
+        secret, client = _read_key(key), self._client
         url, headers = self._config.url + path, {"Authorization": f"Bearer {secret}"}
-        request = self._client.build_request("GET", url, params=params, headers=headers)
+        request = client.http.build_request("GET", url, params=params, headers=headers)
         heartbeat(self._config.timeout_seconds)
         status: int | None = None  # what is known of the try, whatever breaks it off
         started, asked_seconds = self._clocks.monotonic(), self._clocks.time()
+        lease, answer = Lease(self._budget), None
+        client.requests += 1
         try:
-            async with asyncio.timeout(self._config.timeout_seconds):
-                response = await self._client.send(request, stream=True)
+            async with asyncio.timeout(self._config.timeout_seconds) as deadline:
+                response = await client.http.send(request, stream=True)
                 async with aclosing(response):
                     status = response.status_code
-                    body = await self._read(response, secret)
-                    return Answer(status, response.headers, body, asked_seconds)
+                    place = partial(self._wait_for_place, lease, deadline, heartbeat)
+                    body = await self._read(response, lease, place)
+            answer = Answer(status, response.headers, body, asked_seconds, lease.release)
+            return answer
         except ApiError:
             raise
         except BadBodyError as error:
-            raise BadAnswerError(one_line(str(error), secret)) from error
+            raise BadAnswerError(one_line(str(error), self._redact)) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             message = f"no complete answer within {self._config.timeout_seconds:g} s"
             raise ApiError("timeout", message) from error
         except Exception as error:
             # httpx, its backends and ssl let exceptions out that share no base class; what they
             # say of the network is one reason, and a poll must outlive all of them.
-            what = one_line(str(error), secret) or "no further words"
+            what = one_line(str(error), self._redact) or "no further words"
             message = f"{type(error).__name__}: {what}"
             raise ApiError("network", message, status=status) from error
         finally:
+            if answer is None:
+                lease.release()
             code = "error" if status is None else str(status)
             self._telemetry.request_done(org_id, code, self._clocks.monotonic() - started)
+            client.requests -= 1
+            if client is not self._client:
+                await client.close_unless_used()
 
-    async def _read(self, response: httpx.Response, secret: str) -> bytearray:
+    async def _wait_for_place(
+        self, lease: Lease, deadline: asyncio.Timeout, heartbeat: Heartbeat
+    ) -> None:
+        """Wait for the place of a large body; what others take does not count as slow."""
+        loop = asyncio.get_running_loop()
+        left_seconds = (deadline.when() or loop.time()) - loop.time()
+        deadline.reschedule(None)
+        heartbeat(lease.wait_seconds + self._config.timeout_seconds)
+        await lease.become_large()
+        deadline.reschedule(loop.time() + min(left_seconds, LARGE_SECONDS))
+
+    async def _read(
+        self,
+        response: httpx.Response,
+        lease: Lease,
+        wait_for_place: Callable[[], Awaitable[None]],
+    ) -> bytearray:
         status, body = response.status_code, bytearray()
         if status != HTTPStatus.OK:
-            raise self._error_of(response, await read_error_text(response, secret), secret)
+            raise self._error_of(response, await read_error_text(response, self._redact))
         async for piece in decoded(response):
+            if not lease.covers(len(body) + len(piece)):
+                await wait_for_place()
             body += piece
             if len(body) > self._config.max_response_bytes:
                 raise TooLargeError(
@@ -179,10 +282,11 @@ class Transport:
                 )
         return body
 
-    def _error_of(self, response: httpx.Response, text: str, secret: str) -> ApiError:
+    def _error_of(self, response: httpx.Response, text: str) -> ApiError:
         status, headers = response.status_code, response.headers
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-            target = one_line(headers.get("location", "").split("?")[0], secret) or "nowhere"
+            where = headers.get("location", "").split("?")[0]
+            target = one_line(where, self._redact) or "nowhere"
             message = f"HTTP {status}: redirect to {target} not followed"
             return ApiError("invalid_response", message, status=status)
         retry_after_seconds = parse_retry_after(

@@ -72,13 +72,7 @@ class Collector:
     # -- the loop
 
     async def start(self) -> None:
-        """Load what is known of the org, and serve it; on StorageError the first poll tries again.
-
-        Raises:
-            StorageError: it can't be loaded.
-            SupersededError: an earlier target is the same org.
-
-        """
+        """Do as `Poller.start`; on StorageError the first poll tries again."""
         await self._poller.start()
         self._shared.telemetry.set_poll_interval(self.label, self.interval_seconds)
 
@@ -116,8 +110,7 @@ class Collector:
 
     async def poll(self) -> float:
         """Poll once; return the seconds from its beginning to the next one's."""
-        clocks = self._clocks
-        began = clocks.monotonic()
+        began = self._clocks.monotonic()
         reason, is_walk = None, False
         self._beat()
         try:
@@ -133,11 +126,11 @@ class Collector:
             # A poll must outlive its bugs: the next one may go another way, and says so if not.
             reason, self.error = "invalid_response", f"unexpected: {type(error).__name__}: {error}"
             log.exception("a poll met a bug", org_id=self.label)
-        duration = clocks.monotonic() - began
+        duration = self._clocks.monotonic() - began
         wait_seconds = self._wait_seconds(reason, duration, is_walk=is_walk)
         self._held_seconds = max(0.0, self._not_before - began - wait_seconds)
         wait_seconds += self._held_seconds
-        self.last_poll_seconds = clocks.time()
+        self.last_poll_seconds = self._clocks.time()
         if reason is None:
             self._succeeded(duration)
         else:

@@ -60,11 +60,7 @@ class SupersededError(Exception):
 
 
 class _AnotherOrgError(Exception):
-    """What the key lists is not the org that is remembered."""
-
-    def __init__(self, org_id: str) -> None:
-        super().__init__(org_id)
-        self.org_id = org_id
+    """The key lists this org, and not the one that is remembered."""
 
 
 class Poller:
@@ -101,11 +97,6 @@ class Poller:
         self._asked_with: str | None = None
 
     @property
-    def org_name(self) -> str:
-        """The configured name, else the id."""
-        return self.target.name or self.label
-
-    @property
     def _walk_floor(self) -> float:
         """How far back a first contact reads, seconds since the epoch."""
         return self._shared.clocks.time() - self.target.lookback_seconds
@@ -118,19 +109,19 @@ class Poller:
             SupersededError: an earlier target is the same org.
 
         """
-        if self.org is None:
+        if self.org is not None:
+            return self.org
+        org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
+        if org.org_id is not None:
+            if not self._peers.claim(self, org.org_id):
+                raise SupersededError(org.org_id)
+            self._rename(org.org_id)
+            # Behind the step of a target that has just given way, which ends whole.
             org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
-            if org.org_id is not None:
-                if not self._peers.claim(self, org.org_id):
-                    raise SupersededError(org.org_id)
-                self._rename(org.org_id)
-                # Behind the step of a target that has just given way, which ends whole.
-                org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
-            self._shared.telemetry.declare_org(self.label)
-            self._take(org)
-            await self.publish()
-            return org
-        return self.org
+        self._shared.telemetry.declare_org(self.label)
+        self._take(org)
+        await self.publish()
+        return org
 
     def _take(self, org: OrgLedger) -> None:
         """Go on with this ledger; the target that had it may not have served it to the end."""
@@ -141,7 +132,7 @@ class Poller:
     async def publish(self) -> None:
         """Serve what is committed."""
         if self.org is not None:
-            await self.publishing.publish(self.org, self.org_name)
+            await self.publishing.publish(self.org, self.target.name or self.label)
 
     async def poll(self) -> bool:
         """Poll once; True when nothing but a walk through all pages could prove that it was whole.
@@ -156,7 +147,7 @@ class Poller:
         try:
             return await self._poll(org)
         except _AnotherOrgError as error:
-            await self._change_org(org, error.org_id)
+            await self._change_org(org, str(error))
             return await self.poll()
 
     async def _poll(self, org: OrgLedger) -> bool:
@@ -193,10 +184,8 @@ class Poller:
             if abs(reader.clocks_apart_seconds) > _CLOCKS_APART_SECONDS:
                 apart = round(reader.clocks_apart_seconds)
                 log.warning("the API's clock is not ours", org_id=self.label, ahead_seconds=apart)
-            known = {
-                "workflows": len(org.workflows),
-                "failed_runs_in_history": self._history_failed,
-            }
+            workflows, failed = len(org.workflows), self._history_failed
+            known = {"workflows": workflows, "failed_runs_in_history": failed}
             log.info("first contact", org_id=self.label, **known)
         await self.publish()
         await self._publish_open(org)
@@ -255,7 +244,7 @@ class Poller:
         self._asked_with = self._shared.read_key(self.target.key)
         return self._asked_with
 
-    async def _recorded(self, org: OrgLedger, recorded: Recorded) -> None:
+    async def _recorded(self, recorded: Recorded) -> None:
         """Take note of a page that was committed."""
         self._beat(0.0)
         self._news = self._news or recorded.news
@@ -264,7 +253,7 @@ class Poller:
         self._open_known = self._open_known or any(row.is_open for row in recorded.facts)
         self._history_failed += recorded.history_failed
         for run in recorded.failed:
-            log.warning("run failed", **failed_run_fields(self.label, run))
+            self._say_failed(run)
         for run in recorded.odd:
             self._say_odd(run)
         if recorded.invalid:
@@ -273,7 +262,21 @@ class Poller:
             log.warning("runs can't be read and are left out", org_id=self.label, **runs)
         self.publishing.note(recorded.changed)
         if self.publishing.is_due:
-            await self.publishing.publish(org, self.org_name)
+            await self.publish()
+
+    def _say_failed(self, run: Run) -> None:
+        """Say of a failed run what a metric must not carry."""
+        duration = run.duration_seconds
+        log.warning(
+            "run failed",
+            org_id=self.label,
+            workflow_id=run.workflow_label,
+            run_id=run.id,
+            origin=run.origin_label,
+            duration_seconds=None if duration is None else round(duration, 3),
+            credits=run.credits_total,
+            error=(run.error or "")[:_ERROR_LENGTH],
+        )
 
     def _say_odd(self, run: Run) -> None:
         """Name each field once an hour, with an example."""
@@ -282,7 +285,7 @@ class Poller:
             if now >= self._odd_said_until.get(name, now):
                 self._odd_said_until[name] = now + _ODD_FIELD_SECONDS
                 # Redacted first: a secret that was cut would not be found.
-                shown = self._shared.redact(example)[:_EXAMPLE_CHARACTERS]
+                shown = self._shared.redactor.redact(example)[:_EXAMPLE_CHARACTERS]
                 odd = {"field": name, "example": shown, "run_id": run.id}
                 log.warning("a field of a run can't be read", org_id=self.label, **odd)
 
@@ -339,17 +342,3 @@ class Poller:
         if org_id != self.label:
             self._shared.telemetry.rename_org(self.label, org_id)
             self.label = org_id
-
-
-def failed_run_fields(org_id: str, run: Run) -> dict[str, object]:
-    """List what a log line says of a failed run: what a metric must not carry."""
-    duration = run.duration_seconds
-    return {
-        "org_id": org_id,
-        "workflow_id": run.workflow_label,
-        "run_id": run.id,
-        "origin": run.origin_label,
-        "duration_seconds": None if duration is None else round(duration, 3),
-        "credits": run.credits_total,
-        "error": (run.error or "")[:_ERROR_LENGTH],
-    }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from invent_exporter.collector.cleaning import (
+    without_keys_in_error,
+    without_labels_that_hold_keys,
+)
 from invent_exporter.errors import ApiError
 from invent_exporter.ledger.recorder import InvalidRow
 from invent_exporter.scan.order import PageFacts, RowFact, is_dated, page_signature, row_signature
@@ -37,7 +40,7 @@ class Reader:
     org: OrgLedger
     shared: Shared
     listing: Callable[[str], Listing]
-    recorded: Callable[[OrgLedger, Recorded], Awaitable[None]]
+    recorded: Callable[[Recorded], Awaitable[None]]
     others: Mapping[str, float]
     may_skip: bool = False
     look_at: Callable[[Sequence[Run]], Awaitable[None]] | None = None
@@ -60,18 +63,15 @@ class Reader:
 
     async def drive(self, steps: Steps) -> None:
         """Do what the scan asks for."""
-        try:
-            request = next(steps)
+        answer: Answer | None = None  # with which a generator is started
+        with suppress(StopIteration):
             while True:
-                answer: Answer
+                request = steps.send(answer)  # type: ignore[arg-type]
                 if isinstance(request, Missing):
                     answer = await self._missing()
                 else:
                     answer = await self._read(request)
                     self.pages += 1
-                request = steps.send(answer)
-        except StopIteration:
-            return
 
     async def _missing(self) -> dict[str, float]:
         runs = await self.shared.ledger.open_runs(self.org)
@@ -81,7 +81,7 @@ class Reader:
         if read.status not in self._listings:
             self._listings[read.status] = self.listing(read.status)
         try:
-            chunk = await self._listings[read.status].read(read.offset, forward=read.forward)
+            page = await self._listings[read.status].read(read.offset, forward=read.forward)
         except ApiError as error:
             at = read.offset
             if not (read.optional and at and error.reason in _REFUSALS):
@@ -92,6 +92,7 @@ class Reader:
                 raise
             self.refused_rows = min(at, self.refused_rows or at)
             return PageFacts(at, at, at_end=True, count=None, rows=(), refused=True)
+        chunk = without_labels_that_hold_keys(page, self.shared.redactor)
         self.read_below = self.read_below or (read.offset > 0 and read.status == ALL)
         self._note_time(chunk)
         self.rows += chunk.end - chunk.start
@@ -116,7 +117,7 @@ class Reader:
     async def _record(self, read: Read, chunk: Chunk) -> list[RowFact]:
         recorded = await self.shared.ledger.record(
             self.org,
-            [self._without_secrets(run) for run in chunk.runs],
+            [without_keys_in_error(run, self.shared.redactor) for run in chunk.runs],
             [InvalidRow(row.run_id or row.digest, row.reason) for row in chunk.invalid],
             now=self.shared.clocks.time(),
             others=self.others,
@@ -127,7 +128,7 @@ class Reader:
         self._listed_ids.update(row.run_id for row in chunk.invalid if row.run_id is not None)
         self._listed_ids.update(recorded.timeless)
         self._timeless = recorded.timeless
-        await self.recorded(self.org, recorded)
+        await self.recorded(recorded)
         return recorded.facts
 
     def _note_time(self, chunk: Chunk) -> None:
@@ -142,25 +143,18 @@ class Reader:
         """Recognise the first answer of the last complete poll: every row is final and settled."""
         if not self.may_skip or chunk.invalid or read.status != ALL:
             return None
-        signatures = [row_signature(run) for run in chunk.runs]
-        if page_signature(signatures) != self.org.scan.signature:
-            return None
-        same = {"is_open": False, "owned": True, "settled": True}
-        return [
+        rows = [
             RowFact(
                 run.id,
                 run.created,
                 run.updated,
-                signature=signature,
+                is_open=False,
+                owned=True,
+                settled=True,
+                signature=row_signature(run),
                 is_dated=is_dated(run),
-                **same,
             )
-            for run, signature in zip(chunk.runs, signatures, strict=True)
+            for run in chunk.runs
         ]
-
-    def _without_secrets(self, run: Run) -> Run:
-        """Redact before anything shortens the error, stores it or shows it."""
-        if not run.error:
-            return run
-        error = self.shared.redact(run.error)
-        return run if error == run.error else msgspec.structs.replace(run, error=error)
+        is_same = page_signature(row.signature for row in rows) == self.org.scan.signature
+        return rows if is_same else None

@@ -63,7 +63,16 @@ class Reconciler:
         try:
             reader = await self._drive(org, reconciliation.steps(pages))
         except ApiError as error:
-            self._broke_off(label, error)
+            # One deep page that can't be read must not make the org look down: the poll was
+            # complete. The same slice is tried again, at the pace of one that was read whole.
+            if error.reason == "rate_limited":
+                self._hold(error)
+            else:  # as with any request: what was asked for is held, and the polls go on
+                held_seconds = error.retry_after_seconds or 0.0
+                self._no_slice_before = shared.clocks.monotonic() + held_seconds
+            shared.telemetry.failed_beside_polls(label, error.reason)
+            fields = {"reason": error.reason, "error": error.message}
+            log.warning("reconciliation broke off", org_id=label, **fields)
             return
         shared.allowance.give_back(pages - reader.pages)
         await shared.ledger.save_scan(org, reconciliation.state)
@@ -71,19 +80,3 @@ class Reconciler:
             log.warning("runs were found that polls had missed", org_id=label, runs=found)
         if reconciliation.is_done:
             shared.telemetry.reconciled(label, reconciliation.state.reconciled)
-
-    def _broke_off(self, label: str, error: ApiError) -> None:
-        """Take note, and leave `invent_up` at 1: the poll was complete.
-
-        One deep page that can't be read must not make the org look down. What was read is
-        committed; the same slice is tried again, at the pace of one that was read whole.
-        """
-        if error.reason == "rate_limited":
-            self._hold(error)
-        else:  # as with any request: what was asked for is held, and the polls go on
-            held_seconds = error.retry_after_seconds or 0.0
-            self._no_slice_before = self._shared.clocks.monotonic() + held_seconds
-        self._shared.telemetry.failed_beside_polls(label, error.reason)
-        log.warning(
-            "reconciliation broke off", org_id=label, reason=error.reason, error=error.message
-        )

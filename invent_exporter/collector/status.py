@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from invent_exporter.collector.loop import Collector
-    from invent_exporter.metrics.families import OpenRuns
+    from invent_exporter.ledger.ledger import OpenGroup
     from invent_exporter.metrics.publisher import Publisher
 
 
@@ -94,7 +94,7 @@ def org_status(
 
 
 def _rows(
-    open_runs: Mapping[str, tuple[OpenRuns, ...]], workflow_names: Mapping[str, str]
+    open_runs: Mapping[str, tuple[OpenGroup, ...]], workflow_names: Mapping[str, str]
 ) -> Iterator[OpenRow]:
     """Make one row for each status of a workflow, whatever started its runs."""
     for workflow_id, groups in open_runs.items():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.poller import Poller, SupersededError
-from invent_exporter.errors import StorageError
+from invent_exporter.errors import NoRoomError, StorageError
 from invent_exporter.log import get_logger
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ class Supervisor:
 
     async def _resume(self) -> None:
         async with self._applying:
-            for target in self._wanted.values():
-                if target.id not in self._collectors and not self._is_superseded(target):
-                    await self._begin(target)
+            await self._start_wanted()
 
     def _supersede(self, collector: Collector, org_id: str) -> None:
         target_id = collector.target.id
@@ -120,7 +118,8 @@ class Supervisor:
         """Poll these orgs and no others; of two that are the same org, the earlier one.
 
         Raises:
-            StorageError: before `run`: what is known of an org can't be loaded.
+            StorageError: before `run`: what is known of an org can't be loaded, and not
+                for lack of room.
 
         """
         async with self._applying:
@@ -134,14 +133,19 @@ class Supervisor:
             self._precedence = {target_id: index for index, target_id in enumerate(wanted)}
             for target_id in self._superseded.keys() - wanted.keys():
                 del self._superseded[target_id]
-            for target in wanted.values():
-                known = self._collectors.get(target.id)
-                if known is not None:
-                    await known.change(target)
-                elif not self._is_superseded(target):
-                    await self._begin(target)
+            await self._start_wanted()
             for collector in gone:
                 await self._withdraw(collector)
+            with suppress(StorageError):  # the next change, or start, does it
+                await self._shared.ledger.forget_texts()
+
+    async def _start_wanted(self) -> None:
+        for target in self._wanted.values():
+            known = self._collectors.get(target.id)
+            if known is not None:
+                await known.change(target)
+            elif not self._is_superseded(target):
+                await self._begin(target)
 
     def _is_superseded(self, target: Target) -> bool:
         org_id = self._superseded.get(target.id)
@@ -160,8 +164,8 @@ class Supervisor:
         except SupersededError as error:
             self._supersede(collector, str(error))
             return
-        except StorageError:
-            if self._group is None:
+        except StorageError as error:
+            if self._group is None and not isinstance(error, NoRoomError):
                 raise
             # Its polls try again, and say why they fail.
         if self._collectors.get(target.id) is collector:  # `c` may have turned out to be this org

@@ -15,18 +15,16 @@ def write_assets(target: Path) -> list[Path]:
 
     What is there under the same name is replaced: it was of another version. Raises OSError.
     """
+    # In the package when it is installed, else in the checkout.
+    installed = _PACKAGE / "assets"
+    root = installed if installed.is_dir() else _PACKAGE.parent / "grafana"
+    sources = [file for name in FOLDERS for file in sorted((root / name).iterdir())]
     written = []
-    for source in _sources():
+    for source in sources:
+        if source.suffix not in (".json", ".yaml"):
+            continue
         file = target / source.parent.name / source.name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(source.read_bytes())
         written.append(file)
     return written
-
-
-def _sources() -> list[Path]:
-    """Return the files: in the package when it is installed, else in the checkout's grafana/."""
-    installed = _PACKAGE / "assets"
-    root = installed if installed.is_dir() else _PACKAGE.parent / "grafana"
-    found = [file for name in FOLDERS for file in sorted((root / name).iterdir())]
-    return [file for file in found if file.suffix in (".json", ".yaml")]

@@ -11,7 +11,7 @@ org's own key goes over `api.key` and its variables.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,58 +19,101 @@ from typing import TypeVar
 from invent_exporter.config.key import Key
 from invent_exporter.config.schema import KEYS, ApiConfig, Config, MetricsConfig, OrgConfig, Setting
 from invent_exporter.config.yaml_nodes import Value, parse
-from invent_exporter.errors import ConfigError
+from invent_exporter.errors import ConfigError, escaped
+from invent_exporter.redaction import Redactor
 
 __all__ = ["ApiConfig", "Config", "Key", "MetricsConfig", "OrgConfig", "load_config"]
 
 T = TypeVar("T")
 
 
-def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+def load_config(
+    path: Path | None,
+    environ: Mapping[str, str],
+    redactor: Redactor | None = None,
+    running: Config | None = None,
+) -> Config:
     """Read the configuration file, if any, and the environment; see the module for which wins.
+
+    `redactor` learns all keys, those of a file with a mistake among them. What is `running` can't
+    change in everything.
 
     Raises:
         ConfigError: a mistake in them, or a key file that can't be read.
 
     """
-    given = _given(None if path is None else parse(path))
-    api = _build(ApiConfig, given, environ)
+    redactor = redactor or Redactor()
+    try:
+        return _load(path, environ, redactor, running)
+    except ConfigError as error:
+        raise ConfigError(redactor.redact(str(error))) from None
+
+
+def _load(
+    path: Path | None, environ: Mapping[str, str], redactor: Redactor, running: Config | None
+) -> Config:
+    file = None if path is None else parse(path)
+    leaves = [] if file is None else [*file.leaves()]
+    for name, value in leaves:
+        if name.lower().endswith("key") and value.node.value != name:
+            redactor.add(value.node.value.strip())
+    redactor.add(environ.get("INVENT_API_KEY", "").strip())
+    given = find_values(file, KEYS)
+    api = build(ApiConfig, given, environ)
     orgs = _orgs(given.get("orgs"), environ, api.key)
     for org in orgs:
-        org.key.read()
-    return _build(Config, given, environ, api=api, orgs=orgs)
+        redactor.add(org.key.read())
+    for name, value in leaves:
+        if name not in ("key", "key_file") and redactor.holds(value.node.value):
+            raise value.error("an API key stands here: expected it as `key`, or in a `key_file`")
+    config = build(Config, given, environ, api=api, orgs=orgs)
+    if path is not None and running is not None:
+        for before, after in ((running, config), (running.metrics, config.metrics)):
+            for key in _fixed_that_changed(before, after):
+                where = given[key].where if key in given else f"{escaped(str(path))}: {key}"
+                expected = "expected what the exporter started with, or a restart"
+                raise ConfigError(f"{where}: can't change while the exporter runs: {expected}")
+    return config
 
 
-def _given(value: Value | None, section: str = "") -> dict[str, Value]:
+def _fixed_that_changed(before: object, after: object) -> Iterator[str]:
+    for each in fields(before):  # type: ignore[arg-type]
+        about = each.metadata.get(Setting)
+        has_changed = getattr(before, each.name) != getattr(after, each.name)
+        if about is not None and about.is_fixed and has_changed:
+            yield about.keys[0]
+
+
+def find_values(value: Value | None, keys: Collection[str], section: str = "") -> dict[str, Value]:
     """Find the values of the known keys of a section; an absent or empty one has none."""
     found: dict[str, Value] = {}
-    below = [key.removeprefix(section) for key in KEYS if key.startswith(section)]
+    below = [key.removeprefix(section) for key in keys if key.startswith(section)]
     names = list(dict.fromkeys(key.partition(".")[0].removesuffix("[]") for key in below))
     members = {} if value is None or value.is_null else value.members()
     for name, member in members.items():
         key = f"{section}{name}"
         if name not in names:
-            raise member.error(f"unknown key: {_suggestion(name, names)}")
-        found |= {key: member} if key in KEYS else _given(member, f"{key}.")
+            raise member.error(f"unknown key: {_suggestion(name, names, keys)}")
+        found |= {key: member} if key in keys else find_values(member, keys, f"{key}.")
     return found
 
 
-def _suggestion(name: str, names: list[str]) -> str:
+def _suggestion(name: str, names: list[str], keys: Collection[str]) -> str:
     """Say the nearest known name here, the same name elsewhere, or all that are known here."""
     likely = difflib.get_close_matches(name, names, n=1)
-    likely += [key for key in KEYS if key.rpartition(".")[2] == name]
-    likely += [name for key in KEYS if key.replace("[]", "").startswith(f"{name}.")]
+    likely += [key for key in keys if key.rpartition(".")[2] == name]
+    likely += [name for key in keys if key.replace("[]", "").startswith(f"{name}.")]
     return f"did you mean `{likely[0]}`?" if likely else f"expected one of {', '.join(names)}"
 
 
-def _build(
+def build(
     kind: type[T], given: Mapping[str, Value], environ: Mapping[str, str], **defaults: object
 ) -> T:
     """Make a section of what is given for its settings."""
     read = defaults
     for each in fields(kind):  # type: ignore[arg-type]
         if is_dataclass(each.default) and each.name not in read:
-            read[each.name] = _build(type(each.default), given, environ)
+            read[each.name] = build(type(each.default), given, environ)
         if (about := each.metadata.get(Setting)) is not None:
             variables = [Value.of_variable(environ, name) for name in about.env]
             for values in ([given.get(key) for key in about.keys], variables):
@@ -90,10 +133,10 @@ def _orgs(
         if api_key is None:
             message = "no API key: set api.key_file or api.key in the configuration file"
             raise ConfigError(f"{message}, or INVENT_API_KEY or INVENT_API_KEY_FILE")
-        return (_build(OrgConfig, {}, environ, key=api_key),)
+        return (build(OrgConfig, {}, environ, key=api_key),)
     orgs: dict[str, OrgConfig] = {}
     for item in value.items():
-        given = _given(item, "orgs[].")
+        given = find_values(item, KEYS, "orgs[].")
         if "orgs[].id" not in given:
             raise item.error("`id` is missing: expected the id of an org, or c for the key's own")
         if api_key is None and not {"orgs[].key", "orgs[].key_file"} & given.keys():
@@ -101,7 +144,7 @@ def _orgs(
                 f"no API key for this org: set {item.key}.key_file or {item.key}.key, "
                 "or api.key_file or api.key, or INVENT_API_KEY or INVENT_API_KEY_FILE"
             )
-        org = _build(OrgConfig, given, {}, key=api_key)
+        org = build(OrgConfig, given, {}, key=api_key)
         if org.id in orgs:
             first = f"orgs[{list(orgs).index(org.id)}].id"
             raise given["orgs[].id"].error(f"the same org as {first}: expected each org once")

@@ -2,22 +2,19 @@
 
 The ledger stores one `WorkflowCounts` for each workflow as JSON and replaces it whole, so a run's
 count, duration, queue time and credits can't come apart.
-
-Longer than most modules: what one run adds to each kind of series.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from copy import copy
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, Self
 
 import msgspec
 
 from invent_exporter.api import models
 from invent_exporter.api.models import TIMED_STATUSES, UNKNOWN, Run
-
-_Key = TypeVar("_Key", int, str)
 
 MAX_STEPS = 50
 BASE_GROUP = ""
@@ -56,6 +53,13 @@ class Histogram(msgspec.Struct, gc=False):
         """Copy what changes; bounds and exemplars are only ever replaced."""
         return Histogram(self.bounds, [*self.counts], self.total, {**self.exemplars})
 
+    def add(self, other: Histogram) -> None:
+        """Add the observations of another one with the same bounds."""
+        self.counts = [mine + more for mine, more in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+        for bucket, exemplar in other.exemplars.items():
+            keep_newest(self.exemplars, bucket, exemplar)
+
     def rebucket(self, bounds: tuple[float, ...]) -> Histogram:
         """Carry the observations over to other bounds, so that no cumulative count goes back.
 
@@ -72,7 +76,7 @@ class Histogram(msgspec.Struct, gc=False):
         return moved
 
 
-def keep_newest(exemplars: dict[_Key, Exemplar], key: _Key, exemplar: Exemplar) -> None:
+def keep_newest(exemplars: dict[Any, Exemplar], key: int | str, exemplar: Exemplar) -> None:
     """Keep of two runs the one that ended later."""
     old = exemplars.get(key)
     if old is None or old.timestamp_seconds <= exemplar.timestamp_seconds:
@@ -97,7 +101,18 @@ BASE_KEYS = tuple(
 )
 
 
-class WorkflowCounts(msgspec.Struct, omit_defaults=True):
+class _Counts(msgspec.Struct, omit_defaults=True):
+    def draft(self) -> Self:
+        """Copy, so that the copy can be changed and dropped."""
+        copied = copy(self)
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value.__class__ in (dict, list):
+                setattr(copied, name, value.copy())
+        return copied
+
+
+class WorkflowCounts(_Counts, omit_defaults=True):
     """The value of every series of one workflow. Maps hold what is not 0."""
 
     duration: dict[str, Histogram]
@@ -127,17 +142,12 @@ class WorkflowCounts(msgspec.Struct, omit_defaults=True):
             Histogram.empty(bounds.credits),
         )
 
-    def draft(self) -> WorkflowCounts:
-        """Copy, so that the copy can be changed and dropped."""
-        copies = {
-            name: value.copy()
-            for name, value in msgspec.structs.asdict(self).items()
-            if isinstance(value, dict | list)
-        }
-        copies["duration"] = {status: each.draft() for status, each in self.duration.items()}
-        return msgspec.structs.replace(
-            self, **copies, queue=self.queue.draft(), run_credits=self.run_credits.draft()
-        )
+    def draft(self) -> Self:
+        """Copy with the histograms."""
+        copied = super().draft()
+        copied.duration = {status: each.draft() for status, each in self.duration.items()}
+        copied.queue, copied.run_credits = self.queue.draft(), self.run_credits.draft()
+        return copied
 
     def rebucket(self, bounds: Bounds) -> bool:
         """Follow changed bounds; True when anything changed."""
@@ -147,6 +157,46 @@ class WorkflowCounts(msgspec.Struct, omit_defaults=True):
         self.queue = self.queue.rebucket(bounds.queue_seconds)
         self.run_credits = self.run_credits.rebucket(bounds.credits)
         return old != (self.duration, self.queue, self.run_credits)
+
+    def absorb(self, other: WorkflowCounts) -> None:
+        """Add all that another workflow counted; both have the same bounds.
+
+        What was shown at its value goes on to be: held at 0 it would fall.
+        """
+        for status, histogram in other.duration.items():
+            self.duration[status].add(histogram)
+        self.queue.add(other.queue)
+        self.run_credits.add(other.run_credits)
+        for name in ("finished", "submitted", "credits_ai", "credits_other"):
+            mine = getattr(self, name)
+            for key, value in getattr(other, name).items():
+                mine[key] = mine.get(key, 0) + value
+        for key, exemplar in other.finished_exemplars.items():
+            keep_newest(self.finished_exemplars, key, exemplar)
+        for step, total in other.steps.items():
+            self.spend_step(step, total)
+        for status, ended in other.last_finished.items():
+            self.last_finished[status] = max(self.last_finished.get(status, ended), ended)
+        self.released = [*dict.fromkeys(self.released + other.released)]
+
+    def drop_long_labels(self) -> bool:
+        """Take away what is too long to be a label, its credits kept; True when there was any.
+
+        Version 0.1.0 counted whatever the API sent.
+        """
+        before = msgspec.json.encode(self)
+        for step in [step for step in self.steps if models.is_too_long(step)]:
+            self.spend_step(models.OTHER_STEP, self.steps.pop(step))
+        if models.is_too_long(self.version):
+            self.version = ""
+        if models.is_too_long(self.workflow_org_id):
+            self.workflow_org_id = ""
+        histograms = (*self.duration.values(), self.queue, self.run_credits)
+        maps: list[dict[Any, Exemplar]] = [each.exemplars for each in histograms]
+        for exemplars in (self.finished_exemplars, *maps):
+            for key in [key for key, each in exemplars.items() if models.is_too_long(each.run_id)]:
+                del exemplars[key]
+        return msgspec.json.encode(self) != before
 
     def submit(self, run: Run) -> None:
         """Count a run that is seen for the first time."""
@@ -173,10 +223,9 @@ class WorkflowCounts(msgspec.Struct, omit_defaults=True):
 
     def spend(self, key: str, ai: float, other: float) -> None:
         """Add credits to a final series."""
-        if ai > 0:
-            self.credits_ai[key] = self.credits_ai.get(key, 0.0) + ai
-        if other > 0:
-            self.credits_other[key] = self.credits_other.get(key, 0.0) + other
+        for known, added in ((self.credits_ai, ai), (self.credits_other, other)):
+            if added > 0:
+                known[key] = known.get(key, 0.0) + added
 
     def spend_step(self, step: str, credits_added: float) -> None:
         """Add credits to a step; the steps beyond the first 50 share `__other__`."""
@@ -192,27 +241,27 @@ class WorkflowCounts(msgspec.Struct, omit_defaults=True):
             self.version = run.version_label or self.version
             self.workflow_org_id = run.workflow_org_id or self.workflow_org_id
 
-    def conclude(self, run: Run) -> bool:
+    def conclude(self, run: Run) -> tuple[float, str] | None:
         """Follow the last result by status and the streak of failures.
 
-        True when failures that came before in our reading, but later in time, must be counted
-        anew by the caller: a COMPLETED run turned up out of order.
+        A COMPLETED run that turned up out of order: return the moment after which the caller must
+        count the failures anew.
         """
         status, ended = run.status_label, run.concluded
         self.last_finished[status] = max(self.last_finished.get(status, ended), ended)
         moment = (ended, run.id)
         if self.last_completed is not None and moment <= self.last_completed:
-            return False
+            return None
         if status == "FAILED":
             self.consecutive_failures += 1
             self.last_failed = max(self.last_failed or moment, moment)
         if status != "COMPLETED":
-            return False
+            return None
         self.last_completed = moment
         if self.last_failed is not None and moment <= self.last_failed:
-            return True
+            return moment
         self.consecutive_failures, self.last_failed = 0, None
-        return False
+        return None
 
     def groups(self) -> list[str]:
         """List the groups of series that exist: the base, and each series that came late."""
@@ -235,7 +284,7 @@ class FailedRun(msgspec.Struct, frozen=True):
     error: str
 
 
-class OrgCounts(msgspec.Struct, omit_defaults=True):
+class OrgCounts(_Counts, omit_defaults=True):
     """The counters of an org as a whole, and its newest failed runs.
 
     No series: `met`, which the scan compares with what the count of all runs grew by, and `named`,
@@ -251,12 +300,3 @@ class OrgCounts(msgspec.Struct, omit_defaults=True):
     revised: int = 0
     credit_corrections: float = 0.0
     failed: list[FailedRun] = []
-
-    def draft(self) -> OrgCounts:
-        """Copy, so that the copy can be changed and dropped."""
-        return msgspec.structs.replace(
-            self,
-            invalid={**self.invalid},
-            unreadable={**self.unreadable},
-            failed=[*self.failed],
-        )

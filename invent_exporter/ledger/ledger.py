@@ -16,25 +16,22 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from invent_exporter.api.models import NEVER_SECONDS
-from invent_exporter.errors import StateGoneError, StorageError
+from invent_exporter.api.models import NEVER_SECONDS, Run
+from invent_exporter.errors import NoRoomError, StateGoneError, StorageError
 from invent_exporter.ledger import org as stored
 from invent_exporter.ledger import schema
+from invent_exporter.ledger.counts import OrgCounts
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
 from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded, Recorder
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from invent_exporter.api.models import Run
-    from invent_exporter.ledger.sqlite import Database
-    from invent_exporter.scan.poll import ScanState
+from invent_exporter.ledger.room import TextRoom
+from invent_exporter.ledger.sqlite import Database
+from invent_exporter.scan.poll import ScanState
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -72,8 +69,11 @@ def _in_thread(
 class Ledger:
     """The ledgers of all orgs, in one database. Every call may raise StorageError."""
 
-    def __init__(self, database: Database, settings: LedgerSettings) -> None:
+    def __init__(
+        self, database: Database, settings: LedgerSettings, room: TextRoom | None = None
+    ) -> None:
         self.settings = settings
+        self.room = room or TextRoom()
         self._database = database
         self._loaded: dict[int, OrgLedger] = {}
         self._thread = ThreadPoolExecutor(1, "ledger")
@@ -94,6 +94,7 @@ class Ledger:
                     cause = failed
             if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 self._database.make_room()
+                raise NoRoomError(str(cause)) from error
             raise StorageError(str(cause)) from error
 
     def size_bytes(self) -> int:
@@ -104,8 +105,6 @@ class Ledger:
         """End the thread, and let the next process have the file; what is committed stays."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._database.close()
-
-    # -- orgs
 
     @_in_thread
     def load(self, configured_id: str, *, walk_floor: float) -> OrgLedger:
@@ -126,7 +125,7 @@ class Ledger:
                 row = connection.execute(query).one()
             org = self._loaded.get(row.org)
             if org is None:
-                org = stored.load_org(connection, row, self.settings.bounds)
+                org = stored.load_org(connection, row, self.settings.bounds, self.room)
         self._loaded[org.key] = org
         return org
 
@@ -134,6 +133,23 @@ class Ledger:
     def unload(self, org: OrgLedger) -> None:
         """Forget what is in memory of an org that is not polled any more; its rows stay."""
         self._loaded.pop(org.key, None)
+
+    @_in_thread
+    def forget_texts(self) -> None:
+        """Drop the error texts of the orgs that are not loaded: nobody polls, or shows, them."""
+        columns = schema.org.c.org, schema.org.c.counts
+        others = select(*columns).where(schema.org.c.org.not_in(self._loaded.keys()))
+        with self.transaction() as connection:
+            for key, known in connection.execute(others).all():
+                counts = msgspec.json.decode(known, type=OrgCounts)
+                if any(run.error for run in counts.failed):
+                    counts.failed = [
+                        msgspec.structs.replace(run, error="") for run in counts.failed
+                    ]
+                    where = schema.org.c.org == key
+                    connection.execute(
+                        update(schema.org).where(where).values(counts=to_json(counts))
+                    )
 
     @_in_thread
     def identify(
@@ -145,32 +161,25 @@ class Ledger:
         the ledger of `c` says nothing of them: its id begins with an empty one.
         """
         with self.transaction(org) as connection:
-            by_id = schema.org.c.org_id == org_id
-            is_known = connection.execute(select(schema.org).where(by_id)).first() is not None
-            keeps = not (is_known or was_foreign)
+            keeps = not (was_foreign or stored.is_known(connection, org_id))
             if keeps:
                 update_org(connection, org, org_id=org_id)
             else:
                 _delete(connection, org)
-                if not is_known:
-                    stored.add_org(connection, org_id, walk_floor)
-                connection.execute(update(schema.org).where(by_id).values(alias="c"))
-        if keeps:
-            org.org_id = org_id
-            org.named_by.clear()
-            return org
-        del self._loaded[org.key]
-        return self._load(org_id, walk_floor)
+                stored.let_c_be(connection, org_id, walk_floor)
+        if not keeps:
+            del self._loaded[org.key]
+            return self._load(org_id, walk_floor)
+        org.org_id = org_id
+        org.named_by.clear()
+        return org
 
     @_in_thread
     def reassign(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> OrgLedger:
         """Let `c` stand for another org; the one that it stood for keeps its rows."""
         with self.transaction(org) as connection:
             update_org(connection, org, alias=None)
-            by_id = schema.org.c.org_id == org_id
-            if connection.execute(select(schema.org.c.org).where(by_id)).first() is None:
-                stored.add_org(connection, org_id, walk_floor)
-            connection.execute(update(schema.org).where(by_id).values(alias="c"))
+            stored.let_c_be(connection, org_id, walk_floor)
         self._loaded.pop(org.key, None)
         return self._load(org_id, walk_floor)
 
@@ -187,8 +196,6 @@ class Ledger:
         with self.transaction(org) as connection:
             _delete(connection, org)
         del self._loaded[org.key]
-
-    # -- pages
 
     @_in_thread
     def record(
@@ -207,7 +214,15 @@ class Ledger:
         until which runs that name it are not its own (`OrgLedger.history_until`); `now` is our
         time, seconds since the epoch; `recovering`: only the reconciliation reads this page.
         """
-        recorder = Recorder(self.settings, org, now, others, recovering=recovering)
+        recorder = Recorder(
+            self.settings,
+            org,
+            now,
+            others,
+            recovering=recovering,
+            room=self.room,
+            left_bytes=self.room.left_bytes(sum(each.text_bytes for each in self._loaded.values())),
+        )
         with self.transaction(org) as connection:
             recorder.record(connection, runs)
             recorder.record_invalid(connection, invalid)
@@ -281,8 +296,6 @@ class Ledger:
             rows = connection.execute(query.group_by(*labels)).all()
         return tuple(OpenGroup(*row) for row in rows)
 
-    # -- releases, the kept window
-
     @_in_thread
     def window_from(self, org: OrgLedger, now: float) -> float:
         """Tell where the kept window begins: what is older is not looked for, and may be forgotten.
@@ -299,11 +312,9 @@ class Ledger:
     @_in_thread
     def release(self, org: OrgLedger, groups: dict[str, list[str]]) -> None:
         """Commit that groups of series (by workflow) are shown at their value from now on."""
-        drafts = {}
-        for name, names in groups.items():
-            draft = org.workflows[name].draft()
-            draft.released = [*draft.released, *names]
-            drafts[name] = draft
+        drafts = {name: org.workflows[name].draft() for name in groups}
+        for name, draft in drafts.items():
+            draft.released += groups[name]
         with self.transaction(org) as connection:
             put_workflows(connection, org, drafts)
         org.workflows.update(drafts)
@@ -324,7 +335,7 @@ class Ledger:
                 _RUN.since < floor,
                 or_(_RUN.updated.is_(None), _RUN.updated < floor),
                 _RUN.seen < now - window,
-                or_(_RUN.final == 1, _RUN.owned == 0),
+                or_(_RUN.final, ~_RUN.owned),
                 # Without any time of the API's it would pass for a new run whenever it is listed.
                 _RUN.since != NEVER_SECONDS,
             )
@@ -339,7 +350,6 @@ class Ledger:
             connection.execute(delete(table).where(is_old))
         if doomed:
             org.floor_seconds = floor
-            self._database.give_back_pages()
         return len(doomed) == _PRUNE_ROWS
 
 
@@ -355,4 +365,4 @@ def _delete(connection: Connection, org: OrgLedger) -> None:
 
 
 def _open(org: OrgLedger) -> tuple[Any, ...]:
-    return _RUN.org == org.key, _RUN.final == 0, _RUN.owned == 1, _RUN.absent < VANISHED
+    return _RUN.org == org.key, ~_RUN.final, _RUN.owned, _RUN.absent < VANISHED

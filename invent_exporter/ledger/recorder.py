@@ -1,8 +1,5 @@
 """Takes one page into the ledger: what each run is, and what it adds, in one transaction.
 
-Everything is drawn up as drafts, written in the caller's transaction, and put in place after the
-commit; on any error the drafts are dropped, and nothing has changed.
-
 Longer than most modules: what a run can be when it is met, and what each case adds, is one
 decision, and is read best in one place.
 """
@@ -10,25 +7,18 @@ decision, and is read best in one place.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, func, select, tuple_
 
-from invent_exporter.api.models import Run, escape
+from invent_exporter.api.models import TIMED_STATUSES, Run, escape
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, series_key
-from invent_exporter.ledger.drafts import WorkflowDrafts
-from invent_exporter.ledger.org import to_json, update_org
+from invent_exporter.ledger.org import OrgLedger, WorkflowDrafts, to_json, update_org
+from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.schema import RunRow
 from invent_exporter.scan.order import RowFact, is_dated, row_signature
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from sqlalchemy import Connection
-
-    from invent_exporter.ledger.org import OrgLedger
 
 KEPT_FAILED_RUNS = 20
 _ERROR_LENGTH = 300
@@ -70,7 +60,10 @@ class Recorded(msgspec.Struct):
 
 
 class Recorder:
-    """One page on its way into the ledger: drafts of all it changes, dropped on any error."""
+    """One page on its way into the ledger: drafts of all it changes, put in place after the commit.
+
+    On any error they are dropped, and nothing has changed.
+    """
 
     def __init__(
         self,
@@ -80,21 +73,24 @@ class Recorder:
         others: Mapping[str, float],
         *,
         recovering: bool,
+        room: TextRoom,
+        left_bytes: float,
     ) -> None:
         self._settings = settings
         self._org = org
         self._now = now
         self._others = others
         self._missed_until = org.missed_until if recovering else -math.inf
+        self._way = "reconciliation" if recovering else "poll" if org.contacted else "contact"
         self._walk = org.settled_walk + 1
-        self._workflows = WorkflowDrafts(org, settings.bounds, settings.max_workflows)
+        self._workflows = WorkflowDrafts(
+            org, settings.bounds, settings.max_workflows, room, left_bytes
+        )
         self._counts = org.counts.draft()
         self._given_up: list[RunRow] = []
         self._inserted: dict[str, RunRow] = {}
         self._updated: dict[str, RunRow] = {}
         self.recorded = Recorded()
-
-    # -- reading a page
 
     def record(self, connection: Connection, runs: Sequence[Run]) -> None:
         """Draw up what the page's runs change."""
@@ -156,7 +152,8 @@ class Recorder:
 
     def _is_below_floor(self, run: Run) -> bool:
         """Tell whether a final run is wholly before the kept window: history, not to be kept."""
-        return run.is_final and max(_times(run), default=math.inf) < self._org.floor_seconds
+        times = [time for time in (run.first_time, run.updated, run.ended) if time is not None]
+        return run.is_final and max(times, default=math.inf) < self._org.floor_seconds
 
     def _is_foreign(self, run: Run) -> bool:
         """Tell whether a run that is not known is the one of another polled org, that it names."""
@@ -205,6 +202,8 @@ class Recorder:
             since=_since(run, self._now),
             updated=run.updated,
             seen=self._now,
+            met=self._now,
+            met_by=self._way,
         )
         if owned:
             counts = self._workflows.draft(run.workflow_label)
@@ -227,7 +226,9 @@ class Recorder:
         """Count a run with its first final status: the one place where it happens."""
         counts.finish(run)
         self._conclude(connection, run, counts)
-        row.counted = True
+        row.counted, row.counted_at = True, self._now
+        if run.status_label in TIMED_STATUSES:
+            row.duration, row.queue = run.duration_seconds, run.queue_seconds
         self._spend(run, row, counts)
         for name in run.unreadable:
             self._counts.unreadable[name] = self._counts.unreadable.get(name, 0) + 1
@@ -238,15 +239,14 @@ class Recorder:
             self._keep_failed(run)
 
     def _conclude(self, connection: Connection, run: Run, counts: WorkflowCounts) -> None:
-        if not counts.conclude(run):
+        moment = counts.conclude(run)
+        if moment is None:
             return
-        moment = counts.last_completed
-        assert moment is not None  # noqa: S101 (conclude has just set it)
         query = select(func.count()).where(
             _RUN.org == self._org.key,
             _RUN.workflow_id == run.workflow_label,
             _RUN.status == "FAILED",
-            _RUN.owned == 1,
+            _RUN.owned,
             tuple_(_RUN.since, _RUN.run_id) > moment,
         )
         counts.consecutive_failures = connection.execute(query).scalar_one()
@@ -285,16 +285,14 @@ class Recorder:
             self._counts.revised += 1
             row.revised = run.status_label
             changed = True
-        if row.counted and run.credits is not None and self._has_new_usage(run, row):
+        is_new = (row.credits_ai, row.credits_other) != run.credits or (
+            self._settings.step_credits and _steps(row) != run.step_credits
+        )
+        if row.counted and run.credits is not None and is_new:
             self._spend(run, row, self._workflows.draft(row.workflow_id))
             changed = True
         if changed:
             self._touch(run, row)
-
-    def _has_new_usage(self, run: Run, row: RunRow) -> bool:
-        if (row.credits_ai, row.credits_other) != run.credits:
-            return True
-        return self._settings.step_credits and _steps(row) != run.step_credits
 
     def _spend(self, run: Run, row: RunRow, counts: WorkflowCounts) -> None:
         """Add what usage grew by; what it shrank by goes to the corrections."""
@@ -318,8 +316,6 @@ class Recorder:
                     counts.spend_step(escape(step), added)
             row.steps = to_json(steps)
 
-    # -- bookkeeping
-
     def _keep_failed(self, run: Run) -> None:
         failed = FailedRun(run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH])
         self._counts.failed.append(failed)
@@ -336,21 +332,19 @@ class Recorder:
         if run.id not in self._inserted:
             self._updated[run.id] = row
 
-    # -- writing
-
     def record_invalid(self, connection: Connection, invalid: Sequence[InvalidRow]) -> None:
         """Count each unreadable run once for each id and reason."""
+        fresh_from = self._now - self._settings.reconcile_window_seconds / 2
         for row in dict.fromkeys(invalid):
-            key = {"org": self._org.key, "run_key": row.key, "reason": row.reason}
-            where = and_(*(_INVALID[name] == value for name, value in key.items()))
-            seen = connection.execute(select(_INVALID.seen).where(where)).scalar()
+            key = (self._org.key, row.key, row.reason)
+            is_it = tuple_(_INVALID.org, _INVALID.run_key, _INVALID.reason) == key
+            seen = connection.execute(select(_INVALID.seen).where(is_it)).scalar()
             if seen is None:
-                connection.execute(insert(schema.invalid).values(**key, seen=self._now))
                 self._counts.met += 1
                 self._counts.invalid[row.reason] = self._counts.invalid.get(row.reason, 0) + 1
                 self.recorded.invalid.append(row)
-            elif seen < self._now - self._settings.reconcile_window_seconds / 2:
-                connection.execute(update(schema.invalid).where(where).values(seen=self._now))
+            if seen is None or seen < fresh_from:
+                schema.put(connection, schema.invalid, [(*key, self._now)])
 
     def store(self, connection: Connection) -> None:
         """Write the drafts."""
@@ -372,10 +366,6 @@ _LOOK_UP = (
     .join(schema.org, schema.org.c.org == schema.run.c.org)
     .where(schema.run.c.run_id.in_(bindparam("ids", expanding=True)))
 )
-
-
-def _times(run: Run) -> list[float]:
-    return [time for time in (run.first_time, run.updated, run.ended) if time is not None]
 
 
 def _since(run: Run, now: float) -> float:

@@ -11,25 +11,12 @@ from typing import Any, get_args
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy import Column, Connection, Float, Index, Integer, Table, Text
+from sqlalchemy import Boolean, Column, Connection, Float, Index, Integer, Table, Text
 from sqlalchemy.dialects.sqlite import insert
 
 SCHEMA_VERSION = 2
 
 tables = sa.MetaData()
-
-
-class _Flag(sa.TypeDecorator[bool]):
-    """True or false as 1 or 0, in a file and in a server alike."""
-
-    impl = Integer
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, _dialect: sa.Dialect) -> int | None:  # noqa: ANN401
-        return None if value is None else int(value)
-
-    def process_result_value(self, value: Any, _dialect: sa.Dialect) -> bool | None:  # noqa: ANN401
-        return None if value is None else bool(value)
 
 
 class RunRow(msgspec.Struct, gc=False):
@@ -53,9 +40,15 @@ class RunRow(msgspec.Struct, gc=False):
     credits_ai: float | None = None
     credits_other: float | None = None
     steps: str | None = None  # credits by step, JSON, where they are counted
+    # For people who ask why a run counted, or did not: nothing depends on it.
+    met: float | None = None  # our time when it was first seen; null: by 0.1.0
+    met_by: str | None = None  # contact, poll or reconciliation
+    counted_at: float | None = None
+    duration: float | None = None
+    queue: float | None = None
 
 
-_TYPES = {str: Text, int: Integer, float: Float, bool: _Flag}
+_TYPES = {str: Text, int: Integer, float: Float, bool: Boolean}
 
 
 def _columns(struct: type[msgspec.Struct], *primary: str) -> list[Column[Any]]:
@@ -95,7 +88,7 @@ workflow = Table(
 )
 
 run = Table("run", tables, *_columns(RunRow, "run_id", "org"), sqlite_with_rowid=False)
-Index("run_open", run.c.org, run.c.workflow_id, sqlite_where=run.c.final == 0)
+Index("run_open", run.c.org, run.c.workflow_id, sqlite_where=~run.c.final)
 Index(
     "run_failed", run.c.org, run.c.workflow_id, run.c.since, sqlite_where=run.c.status == "FAILED"
 )

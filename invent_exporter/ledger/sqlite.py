@@ -1,44 +1,45 @@
-"""A SQLite file opened so that nothing in it can be harmed.
-
-A state file that this program can't use (newer, damaged, another program's, held by another
-process) stops the start and is left as it is: it is looked at before anything is written.
-"""
+"""A SQLite file opened so that nothing in it can be harmed, by one process at a time."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Connection, create_engine, event, insert
+from sqlalchemy.engine import Engine
 from sqlalchemy.pool import StaticPool
 
-from invent_exporter.errors import StateError, StateGoneError, StorageError
+from invent_exporter.errors import StateError, StateGoneError
+from invent_exporter.ledger.examine import APPLICATION_ID, is_blank
+from invent_exporter.ledger.files import copy_to, create_private, driver, sync
 from invent_exporter.ledger.schema import SCHEMA_VERSION, meta, tables
-from invent_exporter.ledger.upgrade import sync, upgrade
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Engine
-
-APPLICATION_ID = 0x1E7E17
-"""Stands in the header of a SQLite file, so that another program's file is not taken for ours."""
+from invent_exporter.ledger.upgrade import upgrade
+from invent_exporter.log import get_logger
 
 _LOCKED_SECONDS = 3.0
 """How long another connection may hold a lock; a stop waits as long, and has 5 s in all."""
-_VACUUM_PAGES = 200
-_SQLITE_MAGIC = b"SQLite format 3\x00"
+_PRAGMAS = (
+    "synchronous=FULL",  # what was served must have been on the disk, also after the power failed
+    "secure_delete=ON",  # a text that is not shown any more is not kept either
+)
+_VACUUM_FULL = 1
+"""What deletions left empty goes back to the file system."""
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+
+log = get_logger(__name__)
 
 
+@dataclass
 class Database:
     """One connection to the ledger's database, and the lock that keeps other processes out."""
 
-    def __init__(self, engine: Engine, path: Path | None, lock: int | None) -> None:
-        self.engine = engine
-        self.path = path
-        self._lock = lock
+    engine: Engine
+    path: Path | None = None
+    _lock: int | None = None
 
     def put_back(self) -> None:
         """Put the open file back where its path is, after somebody removed or replaced it.
@@ -53,16 +54,7 @@ class Database:
         if self.path is None:
             return
         copy = Path(f"{self.path}.copy")
-        copy.unlink(missing_ok=True)
-        try:
-            with closing(self.engine.raw_connection()) as pooled:
-                source = pooled.driver_connection
-                with closing(sqlite3.connect(copy)) as target:
-                    # Has no say in SQLAlchemy's typing: it is the connection that `_engine` made.
-                    cast("sqlite3.Connection", source).backup(target)
-            sync(copy)
-        except sqlite3.Error as error:
-            raise OSError(f"{self.path} can't be put back: {error}") from error
+        copy_to(self.engine, copy)
         for leftover in ("-wal", "-shm"):
             Path(f"{self.path}{leftover}").unlink(missing_ok=True)
         copy.replace(self.path)
@@ -81,19 +73,12 @@ class Database:
 
         SQLite itself does so only after some thousand pages were committed to the log.
         """
-        with closing(self.engine.raw_connection()) as pooled, suppress(sqlite3.Error):
-            connection = cast("sqlite3.Connection", pooled.driver_connection)
+        is_alone = False
+        with driver(self.engine) as connection, suppress(sqlite3.Error):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def give_back_pages(self) -> None:
-        """Return some pages that deletions left empty to the file system, else StorageError."""
-        with closing(self.engine.raw_connection()) as pooled:
-            # `execute` would take one step of this statement, which is one page.
-            connection = cast("sqlite3.Connection", pooled.driver_connection)
-            try:
-                connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
-            except sqlite3.Error as error:
-                raise StorageError(str(error)) from error
+            is_alone = connection.execute("PRAGMA locking_mode").fetchone() == ("exclusive",)
+        if is_alone:
+            self.engine.dispose()  # the next step opens it as it should be, if there is room
 
     def close(self) -> None:
         """Close the file and let the next process have it."""
@@ -111,13 +96,14 @@ def open_database(url: str) -> Database:
 
     """
     if not url.startswith("sqlite:///"):
-        database = Database(_engine(":memory:"), None, None)
+        database = Database(_engine(":memory:"))
         _create(database.engine)
         return database
     path = Path(url.removeprefix("sqlite:///"))
     database = Database(_engine(str(path)), path, _lock(path))
     try:
-        if not path.exists() or path.stat().st_size == 0 or _is_blank(path):
+        if is_blank(path):
+            create_private(path)
             _create(database.engine)
         upgrade(database.engine, path)
     except Exception as error:
@@ -149,56 +135,6 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _is_blank(path: Path) -> bool:
-    """Refuse a file that is not ours or damaged, reading only; True when nothing is in it yet."""
-    if not os.access(path, os.W_OK):
-        raise StateError(f"state.url: {path} can't be written; a writable file is expected")
-    with path.open("rb") as file:
-        header = file.read(100)
-    if not header.startswith(_SQLITE_MAGIC):
-        raise StateError(
-            f"state.url: {path} is not a SQLite file, or a damaged one; "
-            "restore it, or move it away to start anew from 0"
-        )
-    wal = Path(f"{path}-wal")
-    mode = "ro" if wal.exists() else "ro&immutable=1"
-    with closing(sqlite3.connect(f"file:{_quoted(path)}?mode={mode}", uri=True)) as connection:
-
-        def ask(question: str) -> object:
-            return connection.execute(question).fetchone()[0]
-
-        try:
-            application = ask("PRAGMA application_id")
-            is_blank = application == 0 and ask("SELECT count(*) FROM sqlite_master") == 0
-            if application != APPLICATION_ID and not is_blank:
-                raise StateError(f"state.url: {path} is another program's SQLite file")
-            if is_blank:
-                return True
-            problem = ask("PRAGMA quick_check(1)")
-            if problem != "ok":
-                raise _damaged(path, problem)
-            version = ask("SELECT max(schema_version) FROM meta")
-        except sqlite3.DatabaseError as error:
-            raise _damaged(path, error) from error
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise StateError(
-            f"state.url: {path} has schema version {version}, this program knows up to "
-            f"{SCHEMA_VERSION}; start the newer program, or move the file away to start from 0"
-        )
-    return False
-
-
-def _damaged(path: Path, problem: object) -> StateError:
-    return StateError(
-        f"state.url: {path} is damaged ({' '.join(str(problem).split())}); "
-        "restore it from a backup, or move it away to start anew from 0"
-    )
-
-
-def _quoted(path: Path) -> str:
-    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
 def _identity(path: str) -> tuple[int, int] | None:
     """Tell which file this is now; None for one that is missing."""
     try:
@@ -208,21 +144,39 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _connect(path: str, *pragmas: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=_LOCKED_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        for pragma in (*pragmas, *_PRAGMAS):
+            connection.execute(f"PRAGMA {pragma}").fetchone()
+        if connection.execute("PRAGMA auto_vacuum").fetchone() != (_VACUUM_FULL,):
+            with suppress(sqlite3.OperationalError):  # a full disk: a later start does it
+                connection.execute(f"PRAGMA auto_vacuum={_VACUUM_FULL}")
+        # The first look opens the log, which from now on belongs to the file.
+        connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _engine(path: str) -> Engine:
     files = (path, f"{path}-wal")
     opened: list[tuple[int, int] | None] = []
 
     def connect() -> sqlite3.Connection:
         nonlocal opened
-        connection = sqlite3.connect(
-            path, timeout=_LOCKED_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        # auto_vacuum comes first: it takes effect only before the file has a first page.
-        # FULL: what was served must have been on the disk, also after the power failed.
-        for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL"):
-            connection.execute(f"PRAGMA {pragma}")
-        # The first look opens the log, which from now on belongs to the file.
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        try:
+            connection = _connect(path)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _NO_ROOM:
+                raise
+            # Alone with the file SQLite needs no index of the log beside it, to read at least.
+            connection = _connect(path, "locking_mode=EXCLUSIVE")
+            log.warning("no room beside the state, which is read until there is", error=str(error))
         opened = [_identity(file) for file in files]
         return connection
 

@@ -1,26 +1,24 @@
 """Brings a state file of an older version up to date: a copy beside it first, then one transaction.
 
-Schema 2 adds when first contact was; an org of an older file has none, and keeps its bound. Ids are
-written escaped, so that none has a character that a label or another database refuses.
+Schema 2 adds when first contact was; an org of an older file has none, and keeps its bound. It also
+adds to each run what `explain` tells. Ids are written escaped, so that none has a character that a
+label or another database refuses.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from sqlalchemy import Connection, select, update
+from sqlalchemy.engine import Engine
 
 from invent_exporter.api.models import escape
 from invent_exporter.errors import StateError
+from invent_exporter.ledger.files import copy_to
 from invent_exporter.ledger.schema import SCHEMA_VERSION, meta
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Engine
 
 _IDS = {
     "run": ("run_id", "workflow_id"),
@@ -41,7 +39,13 @@ def upgrade(engine: Engine, path: Path) -> None:
         version = connection.execute(select(meta.c.schema_version)).scalar_one()
     if version == SCHEMA_VERSION:
         return
-    copy_to(engine, Path(f"{path}.schema-{version}"))
+    try:
+        copy_to(engine, Path(f"{path}.schema-{version}"))
+    except OSError as error:
+        raise StateError(
+            f"state.url: {error}; room for a copy of the state file is expected beside it, "
+            "before it is upgraded"
+        ) from error
     with engine.begin() as connection:
         for step in range(version, SCHEMA_VERSION):
             _STEPS[step](connection)
@@ -50,6 +54,8 @@ def upgrade(engine: Engine, path: Path) -> None:
 
 def _to_2(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE org ADD COLUMN contact FLOAT")
+    for column in ("met FLOAT", "met_by TEXT", "counted_at FLOAT", "duration FLOAT", "queue FLOAT"):
+        connection.exec_driver_sql(f"ALTER TABLE run ADD COLUMN {column}")
     driver = cast("sqlite3.Connection", connection.connection.driver_connection)
     driver.create_function("escaped", 1, lambda text: text and escape(text), deterministic=True)
     for table, columns in _IDS.items():
@@ -64,35 +70,3 @@ def _to_2(connection: Connection) -> None:
 
 
 _STEPS: dict[int, Callable[[Connection], None]] = {1: _to_2}
-
-
-def copy_to(engine: Engine, path: Path) -> None:
-    """Copy the open file, and see it on the disk.
-
-    Raises:
-        StateError: it could not be written whole; nothing is left of it.
-
-    """
-    try:
-        with (
-            closing(engine.raw_connection()) as pooled,
-            closing(sqlite3.connect(path)) as target,
-        ):
-            cast("sqlite3.Connection", pooled.driver_connection).backup(target)
-        sync(path)
-    except (OSError, sqlite3.Error) as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        raise StateError(
-            f"state.url: {path} could not be written: {error}; room for a copy of the state file "
-            "is expected beside it, before it is upgraded"
-        ) from error
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

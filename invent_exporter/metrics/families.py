@@ -41,10 +41,13 @@ from invent_exporter.ledger.counts import (
     OrgCounts,
     WorkflowCounts,
 )
+from invent_exporter.ledger.ledger import OpenGroup
 
 _POLLED = "From polls of the Invent API, not from the scrape."
 _EXEMPLAR_CHARACTERS = 128 - len("run_id")
 """OpenMetrics' limit for the names and values of an exemplar's labels together."""
+
+_ESCAPED = frozenset('\\"')
 
 
 @dataclass(frozen=True)
@@ -155,24 +158,17 @@ FOLDED = _gauge("invent_workflows_folded{org_id}", "Workflows behind workflow_id
 
 
 @dataclass(frozen=True)
-class OpenRuns:
-    """Open runs with the same origin and status; 0 runs when there were some before."""
-
-    origin: str
-    status: str
-    runs: int
-    oldest_timestamp_seconds: float
-
-
-@dataclass(frozen=True)
 class WorkflowView:
-    """What is committed of one workflow, and its open runs: None when they are not known."""
+    """What is committed of one workflow, and its open runs: None when they are not known.
+
+    A group of open runs that is gone stays, with 0 runs.
+    """
 
     org_id: str
     workflow_id: str
     workflow_name: str
     counts: WorkflowCounts
-    open_runs: tuple[OpenRuns, ...] | None
+    open_runs: tuple[OpenGroup, ...] | None
 
     def metrics(self) -> list[Metric]:
         """Build the series of the workflow."""
@@ -263,19 +259,16 @@ class _WorkflowSeries(_Series):
             total = self._shown(group, totals.get(key, 0))
             self.add(CREDITS, total, origin=origin, status=status, kind=kind)
 
-    def _add_open(self, open_runs: tuple[OpenRuns, ...]) -> None:
+    def _add_open(self, open_runs: tuple[OpenGroup, ...]) -> None:
         runs = {(group.origin, group.status): group.runs for group in open_runs}
         for pair in product(ORIGINS, OPEN_STATUSES):
             runs.setdefault(pair, 0)
         for (origin, status), count in runs.items():
             self.add(OPEN, count, origin=origin, status=status)
-        oldest: dict[str, float] = {}
-        for group in open_runs:
-            if group.runs:
-                since = group.oldest_timestamp_seconds
-                oldest[group.status] = min(oldest.get(group.status, since), since)
-        for status, since in oldest.items():
-            self.add(OPEN_OLDEST, since, status=status)
+        counted = [group for group in open_runs if group.runs]
+        for status in dict.fromkeys(group.status for group in counted):
+            alike = (each.oldest_timestamp_seconds for each in counted if each.status == status)
+            self.add(OPEN_OLDEST, min(alike), status=status)
 
     def _add_histogram(self, family: Family, histogram: Histogram, **labels: str) -> None:
         if BASE_GROUP not in self.view.counts.released:
@@ -295,7 +288,8 @@ class _WorkflowSeries(_Series):
 def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
     if exemplar is None or len(exemplar.run_id) > _EXEMPLAR_CHARACTERS:
         return None
-    if not exemplar.run_id.isprintable() or "\\" in exemplar.run_id:
-        return None  # Prometheus' parsers drop the whole scrape for a NUL or its like
+    if not exemplar.run_id.isprintable() or not _ESCAPED.isdisjoint(exemplar.run_id):
+        # For a NUL or its like Prometheus' parsers drop the whole scrape, and escapes they keep.
+        return None
     timestamp = exemplar.timestamp_seconds or None
     return SampleExemplar({"run_id": exemplar.run_id}, exemplar.value, timestamp)

@@ -20,12 +20,12 @@ from invent_exporter.ledger.ledger import Ledger, OpenGroup
 from invent_exporter.ledger.org import OrgLedger
 from invent_exporter.log import get_logger
 from invent_exporter.metrics.exposition import Exposition, View
-from invent_exporter.metrics.families import OpenRuns, OrgView, WorkflowView
+from invent_exporter.metrics.families import OrgView, WorkflowView
 from invent_exporter.telemetry import Telemetry
 
 _RETRY_SECONDS = 5.0
 
-_OpenByWorkflow: TypeAlias = dict[str, tuple[OpenRuns, ...]]
+_OpenByWorkflow: TypeAlias = dict[str, tuple[OpenGroup, ...]]
 
 log = get_logger(__name__)
 
@@ -70,6 +70,16 @@ class Publisher:
             self._orgs[org.key] = org
             await self._publish(org, names, org_name)
 
+    async def apply(self, newborn_hold_seconds: float, workflow_names: Mapping[str, str]) -> None:
+        """Hold new groups for so long, and serve these names, from now on."""
+        before, self._names = self._names, workflow_names
+        self._hold_seconds = newborn_hold_seconds
+        self._wake.set()
+        for key, org in [*self._orgs.items()]:
+            names = {name for name in org.workflows if before.get(name) != workflow_names.get(name)}
+            if names and self._orgs.get(key) is org:
+                await self._publish(org, names, self._views[key].org_name)
+
     async def withdraw(self, org: OrgLedger) -> None:
         """Serve nothing of the org any more; `publish` brings it back, as it was committed."""
         for known in (self._orgs, self._views, self._open):
@@ -107,6 +117,8 @@ class Publisher:
         generation = await self._exposition.publish(changes)
         if self._orgs.get(org.key) is not org:
             return  # it was withdrawn meanwhile
+        born_bytes = sum(each.text_bytes for each in self._orgs.values())
+        self._ledger.room.grown_bytes = max(0, self._exposition.text_bytes - born_bytes)
         now = self._clock()
         for group in groups:
             self._held.setdefault(group, (generation, now))
@@ -172,15 +184,15 @@ def _org_view(org: OrgLedger, org_name: str) -> OrgView:
 
 def _fold(org: OrgLedger, groups: Iterable[OpenGroup], before: _OpenByWorkflow) -> _OpenByWorkflow:
     """Add up groups by the workflow that they count for; labels that were there go on at 0."""
-    folded: defaultdict[str, dict[tuple[str, str], OpenRuns]] = defaultdict(dict)
+    folded: defaultdict[str, dict[tuple[str, str], OpenGroup]] = defaultdict(dict)
     for group in groups:
         name = group.workflow_id if group.workflow_id in org.workflows else OTHER_WORKFLOW
         labels = (group.origin, group.status)
-        known = folded[name].get(labels, OpenRuns(*labels, 0, inf))
+        known = folded[name].get(labels, OpenGroup(name, *labels, 0, inf))
         oldest = min(group.oldest_timestamp_seconds, known.oldest_timestamp_seconds)
-        folded[name][labels] = OpenRuns(*labels, group.runs + known.runs, oldest)
+        folded[name][labels] = OpenGroup(name, *labels, group.runs + known.runs, oldest)
     for name, runs in before.items():
         for run in runs:
             labels = (run.origin, run.status)
-            folded[name].setdefault(labels, OpenRuns(*labels, 0, 0.0))
+            folded[name].setdefault(labels, OpenGroup(name, *labels, 0, 0.0))
     return {name: tuple(by_labels.values()) for name, by_labels in folded.items()}

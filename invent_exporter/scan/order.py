@@ -6,7 +6,7 @@ The API promises no order, so what is believed is only what was seen: each walk 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -64,15 +64,9 @@ class Newest(msgspec.Struct, frozen=True):
     created: float | None = None
     updated: float | None = None
 
-    def joined(self, other: Newest) -> Newest:
-        """Keep the newer of each."""
-        return Newest(
-            _latest([self.created, other.created]), _latest([self.updated, other.updated])
-        )
 
-
-def newest_of(rows: Sequence[RowFact]) -> Newest:
-    """Find the newest times of these rows."""
+def newest_of(rows: Sequence[RowFact | Newest]) -> Newest:
+    """Find the newest of these times."""
     return Newest(_latest([row.created for row in rows]), _latest([row.updated for row in rows]))
 
 
@@ -131,13 +125,6 @@ class Order(msgspec.Struct, frozen=True):
             min(self.updated_steps + other.updated_steps, _EVIDENCE),
         )
 
-    def contradicted_by(self, rows: Sequence[RowFact]) -> Order:
-        """Allow only what these rows allow as well, which are no evidence for it.
-
-        They are of two answers, and pages that do not overlap may have lost rows between them.
-        """
-        return self.joined(msgspec.structs.replace(judge(rows), created_steps=0, updated_steps=0))
-
 
 def _latest(times: Sequence[float | None]) -> float | None:
     return max((time for time in times if time is not None), default=None)
@@ -187,12 +174,7 @@ def is_older(rows: Sequence[RowFact], limit: float, order: Order) -> bool:
     return bool(times) and all(time is not None and time < limit for time in times)
 
 
-def signature_of(page: PageFacts) -> str:
-    """Digest a page: the same when nothing on it changed."""
-    return page_signature([row.signature for row in page.rows])
-
-
-def page_signature(rows: Sequence[tuple[object, ...]]) -> str:
-    """Digest the signatures of a page's rows."""
+def page_signature(rows: Iterable[tuple[object, ...]]) -> str:
+    """Digest the signatures of a page's rows: the same when nothing on it changed."""
     text = repr(list(rows)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=16).hexdigest()

@@ -19,12 +19,12 @@ from invent_exporter.scan.order import (
     RowFact,
     is_older,
     judge,
+    newest_of,
+    page_signature,
     reaches_behind,
-    signature_of,
 )
 from invent_exporter.scan.walk import ALL, Answer, Missing, Read, Request, Steps, Walk
 
-_CONTACT_WALKS = 3
 _MAX_SEEKS = 8
 _MAX_PROBES = 64
 _CLOCKS_APART_SECONDS = 600.0
@@ -101,22 +101,15 @@ class Poll:
     def _contact(self) -> Steps:
         yield from self._open_lists()
         floor = self._contact_floor or 0.0
-        walk = Walk(0)
-        for _ in range(_CONTACT_WALKS):
-            walk = Walk(0, optional=True)
-            while not walk.at_end:
-                page = yield from walk.read()
-                if (
-                    walk.order.newest_first
-                    and not walk.order.oldest_first
-                    and is_older(page.rows, floor, walk.order)
-                    and (yield from self._confirm(walk))
-                ):
-                    break
-            # A count that fell says that rows were deleted, and others slipped by unseen.
-            if not walk.at_end or walk.first.count is None or walk.last.count is None:
-                break
-            if walk.last.count >= walk.first.count:
+        walk = Walk(0, optional=True)
+        while not walk.at_end:
+            page = yield from walk.read()
+            if (
+                walk.order.newest_first
+                and not walk.order.oldest_first
+                and is_older(page.rows, floor, walk.order)
+                and (yield from self._confirm(walk))
+            ):
                 break
         # What the API refuses to list is history by its time, whoever reads it later.
         self.is_whole = walk.is_whole
@@ -146,7 +139,7 @@ class Poll:
             # Runs were deleted, and the page is beyond the end now; or it is refused.
             walk = Walk(max(0, (first.count or 0) - 1), optional=True)
             first = yield from walk.read()
-        changed = signature_of(first) != state.signature
+        changed = page_signature(row.signature for row in first.rows) != state.signature
         is_all = first.start == 0 and first.at_end
         same_count = (
             state.count_is_true is True and first.count is not None and first.count == state.count
@@ -266,14 +259,14 @@ class Poll:
             # The next poll asks for the same page, at whose end, or right behind it, the next run
             # will stand. An empty page behind it would look as if runs had been deleted.
             begins_with, first_offset = walk.last_filled, walk.last_filled_asked
-        newest = self.state.newest.joined(walk.newest)
+        newest = newest_of([self.state.newest, walk.newest])
         is_closed = newest == self.state.newest or reaches_behind(begins_with.rows, newest, order)
         is_true = walk.count_is_true
         self.listing_count = first.count
         self.state = msgspec.structs.replace(
             self.state,
             order=order,
-            signature=signature_of(begins_with),
+            signature=page_signature(row.signature for row in begins_with.rows),
             newest=newest,
             newest_closed=is_closed,
             count=first.count,

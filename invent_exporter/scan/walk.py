@@ -7,9 +7,11 @@ Why, and what two pages that can't overlap still tell: docs/how-it-counts.md, "P
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from invent_exporter.scan.order import Newest, Order, PageFacts, RowFact, judge, newest_of
 
@@ -42,36 +44,31 @@ Answer: TypeAlias = PageFacts | dict[str, float]
 Steps: TypeAlias = Generator[Request, Answer, None]
 
 
+@dataclass
 class Walk:
     """Pages of one listing, one after the other, each begun with rows of the one before."""
 
-    def __init__(
-        self,
-        offset: int,
-        status: str = ALL,
-        *,
-        forward: bool = True,
-        anchor: PageFacts | None = None,
-        recovering: bool = False,
-        optional: bool = False,
-    ) -> None:
-        self.began_at = offset
-        self.status = status
-        self.forward = forward
-        self.order = Order()
-        self.newest = Newest()
-        self.at_end = False
-        self.is_whole = True
-        self.saw_open = False
-        self.is_refused = False
-        self.optional = optional
-        self.count_is_true: bool | None = None
-        nothing = PageFacts(offset, offset, at_end=False, count=None, rows=())
+    began_at: int
+    status: str = ALL
+    _: KW_ONLY
+    forward: bool = True
+    anchor: InitVar[PageFacts | None] = None
+    recovering: bool = False
+    optional: bool = False
+    at_end: bool = False
+    is_whole: bool = True
+    saw_open: bool = False
+    is_refused: bool = False
+    count_is_true: bool | None = None
+
+    def __post_init__(self, anchor: PageFacts | None) -> None:
+        """Begin beside the `anchor`, a page that was read already."""
+        self.order, self.newest = Order(), Newest()
+        nothing = PageFacts(self.began_at, self.began_at, at_end=False, count=None, rows=())
         self.first = self.last = self.last_filled = anchor or nothing
-        self.last_filled_asked = offset
+        self.last_filled_asked = self.began_at
         self._pages = 1 if anchor else 0
         self._repeats = 0
-        self._recovering = recovering
 
     @property
     def is_through(self) -> bool:
@@ -115,7 +112,7 @@ class Walk:
             self.is_whole = False
 
     def _page(self, offset: int) -> Generator[Request, Answer, PageFacts]:
-        page = yield Read(self.status, offset, self.forward, self._recovering, self.optional)
+        page = yield Read(self.status, offset, self.forward, self.recovering, self.optional)
         assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
         if page.refused:
             self.at_end = self.is_refused = True
@@ -123,9 +120,11 @@ class Walk:
         self._pages += 1
         if page.rows or page.unreadable:
             self.last_filled, self.last_filled_asked = page, offset
-        # A seam that contradicts an order shows a listing which turned round; it proves none.
-        self.order = self.order.joined(judge(page.rows)).contradicted_by(self._seam(page))
-        self.newest = self.newest.joined(newest_of(page.rows))
+        # A seam that contradicts an order shows a listing which turned round. It proves none: pages
+        # that do not overlap may have lost rows between them.
+        seam = replace(judge(self._seam(page)), created_steps=0, updated_steps=0)
+        self.order = self.order.joined(judge(page.rows)).joined(seam)
+        self.newest = newest_of([self.newest, *page.rows])
         self.saw_open = self.saw_open or any(row.is_open and row.owned for row in page.rows)
         self.at_end = page.at_end if self.forward else self.at_end
         if page.count is None:
@@ -146,7 +145,7 @@ class Walk:
     def absorb(self, back: Walk) -> None:
         """Take over what a walk in the other direction saw."""
         self.order = self.order.joined(back.order)
-        self.newest = self.newest.joined(back.newest)
+        self.newest = newest_of([self.newest, back.newest])
         self.saw_open = self.saw_open or back.saw_open
         self.is_whole = self.is_whole and back.is_whole
         if back.is_through:

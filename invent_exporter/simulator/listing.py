@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
+from operator import itemgetter
+from random import Random
 from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
@@ -100,8 +102,13 @@ class Shelf:
             del entries[bisect_left(entries, key, key=_key)]
         del self._by_status[run.status][run.id]
 
-    def select(self, query: Query, order: Order) -> tuple[list[Run], int]:
-        """Return the runs of one page, and how many the filters leave in all."""
+    def select(
+        self, query: Query, order: Order, deal: Random | None = None
+    ) -> tuple[list[Run], int]:
+        """Return the runs of one page, and how many the filters leave in all.
+
+        With `deal`, runs whose sort keys are equal stand in another order at each call.
+        """
         first = (query.page - 1) * query.take
         entries, backwards = {
             "created": (self._by_created, True),
@@ -116,11 +123,11 @@ class Shelf:
         if query.origin != "ALL":
             entries = [entry for entry in entries if entry[2].origin == query.origin]
         total = len(entries)
+        begin, end = first, min(total, first + query.take)
         if backwards:
-            page = entries[max(0, total - first - query.take) : max(0, total - first)][::-1]
-        else:
-            page = entries[first : first + query.take]
-        return [run for _, _, run in page], total
+            begin, end = max(0, total - first - query.take), max(0, total - first)
+        page = entries[begin:end] if deal is None else _dealt(entries, begin, end, deal)
+        return [run for _, _, run in (page[::-1] if backwards else page)], total
 
     def _places(
         self, run: Run
@@ -130,6 +137,18 @@ class Shelf:
             (self._by_updated, (run.updated_at, run.sequence)),
             (self._by_hash, (zlib.crc32(run.id.encode()), run.sequence)),
         )
+
+
+def _dealt(
+    entries: list[tuple[float, int, Run]], begin: int, end: int, deal: Random
+) -> list[tuple[float, int, Run]]:
+    """Cut a part out, after dealing anew those of all ties that reach into it."""
+    if begin >= end:
+        return []
+    low = bisect_left(entries, entries[begin][0], key=itemgetter(0))
+    high = bisect_right(entries, entries[end - 1][0], key=itemgetter(0))
+    dealt = sorted(entries[low:high], key=lambda entry: (entry[0], deal.random()))
+    return dealt[begin - low : end - low]
 
 
 def _key(entry: tuple[float, int, Run]) -> tuple[float, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -56,8 +57,12 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """How the service behaves; may be changed while it runs."""
 
     order: Order = "created"
+    deals_ties: bool = False
+    """Whether runs whose sort keys are equal stand in another order at each request."""
     count: bool = True
     """Whether answers carry pagination-count, -page and -take."""
+    rows_listed: int | None = None
+    """Pages that begin behind so many rows are refused with 400; None: none is."""
     rate_limit_per_minute: int | None = 500
     """Requests a minute for each client address, as the service documents; None: no limit."""
     rate_limit_retry_after: str = "none"
@@ -79,6 +84,7 @@ class Service:
         self.before_answer: Callable[[Request], None] | None = None
         """For tests: called before each answer is made, to change the world between two pages."""
         self._recent: dict[str, deque[float]] = {}
+        self._deal = Random(f"{world.seed}:ties")
 
     def handle(self, request: Request) -> Answer:
         """Answer a request to the API, and remember it."""
@@ -145,7 +151,12 @@ class Service:
         return self._runs(org, query) if rest[0] == "workflows" else self._sub_orgs(org, query)
 
     def _runs(self, org: Org, query: Query) -> Answer:
-        runs, total = self.world.page(org.id, query, self.settings.order)
+        if self.settings.rows_listed is not None and (
+            (query.page - 1) * query.take >= self.settings.rows_listed
+        ):
+            return error_answer(400, "page is out of range")
+        deal = self._deal if self.settings.deals_ties else None
+        runs, total = self.world.page(org.id, query, self.settings.order, deal)
         body = b",".join(b"".join(run.json()) for run in runs)
         return self._page(b"[" + body + b"]", query, total)
 

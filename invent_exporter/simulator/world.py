@@ -26,6 +26,7 @@ from invent_exporter.simulator.runs import (
     Usage,
     make_shape,
 )
+from invent_exporter.simulator.spoil import ODD_KINDS
 from invent_exporter.simulator.traffic import Happening, Traffic
 from invent_exporter.simulator.truth import Truth, tell_truth
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from invent_exporter.simulator.listing import Order, Query
     from invent_exporter.simulator.spoil import SpoilKind
     from invent_exporter.simulator.workflows import Workflow
+
+_MILLISECOND = 0.001
 
 
 class Org(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,12 +65,21 @@ class World:
         *,
         history_seconds: float = 0.0,
         pace: float = 1.0,
+        resolution_seconds: float = _MILLISECOND,
+        odd_every: int | None = None,
     ) -> None:
-        """Begin `history_seconds` before now; `pace` multiplies how often runs arrive."""
+        """Begin `history_seconds` before now; `pace` multiplies how often runs arrive.
+
+        Times are whole multiples of `resolution_seconds`. Each so-manyth run that arrives has one
+        odd field, of each kind in turn.
+        """
         self.seed = seed
         self.clock = clock
         self.lock = threading.RLock()
         self.opened_at = clock()
+        self.resolution_seconds = resolution_seconds
+        self._odd_every = odd_every
+        self._arrived = 0
         self._random = Random(f"{seed}:by hand")
         self._orgs: dict[str, Org] = {}
         self._shelves: dict[str, Shelf] = {}
@@ -144,6 +156,7 @@ class World:
                 workflow_id=workflow.id,
                 origin=plan.origin,
                 created_at=at,
+                spoiled=self._oddness(),
             )
             return
         run = self._find(plan.run_id)
@@ -157,6 +170,12 @@ class World:
             self.finish_run(run.id, plan.status, usage=usage, error=plan.error, at=at)
         elif happening.kind == "usage" and plan.usage is not None:
             self.revise_usage(run.id, plan.usage, at=at)
+
+    def _oddness(self) -> SpoilKind | None:
+        self._arrived += 1
+        if self._odd_every is None or self._arrived % self._odd_every:
+            return None
+        return ODD_KINDS[self._arrived // self._odd_every % len(ODD_KINDS)]
 
     # Runs by hand
 
@@ -188,7 +207,7 @@ class World:
         """
         with self.lock:
             now = self.clock()
-            created = _whole_ms(now if created_at is None else created_at)
+            created = self._told(now if created_at is None else created_at)
             is_final = status in FINAL
             if started_at is None and status not in ("PENDING", "SKIPPED"):
                 started_at = created
@@ -202,9 +221,9 @@ class World:
                 status=status,
                 origin=origin,
                 created_at=created,
-                started_at=None if started_at is None else _whole_ms(started_at),
-                ended_at=None if ended_at is None else _whole_ms(ended_at),
-                updated_at=_whole_ms(latest if updated_at is None else updated_at),
+                started_at=None if started_at is None else self._told(started_at),
+                ended_at=None if ended_at is None else self._told(ended_at),
+                updated_at=self._told(latest if updated_at is None else updated_at),
                 org_id=org,
                 workflow_id=workflow_id,
                 version=version,
@@ -309,10 +328,12 @@ class World:
 
     # What can be seen
 
-    def page(self, org_id: str, query: Query, order: Order) -> tuple[list[Run], int]:
-        """Return the runs of one page, and how many the filters leave in all."""
+    def page(
+        self, org_id: str, query: Query, order: Order, deal: Random | None = None
+    ) -> tuple[list[Run], int]:
+        """Return the runs of one page, and how many the filters leave in all; see `Shelf`."""
         with self.lock:
-            return self._shelves[org_id].select(query, order)
+            return self._shelves[org_id].select(query, order, deal)
 
     def truth(self, since: float | None = None) -> Truth:
         """Tell what happened; with `since`, only of runs created after it or open at it."""
@@ -325,7 +346,13 @@ class World:
         return self._runs[run_id]
 
     def _moment(self, at: float | None) -> float:
-        return _whole_ms(self.clock() if at is None else at)
+        return self._told(self.clock() if at is None else at)
+
+    def _told(self, seconds: float) -> float:
+        """Return a time as the API tells it."""
+        if self.resolution_seconds == _MILLISECOND:
+            return round(seconds, 3)
+        return seconds // self.resolution_seconds * self.resolution_seconds
 
     def _change(self, run_id: str, **changes: object) -> None:
         run = self._find(run_id)
@@ -350,7 +377,3 @@ class World:
         if key not in self._shapes:
             self._shapes[key] = make_shape(workflow_id, steps=2, output_bytes=50, version=version)
         return self._shapes[key]
-
-
-def _whole_ms(seconds: float) -> float:
-    return round(seconds, 3)

@@ -1,9 +1,12 @@
-"""One HTTP connection: uvicorn's own h11 protocol, with bounds on what a client may take."""
+"""One HTTP connection, and all of them: uvicorn's own h11 protocol within bounds."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
+from typing import TypeAlias
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,20 +22,109 @@ class Bounds:
     idle_seconds: int = 120
     answer_seconds: float = 60.0
     """To make an answer and hand it over: a client that does not read is let go."""
+    answers: int = 40
+    """At a time, as client_golang's handlers are often told; answers about health don't count."""
     connections: int = 512
+    connections_of_one_peer: int = 64
+    """Far above what scrapers need: each has one, and a network behind one address has a few."""
+
+
+Peer: TypeAlias = str | bytes
+TURNS = 2
+"""Requests that are looked at in one round of the event loop."""
+_SERVED_MAX = 4096
+
+
+@dataclass
+class Connections:
+    """All connections of a server, and whose answers are under way; who waits longest is first.
+
+    Where there are too many, one goes that only takes up room: that is idle, or does not read.
+    Requests are looked at few at a time, first those of the peer that had its turn longest ago: a
+    flood of them keeps neither the loop nor a scraper.
+    """
+
+    bounds: Bounds
+    by_age: dict[Connection, None] = field(default_factory=dict)
+    answered: dict[Connection, None] = field(default_factory=dict)
+    _waiting: dict[Peer, dict[Connection, None]] = field(default_factory=dict)
+    _served: dict[Peer, int] = field(default_factory=dict)
+    _turns: int = 0
+    _turns_left: int = TURNS
+
+    def give_turn(self, connection: Connection) -> None:
+        """Let it go on: now, or when it is its turn."""
+        if self._turns_left:
+            self._take(connection)
+        else:
+            self._waiting.setdefault(connection.peer, {})[connection] = None
+
+    def _take(self, connection: Connection) -> None:
+        if self._turns_left == TURNS:
+            connection.loop.call_soon(self._next_round)
+        self._turns_left -= 1
+        self._turns += 1
+        if len(self._served) > _SERVED_MAX:
+            self._served.clear()
+        self._served[connection.peer] = self._turns
+        connection.go_on()
+
+    def _next_round(self) -> None:
+        self._turns_left = TURNS
+        while self._waiting and self._turns_left:
+            peer = min(self._waiting, key=lambda each: self._served.get(each, 0))
+            connection = next(iter(self._waiting[peer]))
+            self._leave_queue(connection)
+            self._take(connection)
+
+    def _leave_queue(self, connection: Connection) -> None:
+        of_peer = self._waiting.get(connection.peer, {})
+        of_peer.pop(connection, None)
+        if not of_peer:
+            self._waiting.pop(connection.peer, None)
+
+    def admit(self, new: Connection) -> None:
+        """Take a connection in the place of another, if its peer or all have too many."""
+        self.by_age[new] = None
+        alike = [each for each in self.by_age if each.peer == new.peer]
+        if len(alike) > self.bounds.connections_of_one_peer:
+            self.make_room(alike, new)
+        elif len(self.by_age) > self.bounds.connections:
+            self.make_room(self.by_age, new)
+
+    def make_room(self, among: Iterable[Connection], new: Connection | None = None) -> None:
+        """End one that only takes up room; the new one, if all others are at work."""
+        idle = (each for each in among if each is not new and each.only_takes_room)
+        if (leaving := next(idle, new)) is not None:
+            leaving.abort()
+
+    def begin_answer(self, connection: Connection) -> bool:
+        """Tell whether one more answer may be under way, if need be in the place of a stuck one."""
+        if len(self.answered) >= self.bounds.answers:
+            stuck = next((each for each in self.answered if each.flow.write_paused), None)
+            if stuck is None:
+                return False
+            stuck.abort()
+        self.answered[connection] = None
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Leave out a connection that has ended."""
+        self.by_age.pop(connection, None)
+        self.answered.pop(connection, None)
+        self._leave_queue(connection)
 
 
 class Connection(H11Protocol):
     """A connection within bounds; the application finds it in `scope["state"]["connection"]`."""
 
-    def __init__(
-        self, config: Config, state: ServerState, bounds: Bounds, by_age: dict[Connection, None]
-    ) -> None:
-        """Join the connections `by_age`: least recently used first, shared by all of a server."""
+    def __init__(self, config: Config, state: ServerState, everyone: Connections) -> None:
         super().__init__(config, state, {"connection": self})
-        self._bounds = bounds
-        self._by_age = by_age
+        self.peer: Peer = ""
+        self.everyone = everyone
+        self._bounds = everyone.bounds
         self._ahead = b""  # not given to h11 yet
+        self._has_turn = False
         self._header_timer: asyncio.TimerHandle
 
     async def handed_over(self) -> bool:
@@ -46,49 +138,68 @@ class Connection(H11Protocol):
 
     def abort(self) -> None:
         """End at once, with whatever was not handed over."""
-        self._by_age.pop(self, None)
+        self.everyone.forget(self)
         if self._answering:
             self.cycle.disconnected = True  # uvicorn then drops what else is sent
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, in the place of the least recently used one if there are too many.
+        """Take the connection, in the place of another one if there are too many.
 
         Who only holds it open is pushed out, who waits for an answer is not: a scraper gets in.
         """
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=1, low=0)  # 0 would be "always full" with TLS
-        self._by_age[self] = None
-        if len(self._by_age) > self._bounds.connections:
-            others = (each for each in self._by_age if each is not self)
-            idle = (each for each in others if not each._answering or each.flow.write_paused)  # noqa: SLF001 -- its own kind
-            next(idle, self).abort()
+        self.peer = _network(self.client[0]) if self.client else ""
         self._expect_header()
+        self.everyone.admit(self)
 
     def data_received(self, data: bytes) -> None:
+        """Keep what came until it is its turn, and no more before that."""
+        self._ahead += data
+        if not self._answering:
+            self.everyone.give_turn(self)
+        if self._ahead:
+            self.flow.pause_reading()
+
+    def handle_events(self) -> None:
+        """Look at what h11 has, which may be the next request, only when it is its turn."""
+        if self._has_turn:
+            super().handle_events()
+
+    def go_on(self) -> None:
         """Hand on what came, in pieces that keep h11's buffer at the bound of a header.
 
         Nothing is handed on while an answer is under way, so no body is ever read: routes that are
         sent one answer without it and close.
         """
-        self._ahead += data
+        self._has_turn = True
+        if self.conn.trailing_data[0] and not self.transport.is_closing():
+            self.handle_events()
         while self._ahead and not self._answering and not self.transport.is_closing():
             room = self._bounds.header_bytes - len(self.conn.trailing_data[0])
             piece, self._ahead = self._ahead[:room], self._ahead[room:]
             super().data_received(piece)
-        if self._ahead:
-            self.flow.pause_reading()
+        self._has_turn = False
+        if not self._ahead:
+            self.flow.resume_reading()
         if self._answering:
-            self._by_age[self] = self._by_age.pop(self, None)
+            self.everyone.by_age[self] = self.everyone.by_age.pop(self, None)
             self._header_timer.cancel()
         elif self._header_timer.cancelled():
             self._expect_header()
+
+    def resume_writing(self) -> None:
+        """Go on with an answer: the client has read."""
+        super().resume_writing()
+        if self in self.everyone.answered:
+            self.everyone.answered[self] = self.everyone.answered.pop(self)
 
     def on_response_complete(self) -> None:
         """Go on with what the client sent ahead."""
         super().on_response_complete()
         if self._ahead or self.conn.trailing_data[0]:
-            self.data_received(b"")
+            self.everyone.give_turn(self)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, unless an answer has already begun."""
@@ -99,10 +210,15 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self._by_age.pop(self, None)
+        self.everyone.forget(self)
         self._header_timer.cancel()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+
+    @property
+    def only_takes_room(self) -> bool:
+        """It waits for a request, or for a client that does not read."""
+        return not self._answering or self.flow.write_paused
 
     @property
     def _answering(self) -> bool:
@@ -110,3 +226,11 @@ class Connection(H11Protocol):
 
     def _expect_header(self) -> None:
         self._header_timer = self.loop.call_later(self._bounds.header_seconds, self.abort)
+
+
+def _network(host: str) -> Peer:
+    """Name the peer: an IPv4 address, or the half of an IPv6 address that one has for itself."""
+    address = ip_address(host)
+    if not isinstance(address, IPv6Address):
+        return host
+    return str(address.ipv4_mapped) if address.ipv4_mapped else address.packed[:8]

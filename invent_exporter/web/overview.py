@@ -14,7 +14,6 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from jinja2 import Environment, StrictUndefined, Template
 
@@ -50,16 +49,8 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"utc": _utc, "span": _span}
-    environment.tests["web_link"] = _is_web_link
+    environment.tests["web_link"] = lambda link: re.match("https?://[^/?#]", link or "")
     return environment.from_string(_SOURCE)
-
-
-def _is_web_link(link: str | None) -> bool:
-    try:
-        parts = urlsplit(link or "")
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
 def _utc(timestamp_seconds: float) -> str:

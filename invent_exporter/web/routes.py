@@ -10,7 +10,8 @@ import re
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, render
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
     from invent_exporter.collector.status import OrgStatus
-    from invent_exporter.metrics.exposition import Answer
-    from invent_exporter.web.connection import Connection
+    from invent_exporter.collector.supervisor import Supervisor
+    from invent_exporter.metrics.exposition import Exposition
+    from invent_exporter.web.connection import Connection, Connections
 
 HEALTHY_PATH = "/-/healthy"
 READY_PATH = "/-/ready"
+HEALTH_PATHS = (HEALTHY_PATH, READY_PATH)
 RELOAD_PATH = "/-/reload"
 OVERVIEW_PATH = "/"
 BODY_BYTES_MAX = 64 * 1024
 """No route reads a body; one above this is refused by name, others end the connection."""
-PIECE_BYTES = {"http": 1024 * 1024, "https": 256 * 1024}
-"""What of an answer is in buffers at a time, however slowly a client reads it."""
+PIECE_BYTES = 256 * 1024
+"""What of an answer is in our own buffers at a time, however slowly a client reads it."""
 
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/]+(.*)", re.IGNORECASE)
 _TEXT = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
@@ -43,26 +46,6 @@ _OVERVIEW = {
 }
 
 
-class Exposition(Protocol):
-    """Where the metrics come from."""
-
-    async def answer(self, accept: str, accept_encoding: str) -> Answer:
-        """Choose the form for these request headers; returns at once but for a form's first use."""
-
-    def acknowledge(self, generation: int) -> None:
-        """Learn that an answer of this generation was handed over whole."""
-
-
-class Health(Protocol):
-    """How the process is."""
-
-    def stalled(self) -> tuple[str, ...]:
-        """Name the poll loops that stalled; empty when all is well."""
-
-    def ready(self) -> bool:
-        """Tell whether each org's first attempt has ended."""
-
-
 @dataclass(frozen=True)
 class Response:
     """An answer to one request, headers without the length."""
@@ -70,7 +53,7 @@ class Response:
     status: int
     headers: dict[str, str]
     body: bytes
-    generation: int | None = None
+    on_handed_over: Callable[[], None] = lambda: None
 
 
 def text(status: int, line: str, **headers: str) -> Response:
@@ -79,29 +62,47 @@ def text(status: int, line: str, **headers: str) -> Response:
     return Response(status, _TEXT | headers, f"{line}\n".encode())
 
 
+async def send_response(scope: HTTPScope, send: ASGISendCallable, response: Response) -> None:
+    """Send it in pieces, and tell the response when a GET was handed over whole."""
+    named = {"date": formatdate(usegmt=True), "x-content-type-options": "nosniff"}
+    named |= response.headers | {"content-length": str(len(response.body))}
+    if _body_bytes(scope) != 0:  # nobody reads it
+        named["connection"] = "close"
+    headers = [(name.encode(), value.encode()) for name, value in named.items()]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    for start in range(0, len(response.body), PIECE_BYTES):
+        piece = response.body[start : start + PIECE_BYTES]
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    connection: Connection = scope["state"]["connection"]
+    if scope["method"] == "GET" and await connection.handed_over():
+        response.on_handed_over()
+    # uvicorn sends nothing before its buffer is empty: the request ends when all has left us.
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 class Application:
     """The exporter as an ASGI application."""
 
     def __init__(
         self,
         exposition: Exposition,
-        health: Health,
+        health: Supervisor,
         statuses: Callable[[], Iterable[OrgStatus]],
         *,
         telemetry_path: str = "/metrics",
         clock: Callable[[], float] = time.time,
+        reload: Callable[[], Awaitable[str | None]] | None = None,
     ) -> None:
         """Serve the metrics at `telemetry_path`; at `/` they take the place of the overview.
 
-        Raises:
-            ValueError: the path is not one, or is taken by another route.
-
+        `reload`, where it is allowed, reads the configuration again and says why it could not.
         """
         self._exposition = exposition
         self._health = health
         self._statuses = statuses
-        self._telemetry_path = check_telemetry_path(telemetry_path)
+        self._telemetry_path = telemetry_path
         self._clock = clock
+        self._reload = reload
         self._reads: dict[str, Callable[[HTTPScope], Awaitable[Response]]] = {
             OVERVIEW_PATH: self._overview,
             HEALTHY_PATH: self._healthy,
@@ -114,53 +115,52 @@ class Application:
         self, scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
-            return
-        body_bytes = _body_bytes(scope)
-        if body_bytes is not None and body_bytes > BODY_BYTES_MAX:
-            response = text(413, f"Request body too large: at most {BODY_BYTES_MAX} bytes")
-        else:
-            response = await self._respond(scope)
-        named = response.headers | {
-            "content-length": str(len(response.body)),
-            "date": formatdate(usegmt=True),
-            "x-content-type-options": "nosniff",
-        }
-        if body_bytes != 0:  # nobody reads it
-            named["connection"] = "close"
-        headers = [(name.encode(), value.encode()) for name, value in named.items()]
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        size = PIECE_BYTES[scope["scheme"]]
-        for start in range(0, len(response.body), size):
-            piece = response.body[start : start + size]
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        if response.generation is not None and scope["method"] == "GET":
-            connection: Connection = scope["state"]["connection"]
-            if await connection.handed_over():
-                self._exposition.acknowledge(response.generation)
-        # uvicorn sends nothing before its buffer is empty: the request ends when all has left us.
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if scope["type"] == "http":
+            await send_response(scope, send, await self._respond(scope))
+
+    async def health(
+        self, scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Answer one request about health alone, as an application of its own."""
+        if scope["type"] == "http":
+            is_known = _path(scope) in HEALTH_PATHS
+            response = await self._respond(scope) if is_known else self._not_found
+            await send_response(scope, send, response)
 
     async def _respond(self, scope: HTTPScope) -> Response:
         path, method = _path(scope), scope["method"]
+        if (_body_bytes(scope) or 0) > BODY_BYTES_MAX:
+            return text(413, f"Request body too large: at most {BODY_BYTES_MAX} bytes")
         if path == RELOAD_PATH:
-            if method != "POST":
-                return text(405, "Method not allowed, expected POST", allow="POST")
-            return text(403, "Lifecycle API is not enabled.")
+            return await self._reloaded(method)
         if path not in self._reads:
             return self._not_found
         if method not in ("GET", "HEAD"):
             return text(405, "Method not allowed, expected GET", allow="GET, HEAD")
+        everyone: Connections = scope["state"]["connection"].everyone
+        if path not in HEALTH_PATHS and not everyone.begin_answer(scope["state"]["connection"]):
+            limit = everyone.bounds.answers
+            line = f"Limit of concurrent requests reached ({limit}), try again later."
+            return text(503, line, connection="close")
         return await self._reads[path](scope)
 
     async def _metrics(self, scope: HTTPScope) -> Response:
         answer = await self._exposition.answer(
-            _header(scope, b"accept"), _header(scope, b"accept-encoding")
+            header(scope, b"accept"), header(scope, b"accept-encoding")
         )
         form = {"content-type": answer.content_type, "vary": "Accept, Accept-Encoding"}
         if answer.content_encoding is not None:
             form["content-encoding"] = answer.content_encoding
-        return Response(200, form, answer.body, answer.generation)
+        acknowledge = partial(self._exposition.acknowledge, answer.generation)
+        return Response(200, form, answer.body, acknowledge)
+
+    async def _reloaded(self, method: str) -> Response:
+        if method != "POST":
+            return text(405, "Method not allowed, expected POST", allow="POST")
+        if self._reload is None:
+            return text(403, "Lifecycle API is not enabled.")
+        problem = await self._reload()
+        return text(200, "Reloaded.") if problem is None else text(500, problem)
 
     async def _healthy(self, _scope: HTTPScope) -> Response:
         if stalled := self._health.stalled():
@@ -188,7 +188,7 @@ def check_telemetry_path(path: str) -> str:
         wrong = f"{path!r} is not a path, expected one such as /metrics"
     elif any(character in path for character in "?#% "):
         wrong = f"{path!r} may not contain ?, #, % or spaces"
-    elif path in (HEALTHY_PATH, READY_PATH, RELOAD_PATH):
+    elif path in (*HEALTH_PATHS, RELOAD_PATH):
         wrong = f"{path} is taken, expected another such as /metrics"
     else:
         return path
@@ -203,13 +203,13 @@ def _path(scope: HTTPScope) -> str:
     return unquote(absolute[1].decode("ascii")) or OVERVIEW_PATH
 
 
-def _header(scope: HTTPScope, name: bytes) -> str:
+def header(scope: HTTPScope, name: bytes) -> str:
     """Join the values of one header, as RFC 9110, 5.2 has it; empty when it is missing."""
     return ", ".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)
 
 
 def _body_bytes(scope: HTTPScope) -> int | None:
     """Tell how long the request's body is; None for one that comes in chunks."""
-    if _header(scope, b"transfer-encoding"):
+    if header(scope, b"transfer-encoding"):
         return None
-    return int(_header(scope, b"content-length") or 0)  # h11 lets nothing else through
+    return int(header(scope, b"content-length") or 0)  # h11 lets nothing else through

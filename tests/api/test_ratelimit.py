@@ -98,6 +98,10 @@ def test_retry_after_is_read_in_both_forms_and_nonsense_is_ignored(
     assert parse_retry_after(value, date, 1_000_000.0) == expected
 
 
+def ignore(_seconds: float) -> None:
+    """Take no heartbeat."""
+
+
 class FakeTime(FakeClocks):
     """A clock that moves when somebody sleeps on it, and lets the others have their turn."""
 
@@ -123,7 +127,7 @@ def test_no_minute_ever_has_more_requests_than_the_limit(
         sent = []
         for gap in gaps + [0.0] * (2 * per_minute):
             time_.now += gap
-            await limiter.acquire(lambda _seconds: None)
+            await limiter.acquire("org-1", ignore)
             sent.append(time_.now)
         return sent
 
@@ -140,7 +144,7 @@ async def test_turns_are_given_in_order_and_the_limit_is_used() -> None:
     heartbeats: list[float] = []
 
     async def one(number: int) -> None:
-        await limiter.acquire(heartbeats.append)
+        await limiter.acquire("org-1", heartbeats.append)
         order.append(number)
 
     await asyncio.gather(*(one(number) for number in range(300)))
@@ -149,28 +153,105 @@ async def test_turns_are_given_in_order_and_the_limit_is_used() -> None:
     assert len(heartbeats) >= 270  # everybody who waits says so
 
 
+async def test_another_limit_holds_from_now_on() -> None:
+    """What the one before had saved beyond it is lost."""
+    clocks = FakeTime()
+    limiter = RateLimiter(6000, clocks)
+    allowance = PageAllowance(6000, clocks.monotonic)
+    limiter.apply(60)
+    allowance.apply(60)
+    assert allowance.take("org") == 60 * RECONCILE_SHARE
+    for _ in range(60):
+        await limiter.acquire("org", ignore)
+    assert clocks.now >= 54
+    limiter.apply(6000)
+    before = clocks.now
+    for _ in range(60):
+        await limiter.acquire("org", ignore)
+    assert clocks.now - before < 1
+
+
 async def test_a_turn_that_is_given_up_is_not_lost() -> None:
     """A cancelled waiter lets the next one through."""
     limiter = RateLimiter(10, SystemClocks())
-    await limiter.acquire(lambda _seconds: None)
-    waiting = asyncio.create_task(limiter.acquire(lambda _seconds: None))
+    await limiter.acquire("org-1", ignore)
+    waiting = asyncio.create_task(limiter.acquire("org-1", ignore))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     limiter._tokens = 1.0
-    await limiter.acquire(lambda _seconds: None)
+    await limiter.acquire("org-1", ignore)
 
 
-async def test_a_long_pause_refuses_everybody_at_once() -> None:
+async def test_the_longer_of_two_pauses_holds_and_a_long_one_refuses_at_once() -> None:
     """Those who waited already, too."""
     time_ = FakeTime()
     limiter = RateLimiter(60, time_)
-    limiter.pause(10)
-    limiter.pause(5)  # the longer one holds
-    await limiter.acquire(lambda _seconds: None)
+    limiter.pause("org-1", 10)
+    limiter.pause("org-1", 5)
+    assert await limiter.acquire("org-2", ignore)
     assert time_.now == 10
-    waiters = [asyncio.create_task(limiter.acquire(lambda _s: None)) for _ in range(20)]
-    limiter.pause(600)
+    limiter.probed("org-2", is_answered=True)
+    waiters = [asyncio.create_task(limiter.acquire(f"org-{n}", ignore)) for n in range(20)]
+    limiter.pause("org-30", 600)
     results = await asyncio.gather(*waiters, return_exceptions=True)
     assert all(isinstance(result, PausedError) for result in results)
+
+
+def limited(*, until: float = 60.0) -> tuple[FakeTime, RateLimiter]:
+    """Make a limiter that one org's hour of pause has held until now."""
+    time_ = FakeTime()
+    limiter = RateLimiter(6000, time_)
+    limiter.pause("throttled", 3600)
+    time_.now = until
+    return time_, limiter
+
+
+async def test_after_a_minute_one_other_org_probes_and_if_answered_the_others_go_on() -> None:
+    """The throttled one waits its own time."""
+    time_, limiter = limited(until=59.0)
+    assert limiter.pause_seconds("other") == 1.0
+    time_.now = 60.0
+    assert await limiter.acquire("prober", ignore)
+    others = [asyncio.create_task(limiter.acquire(f"org-{n}", ignore)) for n in range(5)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not any(other.done() for other in others)
+    limiter.probed("prober", is_answered=True)
+    assert await asyncio.gather(*others) == [False] * 5
+    with pytest.raises(PausedError) as caught:
+        await limiter.acquire("throttled", ignore)
+    assert caught.value.retry_after_seconds == 3540.0
+
+
+async def test_a_probe_that_is_throttled_too_pauses_all_again_and_a_broken_one_is_the_nexts() -> (
+    None
+):
+    """The limit is the address's then; what broke off says nothing."""
+    _, limiter = limited()
+    assert await limiter.acquire("first", ignore)
+    second = asyncio.create_task(limiter.acquire("second", ignore))
+    await asyncio.sleep(0)
+    limiter.probed("first", is_answered=False)
+    assert await second
+    limiter.probed("second", is_answered=False)
+    limiter.pause("second", 600)
+    assert limiter.pause_seconds("first") == 60.0
+    assert limiter.pause_seconds("second") == 600.0
+
+
+async def test_an_org_that_is_limited_alone_holds_no_other_any_more() -> None:
+    """Until another one is throttled: then the limit may be the address's again."""
+    time_, limiter = limited()
+    await limiter.acquire("other", ignore)
+    limiter.probed("other", is_answered=True)
+    time_.now += 3600
+    limiter.pause("throttled", 20)
+    waiting = asyncio.create_task(limiter.acquire("throttled", ignore))
+    assert not await limiter.acquire("other", ignore)
+    assert limiter.pause_seconds("throttled") > 0
+    assert not await waiting
+    limiter.pause("other", 20)
+    limiter.pause("throttled", 40)
+    assert limiter.pause_seconds("third") == 40.0

@@ -9,7 +9,7 @@ from typing import Any, cast
 from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.status import FailedRow, OpenRow, OrgStatus, org_status
 from invent_exporter.ledger.counts import FailedRun
-from invent_exporter.metrics.families import OpenRuns
+from invent_exporter.ledger.ledger import OpenGroup
 from invent_exporter.metrics.publisher import Publisher
 
 
@@ -25,9 +25,9 @@ class Polled:
     interval_seconds: float = 30.0
     error: str | None = None
     org: Any = None
-    open: dict[str, tuple[OpenRuns, ...]] | None = None
+    open: dict[str, tuple[OpenGroup, ...]] | None = None
 
-    def open_runs(self, _org: object) -> dict[str, tuple[OpenRuns, ...]] | None:
+    def open_runs(self, _org: object) -> dict[str, tuple[OpenGroup, ...]] | None:
         """Say what the test set."""
         return self.open
 
@@ -57,9 +57,9 @@ def test_error_of_the_last_poll_is_redacted() -> None:
 def test_open_runs_are_summed_over_what_started_them() -> None:
     """One row for a workflow and status, with the oldest of all; none for a status without runs."""
     groups = (
-        OpenRuns("WEBHOOK", "RUNNING", 2, 200.0),
-        OpenRuns("TRIGGER", "RUNNING", 1, 100.0),
-        OpenRuns("TRIGGER", "PENDING", 0, 0.0),
+        OpenGroup("wf-1", "WEBHOOK", "RUNNING", 2, 200.0),
+        OpenGroup("wf-1", "TRIGGER", "RUNNING", 1, 100.0),
+        OpenGroup("wf-1", "TRIGGER", "PENDING", 0, 0.0),
     )
     polled = Polled(org=SimpleNamespace(counts=SimpleNamespace(failed=[])), open={"wf-1": groups})
     assert polled.status().open_runs == (OpenRow("Order sync", "RUNNING", 3, 100.0),)

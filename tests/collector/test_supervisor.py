@@ -1,15 +1,9 @@
-"""The set of orgs changes while everything runs, and no number is wrong for it.
-
-Each of these deliberate bugs turned a test red: not publishing all of an org that another target
-takes over; forgetting to withdraw an org's series; keeping the ledger of a withdrawn org in memory
-under a second name; letting the later of two targets poll; dropping a superseded target for good;
-a held series that is forgotten with its org; taking an org over without what was not published yet.
-"""
+"""The set of orgs changes while everything runs, and no number is wrong for it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import permutations
@@ -25,7 +19,7 @@ from invent_exporter.app import Exporter
 from invent_exporter.collector.target import Target
 from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
 from invent_exporter.errors import ApiError, StorageError
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Org, Settings, SimulatorServer, World, quiet_world
 from tests.process.harness import Samples, parse
 from tests.process.traffic import faults
@@ -60,6 +54,11 @@ class Desk:
     def world(self) -> World:
         """The truth."""
         return self.server.world
+
+    @property
+    def polled(self) -> list[str]:
+        """The targets that are polled."""
+        return [each.target.id for each in self.exporter.supervisor.collectors]
 
     async def apply(self, *targets: str | Target) -> None:
         """Poll these from now on."""
@@ -132,7 +131,7 @@ async def running(folder: Path, *first: str) -> AsyncIterator[Desk]:
             state_url=f"sqlite:///{folder / 'state.db'}",
             metrics=MetricsConfig(newborn_hold_seconds=0.0),
         )
-        exporter = Exporter(config, Secrets())
+        exporter = Exporter(config, Redactor())
         await exporter.load()
         stop = asyncio.Event()
         life = asyncio.create_task(exporter.run(stop))
@@ -144,274 +143,234 @@ async def running(folder: Path, *first: str) -> AsyncIterator[Desk]:
             await exporter.close()
 
 
-def on_a_desk(folder: Path, story: Callable[[Desk], Awaitable[None]], *first: str) -> None:
-    """Tell a story, without its log lines."""
-
-    async def tell() -> None:
-        async with running(folder, *first) as desk:
-            await story(desk)
-
-    with capture_logs():
-        asyncio.run(tell())
+@pytest.fixture
+async def desk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Desk]:
+    """Return a running exporter; see `polling`."""
+    async with running(tmp_path, *getattr(request, "param", ())) as desk:
+        yield desk
 
 
+def polling(*org_ids: str) -> pytest.MarkDecorator:
+    """Let the desk of a test begin with these orgs; without it, with none."""
+    return pytest.mark.parametrize("desk", [org_ids], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def lines() -> Iterator[list[MutableMapping[str, Any]]]:
+    """Return what is logged, which is shown nowhere."""
+    with capture_logs() as lines:
+        yield lines
+
+
+@polling("c", "org-a", "org-b")
 @pytest.mark.parametrize("seed", range(3))
-def test_numbers_stay_exact_while_orgs_come_change_go_and_return(tmp_path: Path, seed: int) -> None:
+async def test_numbers_are_exact_while_orgs_come_change_go_and_return(
+    desk: Desk, seed: int
+) -> None:
     """Any set, in any order, under traffic and faults; what happened meanwhile is counted."""
     random = Random(seed)
-
-    async def story(desk: Desk) -> None:
-        await desk.wait_until_up(ORGS)
-        desk.server.add_faults(*faults())
-        open_runs: list[tuple[str, str]] = []
-        for _ in range(25):
-            chosen = random.sample(sorted(KEYS), random.randint(0, len(KEYS)))
-            await desk.apply(
-                *(
-                    target(each, name=random.choice((None, "A name")), interval_seconds=seconds)
-                    for each in chosen
-                    for seconds in [random.choice((0.03, 0.1))]
-                )
-            )
-            served = org_ids(await desk.scrape())
-            gone = set(ORGS) - {"org-main" if each == "c" else each for each in chosen}
-            assert not served & gone, "a withdrawn org is served"
-            for _ in range(random.randrange(4)):
-                org_id = random.choice(ORGS)
-                if random.random() < 0.5:
-                    desk.finish(org_id, random.choice(("FAILED", "COMPLETED")))
-                else:
-                    run_id = desk.world.add_run(org_id=org_id, status="RUNNING", workflow_id="wf")
-                    open_runs.append((org_id, run_id))
-            if open_runs and random.random() < 0.5:
-                org_id, run_id = open_runs.pop()
-                desk.world.finish_run(run_id, "COMPLETED")
-                desk.expected[org_id] += 1
-            await asyncio.sleep(random.choice((0.0, 0.0, 0.05, 0.3)))
-        desk.server.faults.clear()
-        await desk.apply("c", "org-a", "org-b")
-        await desk.wait_until_exact()
-
-    on_a_desk(tmp_path, story, "c", "org-a", "org-b")
+    await desk.wait_until_up(ORGS)
+    desk.server.add_faults(*faults())
+    open_runs: list[tuple[str, str]] = []
+    for _ in range(25):
+        chosen = random.sample(sorted(KEYS), random.randint(0, len(KEYS)))
+        pick = random.choice
+        names, seconds = (None, "A name"), (0.03, 0.1)
+        await desk.apply(
+            *(target(each, name=pick(names), interval_seconds=pick(seconds)) for each in chosen)
+        )
+        served = org_ids(await desk.scrape())
+        gone = set(ORGS) - {"org-main" if each == "c" else each for each in chosen}
+        assert not served & gone, "a withdrawn org is served"
+        for _ in range(random.randrange(4)):
+            org_id = random.choice(ORGS)
+            if random.random() < 0.5:
+                desk.finish(org_id, random.choice(("FAILED", "COMPLETED")))
+            else:
+                run_id = desk.world.add_run(org_id=org_id, status="RUNNING", workflow_id="wf")
+                open_runs.append((org_id, run_id))
+        if open_runs and random.random() < 0.5:
+            org_id, run_id = open_runs.pop()
+            desk.world.finish_run(run_id, "COMPLETED")
+            desk.expected[org_id] += 1
+        await asyncio.sleep(random.choice((0.0, 0.0, 0.05, 0.3)))
+    desk.server.faults.clear()
+    await desk.apply("c", "org-a", "org-b")
+    await desk.wait_until_exact()
 
 
-def test_an_org_leaves_metrics_whole_and_comes_back_where_it_was(tmp_path: Path) -> None:
+@polling("org-a", "org-b")
+async def test_an_org_leaves_metrics_whole_and_comes_back_where_it_was(desk: Desk) -> None:
     """Its counters go on, with what happened meanwhile; another org notices nothing."""
-
-    async def story(desk: Desk) -> None:
-        await desk.wait_until_up(["org-a", "org-b"])
-        for org_id in ("org-a", "org-b"):
-            desk.finish(org_id)
-        await desk.wait_for(lambda now: counted(now) == desk.expected)
-        await desk.apply("org-b")
-        samples = await desk.scrape()
-        assert org_ids(samples) == {"org-b"}
-        assert counted(samples)["org-b"] == 1
-        for _ in range(3):
-            desk.finish("org-a")
-        asked = len(desk.server.requests)
-        # One that was under way may still arrive; none is asked for any more.
-        await desk.wait_for(lambda _: len(desk.server.requests) > asked + 6)
-        assert all("org-b" in each.path for each in desk.server.requests[asked + 2 :])
-        await desk.apply("org-a", "org-b")
-        # What was served before is served at once; the rest follows with the first poll.
-        assert counted(await desk.scrape())["org-a"] >= 1
-        await desk.wait_until_exact()
-
-    on_a_desk(tmp_path, story, "org-a", "org-b")
+    await desk.wait_until_up(["org-a", "org-b"])
+    for org_id in ("org-a", "org-b"):
+        desk.finish(org_id)
+    await desk.wait_for(lambda now: counted(now) == desk.expected)
+    await desk.apply("org-b")
+    samples = await desk.scrape()
+    assert org_ids(samples) == {"org-b"}
+    assert counted(samples)["org-b"] == 1
+    for _ in range(3):
+        desk.finish("org-a")
+    asked = len(desk.server.requests)
+    # One that was under way may still arrive; none is asked for any more.
+    await desk.wait_for(lambda _: len(desk.server.requests) > asked + 6)
+    assert all("org-b" in each.path for each in desk.server.requests[asked + 2 :])
+    await desk.apply("org-a", "org-b")
+    # What was served before is served at once; the rest follows with the first poll.
+    assert counted(await desk.scrape())["org-a"] >= 1
+    await desk.wait_until_exact()
 
 
-def test_a_series_that_was_held_when_its_org_left_is_held_again(tmp_path: Path) -> None:
+@polling("org-a")
+async def test_a_series_that_was_held_when_its_org_left_is_held_again(desk: Desk) -> None:
     """Newborn series are released after their org came back, not stuck at 0 and not shown early."""
+    await desk.wait_until_up(["org-a"])
+    desk.world.add_run(org_id="org-a", status="FAILED", workflow_id="wf-new")
 
-    async def story(desk: Desk) -> None:
-        await desk.wait_until_up(["org-a"])
-        desk.world.add_run(org_id="org-a", status="FAILED", workflow_id="wf-new")
+    async def look() -> Samples:
+        answer = await desk.exporter.exposition.answer("text/plain", "")
+        return parse(answer.body.decode())
 
-        async def look() -> Samples:
-            answer = await desk.exporter.exposition.answer("text/plain", "")
-            return parse(answer.body.decode())
-
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while not (await look()).among("invent_runs_finished_total", workflow_id="wf-new"):
-                await desk.exporter.clocks.sleep(0.02)
-        assert (await look()).total("invent_runs_finished_total") == 0
-        await desk.apply()
-        await desk.apply("org-a")
-        assert (await look()).total("invent_runs_finished_total") == 0
-        await desk.wait_for(lambda now: now.total("invent_runs_finished_total") == 1)
-
-    on_a_desk(tmp_path, story, "org-a")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not (await look()).among("invent_runs_finished_total", workflow_id="wf-new"):
+            await desk.exporter.clocks.sleep(0.02)
+    assert (await look()).total("invent_runs_finished_total") == 0
+    await desk.apply()
+    await desk.apply("org-a")
+    assert (await look()).total("invent_runs_finished_total") == 0
+    await desk.wait_for(lambda now: now.total("invent_runs_finished_total") == 1)
 
 
+@polling("org-a")
 @pytest.mark.parametrize("steps", list(permutations((("c",), ("org-main",), ("c", "org-main")))))
-def test_c_and_its_real_id_take_over_from_each_other(
-    tmp_path: Path, steps: tuple[tuple[str, ...], ...]
+async def test_c_and_its_real_id_take_over_from_each_other(
+    desk: Desk, steps: tuple[tuple[str, ...], ...]
 ) -> None:
     """In whatever order they come and go, the org is polled once, and each run counts once."""
-
-    async def story(desk: Desk) -> None:
-        for step in steps:
-            await desk.apply(*step)
-            await desk.wait_until_up(["org-main"])
-            desk.finish("org-main")
-            await desk.wait_for(lambda now: counted(now) == desk.expected)
-            await desk.wait_for(lambda _: len(desk.exporter.supervisor.collectors) == 1)
-        await desk.wait_until_exact()
-
-    on_a_desk(tmp_path, story, "org-a")
+    for step in steps:
+        await desk.apply(*step)
+        await desk.wait_until_up(["org-main"])
+        desk.finish("org-main")
+        await desk.wait_for(lambda now: counted(now) == desk.expected)
+        await desk.wait_for(lambda _: len(desk.polled) == 1)
+    await desk.wait_until_exact()
 
 
-def test_of_two_targets_that_are_one_org_the_earlier_one_polls(tmp_path: Path) -> None:
+@polling("c", "org-main")
+async def test_of_two_targets_that_are_one_org_the_earlier_one_polls(
+    desk: Desk, lines: list[MutableMapping[str, Any]]
+) -> None:
     """The later one is said once to be dropped, not at every change, and waits for its turn."""
-
-    async def tell() -> None:
-        async with running(tmp_path, "c", "org-main") as desk:
-            await desk.wait_for(lambda _: len(desk.exporter.supervisor.collectors) == 1)
-            await desk.apply("c", "org-main", "org-a")
-            await desk.apply("c", "org-main")
-            (collector,) = desk.exporter.supervisor.collectors
-            assert collector.target.id == "c"
-            await desk.apply("org-main", "c")
-            (collector,) = desk.exporter.supervisor.collectors
-            assert collector.target.id == "org-main"
-            await desk.apply("c")
-            await desk.wait_until_up(["org-main"])
-
-    with capture_logs() as lines:
-        asyncio.run(tell())
+    await desk.wait_for(lambda _: len(desk.polled) == 1)
+    await desk.apply("c", "org-main", "org-a")
+    await desk.apply("c", "org-main")
+    assert desk.polled == ["c"]
+    await desk.apply("org-main", "c")
+    assert desk.polled == ["org-main"]
+    await desk.apply("c")
+    await desk.wait_until_up(["org-main"])
     dropped = [line["entry"] for line in lines if "configured twice" in line["event"]]
     assert dropped == ["org-main", "c"]
 
 
-def test_c_gives_way_when_it_turns_out_to_be_an_earlier_target(tmp_path: Path) -> None:
+@polling("org-main", "c")
+async def test_c_gives_way_when_it_turns_out_to_be_an_earlier_target(desk: Desk) -> None:
     """Its own runs say so, while the other one is there already."""
-
-    async def story(desk: Desk) -> None:
-        await desk.wait_for(lambda _: len(desk.exporter.supervisor.collectors) == 1)
-        assert [each.target.id for each in desk.exporter.supervisor.collectors] == ["org-main"]
-        await desk.wait_until_up(["org-main"])
-        desk.finish("org-main")
-        await desk.wait_until_exact()
-
-    on_a_desk(tmp_path, story, "org-main", "c")
+    await desk.wait_for(lambda _: desk.polled == ["org-main"])
+    await desk.wait_until_up(["org-main"])
+    desk.finish("org-main")
+    await desk.wait_until_exact()
 
 
-def test_who_stood_back_for_c_polls_the_org_that_c_is_no_longer(tmp_path: Path) -> None:
+@polling("c", "org-main")
+async def test_who_stood_back_for_c_polls_the_org_that_c_is_no_longer(desk: Desk) -> None:
     """The key of `c` may be replaced by another org's; nobody else would read what it was."""
-
-    async def story(desk: Desk) -> None:
-        await desk.wait_until_up(["org-main"])
-        await desk.wait_for(lambda _: len(desk.exporter.supervisor.collectors) == 1)
-        desk.finish("org-main")
-        await desk.wait_for(lambda now: counted(now) == desk.expected)
-        await desk.apply(replace(target("c"), key=Key.literal("key-a")), "org-main")
-        await desk.wait_for(lambda _: len(desk.exporter.supervisor.collectors) == 2)
-        await desk.wait_until_up(["org-main", "org-a"])
-        for org_id in ("org-main", "org-a"):
-            desk.finish(org_id)
-        await desk.wait_until_exact()
-
-    on_a_desk(tmp_path, story, "c", "org-main")
+    await desk.wait_until_up(["org-main"])
+    await desk.wait_for(lambda _: len(desk.polled) == 1)
+    desk.finish("org-main")
+    await desk.wait_for(lambda now: counted(now) == desk.expected)
+    await desk.apply(replace(target("c"), key=Key.literal("key-a")), "org-main")
+    await desk.wait_for(lambda _: len(desk.polled) == 2)
+    await desk.wait_until_up(["org-main", "org-a"])
+    for org_id in ("org-main", "org-a"):
+        desk.finish(org_id)
+    await desk.wait_until_exact()
 
 
-def test_a_changed_name_shows_and_a_changed_interval_begins_at_once(tmp_path: Path) -> None:
-    """Nobody waits for the end of an interval that was too long."""
-
-    async def story(desk: Desk) -> None:
+async def test_a_changed_name_shows_and_a_changed_interval_begins_at_once(desk: Desk) -> None:
+    """Nobody waits for the end of an interval that was too long; an equal target asks nothing."""
+    await desk.apply(target("org-a", interval_seconds=3600.0))
+    await desk.wait_until_up(["org-a"])
+    asked = len(desk.server.requests)
+    for _ in range(5):
         await desk.apply(target("org-a", interval_seconds=3600.0))
-        await desk.wait_until_up(["org-a"])
-        await desk.apply(target("org-a", name="Acme", interval_seconds=0.05))
-        assert (await desk.scrape()).find("invent_org_info", org_id="org-a", org_name="Acme") == 1
-        desk.finish("org-a")
-        await desk.wait_for(lambda now: counted(now) == desk.expected)
-
-    on_a_desk(tmp_path, story)
-
-
-def test_an_equal_target_is_left_in_peace(tmp_path: Path) -> None:
-    """Applying what is applied already asks the API for nothing."""
-
-    async def story(desk: Desk) -> None:
-        await desk.apply(target("org-a", interval_seconds=3600.0))
-        await desk.wait_until_up(["org-a"])
-        asked = len(desk.server.requests)
-        for _ in range(5):
-            await desk.apply(target("org-a", interval_seconds=3600.0))
         await asyncio.sleep(0)
-        assert len(desk.server.requests) == asked
+    assert len(desk.server.requests) == asked
+    await desk.apply(target("org-a", name="Acme", interval_seconds=0.05))
+    assert (await desk.scrape()).find("invent_org_info", org_id="org-a", org_name="Acme") == 1
+    desk.finish("org-a")
+    await desk.wait_for(lambda now: counted(now) == desk.expected)
 
-    on_a_desk(tmp_path, story)
 
-
-def test_an_org_that_comes_later_does_not_take_readiness_away(tmp_path: Path) -> None:
+@polling("org-a")
+async def test_an_org_that_comes_later_does_not_take_readiness_away(desk: Desk) -> None:
     """Kubernetes would take the metrics of all orgs away."""
-
-    async def story(desk: Desk) -> None:
-        await desk.wait_until_up(["org-a"])
-        assert desk.exporter.supervisor.ready()
-        await desk.apply("org-a", "org-b")
-        assert desk.exporter.supervisor.ready()
-
-    on_a_desk(tmp_path, story, "org-a")
+    await desk.wait_until_up(["org-a"])
+    assert desk.exporter.supervisor.ready()
+    await desk.apply("org-a", "org-b")
+    assert desk.exporter.supervisor.ready()
 
 
-def test_an_org_that_can_not_be_loaded_while_running_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@polling("org-b")
+async def test_an_org_that_can_not_be_loaded_while_running_is_tried_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before that, at the start, it ends the start."""
+    await desk.wait_until_up(["org-b"])
+    ledger = desk.exporter.ledger
+    load, left = ledger.load, [2]
 
-    async def story(desk: Desk) -> None:
-        await desk.wait_until_up(["org-b"])
-        ledger = desk.exporter.ledger
-        load, left = ledger.load, [2]
+    async def fail_twice(org_id: str, *, walk_floor: float) -> object:
+        if left[0]:
+            left[0] -= 1
+            raise StorageError("disk is full")
+        return await load(org_id, walk_floor=walk_floor)
 
-        async def fail_twice(org_id: str, *, walk_floor: float) -> object:
-            if left[0]:
-                left[0] -= 1
-                raise StorageError("disk is full")
-            return await load(org_id, walk_floor=walk_floor)
-
-        monkeypatch.setattr(ledger, "load", fail_twice)
-        await desk.apply("org-a")
-        await desk.wait_until_up(["org-a"])
-        assert left == [0]
-
-    on_a_desk(tmp_path, story, "org-b")
+    monkeypatch.setattr(ledger, "load", fail_twice)
+    await desk.apply("org-a")
+    await desk.wait_until_up(["org-a"])
+    assert left == [0]
 
 
-def test_what_a_superseded_target_had_not_served_yet_is_served_by_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_what_a_superseded_target_had_not_served_yet_is_served_by_the_other(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was committed, but not published when its target gave way, shows all the same."""
+    exporter, is_down, is_held = desk.exporter, [True], asyncio.Event()
+    listing, publish = RunsApi.listing, exporter.exposition.publish
 
-    async def story(desk: Desk) -> None:
-        exporter, is_down, is_held = desk.exporter, [True], asyncio.Event()
-        listing, publish = RunsApi.listing, exporter.exposition.publish
+    def listing_unless_down(api: RunsApi, org_id: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        if org_id == "c" and is_down[0]:
+            raise ApiError("server_error", "down")
+        return listing(api, org_id, *args, **more)
 
-        def listing_unless_down(api: RunsApi, org_id: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
-            if org_id == "c" and is_down[0]:
-                raise ApiError("server_error", "down")
-            return listing(api, org_id, *args, **more)
+    async def hold(changes: dict[Any, Any]) -> int:
+        task = asyncio.current_task()
+        if task is None or task.get_name() != "org-main":
+            return await publish(changes)
+        monkeypatch.setattr(exporter.exposition, "publish", publish)
+        is_held.set()
+        await asyncio.Event().wait()
+        raise AssertionError
 
-        async def hold(changes: dict[Any, Any]) -> int:
-            task = asyncio.current_task()
-            if task is None or task.get_name() != "org-main":
-                return await publish(changes)
-            monkeypatch.setattr(exporter.exposition, "publish", publish)
-            is_held.set()
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        monkeypatch.setattr(RunsApi, "listing", listing_unless_down)
-        await desk.apply("c", target("org-main", interval_seconds=0.03))
-        await desk.wait_until_up(["org-main"])
-        monkeypatch.setattr(exporter.exposition, "publish", hold)
-        desk.finish("org-main")
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            await is_held.wait()
-        is_down[0] = False
-        await desk.wait_for(lambda now: counted(now) == desk.expected)
-        assert [each.target.id for each in exporter.supervisor.collectors] == ["c"]
-
-    on_a_desk(tmp_path, story)
+    monkeypatch.setattr(RunsApi, "listing", listing_unless_down)
+    await desk.apply("c", target("org-main", interval_seconds=0.03))
+    await desk.wait_until_up(["org-main"])
+    monkeypatch.setattr(exporter.exposition, "publish", hold)
+    desk.finish("org-main")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await is_held.wait()
+    is_down[0] = False
+    await desk.wait_for(lambda now: counted(now) == desk.expected)
+    assert desk.polled == ["c"]

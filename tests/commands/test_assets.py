@@ -11,28 +11,24 @@ GRAFANA = Path(__file__).resolve().parents[2] / "grafana"
 
 
 def test_rules_and_dashboards_are_those_of_grafana(tmp_path: Path) -> None:
-    """Each file is there, byte for byte, in a folder that need not exist; nothing else is."""
+    """Each file byte for byte, in a folder that need not exist.
+
+    Those of an older version are replaced, what else is in the folder stays.
+    """
     target = tmp_path / "new" / "folder"
-    written = write_assets(target)
     expected = {
-        path.relative_to(GRAFANA): path.read_bytes()
+        target / path.relative_to(GRAFANA): path.read_bytes()
         for path in (*GRAFANA.glob("dashboards/*.json"), *GRAFANA.glob("rules/*.yaml"))
     }
-    assert {path.relative_to(target): path.read_bytes() for path in written} == expected
-    assert {path for path in target.rglob("*") if path.is_file()} == set(written)
-    assert len(written) == 7
-
-
-def test_those_of_an_older_version_are_replaced(tmp_path: Path) -> None:
-    """A second time the same files are written; what else is in the folder stays."""
-    (tmp_path / "rules").mkdir()
-    (tmp_path / "rules" / "runs.yaml").write_text("old")
-    (tmp_path / "rules" / "mine.yaml").write_text("mine")
-    write_assets(tmp_path)
-    assert (tmp_path / "rules" / "runs.yaml").read_bytes() == (
-        GRAFANA / "rules" / "runs.yaml"
-    ).read_bytes()
-    assert (tmp_path / "rules" / "mine.yaml").read_text() == "mine"
+    for _ in range(2):
+        assert {path: path.read_bytes() for path in write_assets(target)} == expected
+        assert {path for path in target.rglob("*") if path.is_file()} == expected.keys()
+        (target / "rules" / "runs.yaml").write_text("old")
+    assert len(expected) == 7
+    mine = target / "rules" / "mine.yaml"
+    mine.write_text("mine")
+    write_assets(target)
+    assert mine.read_text() == "mine"
 
 
 def test_the_command_prints_what_it_wrote(

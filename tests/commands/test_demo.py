@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import pytest
 
-
-def _demo(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "exporter.py", "demo", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+from tests.process.harness import run_command
 
 
-def test_demo_on_a_busy_simulator_port_ends_in_one_line() -> None:
-    """A port that another program has is named with its flag, without a traceback."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        ended = _demo(f"--simulator.listen-address={address}", "--web.listen-address=127.0.0.1:0")
-    expected = f"invent-exporter: --simulator.listen-address: {address}: Address already in use\n"
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", expected)
-
-
-def test_demo_on_a_busy_port_names_no_address_to_open() -> None:
-    """The page there would be another program's."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        ended = _demo(f"--web.listen-address={address}", "--simulator.listen-address=127.0.0.1:0")
+@pytest.mark.parametrize("taken", ["simulator", "web"])
+def test_demo_on_a_busy_port_names_it_and_no_address_to_open(taken: str) -> None:
+    """One line on stderr without a traceback: the page there would be another program's."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports = {"simulator": 0, "web": 0, taken: server.getsockname()[1]}
+        places = [f"--{name}.listen-address=127.0.0.1:{port}" for name, port in ports.items()]
+        ended = run_command("demo", *places)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
-    assert address in ended.stderr
+    assert f"127.0.0.1:{ports[taken]}: Address already in use" in ended.stderr
+    assert (taken == "simulator") == ("--simulator.listen-address: " in ended.stderr)

@@ -19,37 +19,21 @@ from invent_exporter.errors import ConfigError
 
 SECRET = "not-a-real-key"
 BAD_CONFIGS = sorted((Path(__file__).parent / "bad_configs").glob("*.yaml"))
+assert len(BAD_CONFIGS) > 100
 
 EVERY_KEY = """\
-api:
-  url: https://api.example.com/v1/
-  key_file: keys/api
-  timeout: 20s
-  requests_per_minute: 240
-  page_size: 50
-  max_response: 512KiB
-orgs:
-  - id: c
-    name: acme
-    key_file: keys/other
-    sub_orgs: false
-  - id: org-2
+api: {url: https://api.example.com/v1/, key_file: keys/api, timeout: 20s,
+  requests_per_minute: 240, page_size: 50, max_response: 512KiB}
+orgs: [{id: c, name: acme, key_file: keys/other, sub_orgs: false}, {id: org-2}]
 poll_interval: 500ms
 lookback: 7d
 reconcile_interval: 10m
 reconcile_window: 36h
-state:
-  url: sqlite:////var/lib/invent.db
-metrics:
-  duration_buckets: [1, 5, 1e3]
-  queue_buckets: [0.5, 1]
-  credit_buckets: [0.1, 100]
-  newborn_hold: 0s
-  max_workflows: 7
-  step_credits: true
+state: {url: sqlite:////var/lib/invent.db}
+metrics: {duration_buckets: [1, 5, 1e3], queue_buckets: [0.5, 1], credit_buckets: [0.1, 100],
+  newborn_hold: 0s, max_workflows: 7, max_exposition: 128MiB, step_credits: true}
 workflow_names: {wf-1: nightly import, "42": the answer}
-links:
-  run: https://app.example.com/{org_id}/{workflow_id}/{run_id}
+links: {run: "https://app.example.com/{org_id}/{workflow_id}/{run_id}"}
 """
 
 
@@ -66,11 +50,6 @@ def error_of(path: Path | None, environ: dict[str, str] | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
         load_config(path, environ or {})
     return str(caught.value)
-
-
-def test_bad_configs_are_there() -> None:
-    """An empty folder would make the next test pass without a case."""
-    assert len(BAD_CONFIGS) > 100
 
 
 @pytest.mark.parametrize("path", BAD_CONFIGS, ids=lambda path: path.stem)
@@ -112,6 +91,7 @@ def test_every_key_of_the_file_reaches_the_config(tmp_path: Path) -> None:
             credit_buckets=(0.1, 100.0),
             newborn_hold_seconds=0.0,
             max_workflows=7,
+            max_exposition_bytes=128 * 1024**2,
             step_credits=True,
         ),
         workflow_names={"wf-1": "nightly import", "42": "the answer"},
@@ -132,121 +112,65 @@ def test_an_empty_file_or_section_means_the_defaults(tmp_path: Path, text: str) 
     assert hash(config) == hash(load_config(None, environ))
 
 
-def test_the_environment_is_enough_for_one_org() -> None:
-    """Blank variables count as not set."""
+def test_the_environment_is_enough_for_one_org_and_goes_over_the_file(tmp_path: Path) -> None:
+    """Blank variables count as not set; an org's own key stays, INVENT_ORG_ID is for no orgs."""
     environ = {
         "INVENT_API_KEY": f" {SECRET}\n",
         "INVENT_API_KEY_FILE": "",
-        "INVENT_ORG_ID": "org-1",
+        "INVENT_ORG_ID": "o3",
         "INVENT_API_URL": "http://127.0.0.1:8080/",
         "INVENT_STATE_URL": "sqlite://",
     }
-    config = load_config(None, environ)
-    assert [(org.id, org.key.read()) for org in config.orgs] == [("org-1", SECRET)]
-    assert (config.api.url, config.state_url) == ("http://127.0.0.1:8080", "sqlite://")
+    text = "api: {url: 'https://a.example', key: a}\nstate: {url: 'sqlite:///a.db'}\n"
+    file = write(tmp_path, text + "orgs: [{id: o1}, {id: o2, key: own}]\n")
+    for path, orgs in ((None, [("o3", SECRET)]), (file, [("o1", SECRET), ("o2", "own")])):
+        config = load_config(path, environ)
+        assert [(org.id, org.key.read()) for org in config.orgs] == orgs
+        assert (config.api.url, config.state_url) == ("http://127.0.0.1:8080", "sqlite://")
 
 
-def test_the_environment_goes_over_the_file(tmp_path: Path) -> None:
-    """But an org's own key stays, and INVENT_ORG_ID is for files without orgs."""
-    file = write(
-        tmp_path,
-        "api: {url: https://a.example, key: a}\nstate: {url: 'sqlite:///a.db'}\n"
-        "orgs: [{id: o1}, {id: o2, key: own}]\n",
-    )
-    environ = {
-        "INVENT_API_KEY": SECRET,
-        "INVENT_ORG_ID": "o3",
-        "INVENT_API_URL": "https://b.example",
-        "INVENT_STATE_URL": "sqlite:///b.db",
-    }
-    config = load_config(file, environ)
-    assert [(org.id, org.key.read()) for org in config.orgs] == [("o1", SECRET), ("o2", "own")]
-    assert (config.api.url, config.state_url) == ("https://b.example", "sqlite:///b.db")
+MISTAKES_IN_THE_ENVIRONMENT = """
+INVENT_ORG_ID=a: no API key: set api.key_file or api.key in the configuration file, \
+or INVENT_API_KEY or INVENT_API_KEY_FILE
+INVENT_API_KEY=k INVENT_API_KEY_FILE=/k: INVENT_API_KEY_FILE: INVENT_API_KEY is given as well: \
+expected one of the two
+INVENT_API_KEY_FILE=not-a-real-key: INVENT_API_KEY_FILE: the path (not shown, it may be a key): \
+no such file: expected a file that holds the API key
+INVENT_API_KEY=k INVENT_ORG_ID=a\udc80: INVENT_ORG_ID: line breaks or control characters: \
+expected one line of plain text
+INVENT_API_KEY=k INVENT_API_URL=https://not-a-real-key@a.example: INVENT_API_URL: \
+a user name or password is not allowed here: expected none in the URL
+INVENT_API_KEY=k INVENT_STATE_URL=postgresql://u:not-a-real-key@db/x: INVENT_STATE_URL: \
+postgresql:// is not supported yet: expected sqlite:///FILE, or sqlite:// to keep nothing
+"""
+"""Variables, and behind them what is said."""
 
 
-@pytest.mark.parametrize(
-    ("environ", "message"),
-    [
-        (
-            {},
-            (
-                "no API key: set api.key_file or api.key in the configuration file,"
-                " or INVENT_API_KEY or INVENT_API_KEY_FILE"
-            ),
-        ),
-        (
-            {"INVENT_API_KEY": SECRET, "INVENT_API_KEY_FILE": "/run/secrets/key"},
-            "INVENT_API_KEY_FILE: INVENT_API_KEY is given as well: expected one of the two",
-        ),
-        (
-            {"INVENT_API_KEY": f"{SECRET} {SECRET}"},
-            (
-                "INVENT_API_KEY: the key can't stand in a header:"
-                " expected printable ASCII without white space"
-            ),
-        ),
-        (
-            {"INVENT_API_KEY_FILE": SECRET},
-            (
-                "INVENT_API_KEY_FILE: the path (not shown, it may be a key): no such file:"
-                " expected a file that holds the API key"
-            ),
-        ),
-        (
-            {"INVENT_API_KEY": SECRET, "INVENT_ORG_ID": "a/b"},
-            "INVENT_ORG_ID: not an id: expected no white space and none of / ? # % \\",
-        ),
-        (
-            {"INVENT_API_KEY": SECRET, "INVENT_ORG_ID": "a\udc80"},
-            "INVENT_ORG_ID: line breaks or control characters: expected one line of plain text",
-        ),
-        (
-            {"INVENT_API_KEY": SECRET, "INVENT_API_URL": f"https://{SECRET}@example.com"},
-            "INVENT_API_URL: a user name or password is not allowed here: expected none in the URL",
-        ),
-        (
-            {"INVENT_API_KEY": SECRET, "INVENT_STATE_URL": f"postgresql://u:{SECRET}@db/x"},
-            (
-                "INVENT_STATE_URL: postgresql:// is not supported yet:"
-                " expected sqlite:///FILE, or sqlite:// to keep nothing"
-            ),
-        ),
-    ],
-    ids=lambda value: "-".join(value) or "none" if isinstance(value, dict) else "",
-)
-def test_mistakes_in_the_environment_name_the_variable(
-    environ: dict[str, str], message: str
-) -> None:
-    """Without a file, the variable is where the mistake stands."""
+@pytest.mark.parametrize("line", MISTAKES_IN_THE_ENVIRONMENT.strip().splitlines())
+def test_mistakes_in_the_environment_name_the_variable(line: str) -> None:
+    """Without a file, the variable is where the mistake stands; the rules are those of the file."""
+    variables, message = line.split(": ", 1)
+    environ = dict(variable.split("=") for variable in variables.split())
     assert error_of(None, environ) == message
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("variable", "urls"),
     [
-        "http://localhost:8080",
-        "http://LOCALHOST",
-        "http://127.1.2.3",
-        "http://[::1]:8080/base",
-        "https://10.0.0.1",
-        "https://[2001:db8::1]:8443",
+        ("INVENT_API_URL", "http://localhost:8080 http://LOCALHOST http://127.1.2.3"),
+        ("INVENT_API_URL", "http://[::1]:8080/base https://10.0.0.1 https://[2001:db8::1]:8443"),
+        ("INVENT_STATE_URL", "sqlite:// sqlite:///a.db sqlite:////var/lib/a.db"),
     ],
 )
-def test_http_is_for_loopback_and_https_for_all(url: str) -> None:
-    """Any address of 127.0.0.0/8, ::1 and the name localhost are loopback."""
-    config = load_config(None, {"INVENT_API_KEY": SECRET, "INVENT_API_URL": url})
-    assert config.api.url == url
-
-
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///a.db", "sqlite:////var/lib/a.db"])
-def test_sqlite_keeps_nothing_a_relative_or_an_absolute_file(url: str) -> None:
-    """The URL is handed on as it is written."""
-    environ = {"INVENT_API_KEY": SECRET, "INVENT_STATE_URL": url}
-    assert load_config(None, environ).state_url == url
+def test_urls_are_handed_on_as_written(variable: str, urls: str) -> None:
+    """Plain http to any loopback address; a state that is not kept, is relative, or absolute."""
+    for url in urls.split():
+        config = load_config(None, {"INVENT_API_KEY": SECRET, variable: url})
+        assert url in (config.api.url, config.state_url)
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    """Not there, a directory, or too large; the text of the file is not part of it."""
+    """Not there, a directory, too large or too deep; the text of the file is not part of it."""
     environ = {"INVENT_API_KEY": SECRET}
     missing = tmp_path / "missing\n.yaml"
     expected = "expected a readable YAML file"
@@ -254,6 +178,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert error_of(tmp_path, environ) == f"{tmp_path}: this is a directory: {expected}"
     large = write(tmp_path, b"#" * (1024 * 1024 + 1))
     assert error_of(large, environ) == f"{large}: the file is too large: expected at most 1 MiB"
+    deep = write(tmp_path, b"[" * 1024 * 1024)  # the largest file allowed, all of it brackets
+    assert error_of(deep, environ).endswith("nested too deep: expected at most 16 levels")
+    os.mkfifo(tmp_path / "pipe")  # opening one without a writer would wait forever
+    assert "not a regular file" in error_of(None, {"INVENT_API_KEY_FILE": str(tmp_path / "pipe")})
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
@@ -268,13 +196,9 @@ def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "the key is empty: expected an API key"),
         (b" \n", "the key is empty: expected an API key"),
-        (b"two words\n", "the key can't stand in a header"),
         (b"two\nlines\n", "the key can't stand in a header"),
         (SECRET.encode("utf-16"), "the key can't stand in a header"),
-        (b"nul\0", "the key can't stand in a header"),
-        (b"k\xff", "the key can't stand in a header"),
         (b"k" * 65537, "the file is too large for a key"),
     ],
 )
@@ -286,15 +210,13 @@ def test_a_key_file_must_hold_one_key(tmp_path: Path, content: bytes, problem: s
     assert len(message) < len(str(file)) + 150
 
 
-def test_a_pipe_is_refused_as_a_key_file(tmp_path: Path) -> None:
-    """Opening one without a writer would wait forever."""
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    assert "not a regular file" in error_of(None, {"INVENT_API_KEY_FILE": str(pipe)})
+def test_a_key_file_is_read_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place, replaced, and through a moved symlink, as Kubernetes updates a secret.
 
-
-def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
-    """In place, replaced, and through a moved symlink, as Kubernetes updates a secret."""
+    A poll asks for the key each time: that must cost a stat alone.
+    """
     file = write(tmp_path, "first\n", "one")
     link = tmp_path / "link"
     link.symlink_to(file)
@@ -309,16 +231,8 @@ def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
         key.read()
     link.symlink_to(write(tmp_path, "fourth", "two"))
     assert key.read() == "fourth"
-
-
-def test_an_unchanged_key_file_is_not_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A poll asks for the key each time: that must cost a stat alone."""
-    key = Key.from_file(write(tmp_path, SECRET, "key"))
-    assert key.read() == SECRET
     monkeypatch.setattr(os, "open", lambda *_: pytest.fail("opened again"))
-    assert key.read() == SECRET
+    assert key.read() == "fourth"
 
 
 def test_no_form_of_the_config_shows_a_key(tmp_path: Path) -> None:
@@ -329,9 +243,3 @@ def test_no_form_of_the_config_shows_a_key(tmp_path: Path) -> None:
     assert [org.key.read() for org in config.orgs] == [f"{SECRET}-1", f"{SECRET}-2"]
     for shown in (repr(config), str(config), f"{config.orgs[0].key}", f"{config.orgs!r}"):
         assert SECRET not in shown
-
-
-def test_deep_nesting_ends_in_an_error_and_not_in_a_crash(tmp_path: Path) -> None:
-    """The largest file allowed, all of it brackets."""
-    message = error_of(write(tmp_path, "[" * (1024 * 1024)))
-    assert message.endswith("nested too deep: expected at most 16 levels")

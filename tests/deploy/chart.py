@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from tests.programs import require
+from tests.programs import run
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CHART: Final = ROOT / "helm" / "invent-exporter"
@@ -35,9 +35,7 @@ class _StrictLoader(yaml.CSafeLoader):
 
 def helm(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Helm and return what it said, whatever its exit status."""
-    return subprocess.run(
-        [require(program), *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
+    return run(program, *arguments, seconds=120)
 
 
 @functools.cache

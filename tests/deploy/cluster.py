@@ -5,7 +5,6 @@ There is no kubelet and no controller: objects are validated, admitted and store
 
 import contextlib
 import json
-import os
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -17,8 +16,9 @@ import yaml
 
 from tests.deploy.chart import Manifest
 from tests.deploy.go_modules import module_folder
-from tests.deploy.processes import Server, free_port, wait_for
-from tests.programs import require
+from tests.deploy.processes import Server, free_port
+from tests.process.harness import wait_for
+from tests.programs import require, run
 
 OPERATOR: Final = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 """Where the schemas of ServiceMonitor, PodMonitor and PrometheusRule come from."""
@@ -163,14 +163,7 @@ class ApiServer(Server):
     def helm(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run Helm against it and return what it said, whatever its exit status."""
         home = {f"HELM_{name}_HOME": str(self._folder) for name in ("CACHE", "CONFIG", "DATA")}
-        return subprocess.run(
-            [require(program), *arguments, "--kubeconfig", self.kubeconfig],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            env={**os.environ, **home},
-        )
+        return run(program, *arguments, "--kubeconfig", self.kubeconfig, env=home)
 
 
 def _without_version(item: Manifest) -> Manifest:

@@ -7,20 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import require
+from tests.programs import run
 
 
 def _go(*arguments: str, cwd: Path | None) -> subprocess.CompletedProcess[str]:
     """Run Go; end the test when the network is what fails."""
-    done = subprocess.run(
-        [require("go"), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        cwd=cwd,
-        env={**os.environ, "GOFLAGS": "-modcacherw"},
-    )
+    done = run("go", *arguments, cwd=cwd, env={"GOFLAGS": "-modcacherw"})
     said = done.stdout + done.stderr
     if done.returncode != 0 and ("dial tcp" in said or "no such host" in said):
         reason = f"Go can't fetch {arguments}: {said}"

@@ -9,14 +9,13 @@ import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.programs import require
+from tests.programs import require, run
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = (
@@ -30,14 +29,7 @@ DEBIAN_PACKAGES: Final = "python3,python3-venv,python3-pip,ca-certificates"
 
 
 def _run(program: str, *arguments: str | Path) -> str:
-    done = subprocess.run(
-        [require(program), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-        stdin=subprocess.DEVNULL,
-    )
+    done = run(program, *arguments, seconds=900)
     assert done.returncode == 0, f"{program} {arguments}: {done.stdout}\n{done.stderr}"
     return done.stdout.strip()
 

@@ -46,12 +46,12 @@ def _fill(values: dict[str, Any], schema: Any, path: str, odd: str, paths: set[s
         name = f"{path}.{key}".removeprefix(".")
         if name in KEEP:
             continue
-        described = _resolve(child)
+        described = resolve(child)
         if described.get("type") == "object" and "properties" in described:
             values[key] = {}
             _fill(values[key], described, name, odd, paths)
         elif described.get("type") == "object" and "additionalProperties" in described:
-            item = _resolve(described["additionalProperties"])
+            item = resolve(described["additionalProperties"])
             if _takes(item, odd) and name not in ("keys.create", "prometheusRule.thresholds"):
                 values[key] = {"odd": odd}
                 paths.add(name)
@@ -60,7 +60,8 @@ def _fill(values: dict[str, Any], schema: Any, path: str, odd: str, paths: set[s
             paths.add(name)
 
 
-def _resolve(schema: Any) -> Any:  # noqa: ANN401 - JSON
+def resolve(schema: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return what a reference of the schema stands for, or the schema itself."""
     reference = schema.get("$ref") if isinstance(schema, dict) else None
     return SCHEMA["definitions"][reference.rsplit("/", 1)[1]] if reference else schema
 

@@ -4,8 +4,7 @@ import json
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -13,18 +12,10 @@ import httpx
 import yaml
 
 from tests.deploy.chart import ROOT
+from tests.process.harness import DEADLINE_SECONDS, wait_for
 from tests.programs import require
 
-DEADLINE_SECONDS: Final = 120.0
 END_SECONDS: Final = 30.0
-
-
-def wait_for(what: str, condition: Callable[[], bool]) -> None:
-    """Return when the condition holds; fail when it still does not at the deadline."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {DEADLINE_SECONDS:g} s: {what}"
-        time.sleep(0.1)
 
 
 def free_port() -> int:
@@ -106,12 +97,12 @@ def exporter(folder: Path, config: dict[str, Any]) -> Server:
     return Server(command, port, "/-/ready", folder / f"exporter-{port}.log")
 
 
-def prometheus(folder: Path, config: dict[str, Any]) -> Server:
+def prometheus(folder: Path, config: dict[str, Any], program: str = "prometheus") -> Server:
     """Return a real Prometheus on a free port, with this configuration."""
     port = free_port()
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     command = (
-        require("prometheus"),
+        require(program),
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/tsdb",
         f"--web.listen-address=127.0.0.1:{port}",

@@ -3,15 +3,13 @@
 import json
 import re
 import textwrap
-from typing import Any, Final
+from typing import Final
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
 from tests.deploy.chart import (
     CHART,
-    NEWEST_KUBERNETES,
     ROOT,
     Manifest,
     by_name,
@@ -21,21 +19,11 @@ from tests.deploy.chart import (
     render,
     render_many,
 )
-from tests.deploy.odd_values import ODD_NAMES, ODD_TEXTS, SCHEMA, with_odd_texts
+from tests.deploy.odd_values import SCHEMA
 
 pytestmark = pytest.mark.system
 
 CI: Final = CHART / "ci"
-POD_OF_TEST: Final = {
-    "podSelector": {
-        "matchLabels": {
-            "app.kubernetes.io/name": "invent-exporter",
-            "app.kubernetes.io/instance": "invent",
-            "app.kubernetes.io/component": "test",
-        }
-    }
-}
-OPERATOR_API: Final = "monitoring.coreos.com/v1"
 
 
 def _ci(name: str) -> tuple[Manifest, ...]:
@@ -58,32 +46,6 @@ def _values_of(*names: str) -> list[tuple[Manifest, ...]]:
 
 
 # --- Names and other texts that YAML takes for something else -------------------------------------
-
-
-@pytest.mark.parametrize("release", ODD_NAMES)
-def test_a_release_may_be_called_like_a_number(release: str) -> None:
-    """Each object is valid, selectors select, and the Service does not begin with a digit."""
-    sets = (f'namespaceOverride="{release}"', 'keys.create={"api-key": "123"}')
-    manifests = render(sets=sets, release=release)
-    for item in manifests:
-        kubernetes_validate.validate(item, NEWEST_KUBERNETES, strict=True)
-        assert item["metadata"]["namespace"] == release
-        assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == release
-    assert re.match(r"[a-z]", only(manifests, "Service")["metadata"]["name"])
-    selector = only(manifests, "Deployment")["spec"]["selector"]["matchLabels"]
-    assert selector["app.kubernetes.io/instance"] == release
-
-
-@pytest.mark.parametrize("odd", ODD_TEXTS)
-def test_every_text_stays_a_text(odd: str) -> None:
-    """All values at once that may be such a text: each object has texts where texts belong."""
-    values, paths = with_odd_texts(odd)
-    assert len(paths) > (30 if " " in odd else 50)
-    (manifests,) = render_many([values])
-    for item in manifests:
-        if item["apiVersion"] != OPERATOR_API:
-            kubernetes_validate.validate(item, NEWEST_KUBERNETES, strict=True)
-    assert kinds(manifests).count("ConfigMap") == 4
 
 
 def test_the_values_of_the_rows_are_taken_as_they_are() -> None:
@@ -152,82 +114,6 @@ def test_a_configmap_of_ones_own() -> None:
     assert metadata["labels"]["tier"] == "backend"
 
 
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        (
-            {"config": {"existingConfigMap": "a", "poll_interval": "1m"}},
-            "config.existingConfigMap: poll_interval has no effect",
-        ),
-        (
-            {"config": {"api": {"key_file": "/vault/secrets/key"}}},
-            "config.api.key_file: keys.entry names the key as well",
-        ),
-        (
-            {"extraEnv": [{"name": "INVENT_API_KEY", "value": "x"}]},
-            "extraEnv: INVENT_API_KEY wins over keys.entry",
-        ),
-        (
-            {"extraEnv": [{"name": "INVENT_STATE_URL", "value": "sqlite://"}]},
-            "extraEnv: INVENT_STATE_URL would move the state",
-        ),
-        (
-            {
-                "extraEnv": [{"name": "INVENT_API_URL", "value": "https://a.example"}],
-                "config": {"api": {"url": "https://b.example"}},
-            },
-            "extraEnv: INVENT_API_URL wins over config.api.url",
-        ),
-        (
-            {
-                "extraEnv": [{"name": "INVENT_ORG_ID", "value": "a"}],
-                "config": {"orgs": [{"id": "b"}]},
-            },
-            "extraEnv: INVENT_ORG_ID has no effect beside config.orgs",
-        ),
-        ({"extraArgs": ["--web.config.file=/a"]}, "--web.config.file=/a: it is not supported yet"),
-        ({"extraArgs": ["--web.enable-lifecycle"]}, "--web.enable-lifecycle: it is not supported"),
-        ({"extraArgs": ["--web.telemetry-path=/a"]}, "expected telemetryPath"),
-        (
-            {"persistence": {"enabled": False, "existingClaim": "a"}},
-            "persistence.existingClaim has no effect",
-        ),
-        ({"service": {"nodePort": 30480}}, "service.nodePort: a ClusterIP has none"),
-        (
-            {"service": {"type": "NodePort", "loadBalancerClass": "a"}},
-            "service.loadBalancerClass: NodePort has none",
-        ),
-        (
-            {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}},
-            "podMonitor.enabled: serviceMonitor.enabled is true as well",
-        ),
-        (
-            {
-                "prometheusRule": {
-                    "enabled": True,
-                    "disabledGroups": ["invent-recording-usual"],
-                }
-            },
-            "which would be off: expected its group on",
-        ),
-        (
-            {"prometheusRule": {"enabled": True, "disabledGroups": ["invent"]}},
-            'there is no group "invent": there are invent-credits',
-        ),
-        (
-            {"prometheusRule": {"enabled": True, "alerts": {"NoSuchAlert": {"for": "1m"}}}},
-            'there is no alert "NoSuchAlert"',
-        ),
-        ({"commonLabels": {"team": "a: b"}}, "team"),
-        ({"networkPolicy": {"ingress": {"namespaceSelector": {}}}}, "namespaceSelector"),
-    ],
-    ids=lambda item: item[:40] if isinstance(item, str) else "",
-)
-def test_a_value_that_could_have_no_effect_is_refused(values: dict[str, Any], says: str) -> None:
-    """What is not honoured ends the installation with what to do instead."""
-    assert says in refusal(**values)
-
-
 # --- Where and how it runs ------------------------------------------------------------------------
 
 
@@ -251,60 +137,58 @@ def test_on_openshift_the_users_are_the_namespaces() -> None:
         assert {port["port"] for port in dns["ports"]} == {5353}
 
 
-def test_the_whole_rule_of_the_network_policy() -> None:
-    """Who may scrape is what the values say and the pod of `helm test`, nothing else."""
-    assert only(_ci("network-policy"), "NetworkPolicy")["spec"] == {
-        "podSelector": {
-            "matchLabels": {
-                "app.kubernetes.io/name": "invent-exporter",
-                "app.kubernetes.io/instance": "invent",
-                "app.kubernetes.io/component": "exporter",
-            }
-        },
+POLICIES: Final = """
+default:
+  - ports: [{port: metrics, protocol: TCP}]
+    from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}, TEST]
+  - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]
+    ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+  - ports: [{port: 443, protocol: TCP}]
+network-policy:
+  - ports: [{port: metrics, protocol: TCP}]
+    from:
+      - namespaceSelector:
+          matchExpressions:
+            - key: kubernetes.io/metadata.name
+              operator: In
+              values: [monitoring, observability]
+        podSelector: {matchLabels: {app.kubernetes.io/name: prometheus}}
+      - TEST
+  - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]
+    ports:
+      - {port: 53, protocol: UDP}
+      - {port: 53, protocol: TCP}
+      - {port: 5353, protocol: UDP}
+      - {port: 5353, protocol: TCP}
+  - ports: [{port: 443, protocol: TCP}]
+    to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}]
+  - ports: [{port: 3128, protocol: TCP}]
+"""
+
+
+@pytest.mark.parametrize("name", ["default", "network-policy"])
+def test_the_whole_rule_of_the_network_policy(name: str) -> None:
+    """In: who the values say and the pod of `helm test`. Out: DNS, 443 and what is added."""
+    chart = {"app.kubernetes.io/name": "invent-exporter", "app.kubernetes.io/instance": "invent"}
+    exporter, test = (
+        {"matchLabels": {**chart, "app.kubernetes.io/component": part}}
+        for part in ("exporter", "test")
+    )
+    ingress, *egress = yaml.safe_load(POLICIES)[name]
+    ingress["from"][-1] = {"podSelector": test}
+    file = CI / f"{name}-values.yaml"
+    policy = only(render("helm4", file, ("networkPolicy.enabled=true",)), "NetworkPolicy")
+    assert policy["spec"] == {
+        "podSelector": exporter,
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [
-            {
-                "ports": [{"port": "metrics", "protocol": "TCP"}],
-                "from": [
-                    {
-                        "namespaceSelector": {
-                            "matchExpressions": [
-                                {
-                                    "key": "kubernetes.io/metadata.name",
-                                    "operator": "In",
-                                    "values": ["monitoring", "observability"],
-                                }
-                            ]
-                        },
-                        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
-                    },
-                    POD_OF_TEST,
-                ],
-            }
-        ],
-        "egress": [
-            {
-                "to": [
-                    {
-                        "namespaceSelector": {
-                            "matchLabels": {"kubernetes.io/metadata.name": "kube-system"}
-                        }
-                    }
-                ],
-                "ports": [
-                    {"port": port, "protocol": protocol}
-                    for port in (53, 5353)
-                    for protocol in ("UDP", "TCP")
-                ],
-            },
-            {
-                "ports": [{"port": 443, "protocol": "TCP"}],
-                "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}],
-            },
-            {"ports": [{"port": 3128, "protocol": "TCP"}]},
-        ],
+        "ingress": [ingress],
+        "egress": egress,
     }
-    (anyone,) = _values_of('{"networkPolicy": {"enabled": true, "ingress": {"from": []}}}')
+
+
+def test_whoever_may_scrape() -> None:
+    """An empty list lets everyone in, to the port of the metrics alone."""
+    anyone = render(sets=("networkPolicy.enabled=true", "networkPolicy.ingress.from=[]"))
     assert only(anyone, "NetworkPolicy")["spec"]["ingress"] == [
         {"ports": [{"port": "metrics", "protocol": "TCP"}]}
     ]
@@ -401,27 +285,40 @@ def test_a_pod_monitor_scrapes_as_the_service_monitor_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "job"),
+    ("values", "job", "found"),
     [
-        ({}, "invent-exporter"),
-        ({"jobLabel": "app.kubernetes.io/instance"}, "invent"),
-        ({"jobLabel": "nowhere"}, "invent-invent-exporter"),
+        ("{}", "invent-exporter", ".*invent-exporter.*"),
+        ("{nameOverride: flows}", "flows", "flows"),
+        ("{serviceMonitor: {jobLabel: app.kubernetes.io/instance}}", "invent", "invent"),
+        ("{serviceMonitor: {jobLabel: nowhere}}", "NAME", "NAME"),
+        ("{prometheusRule: {thresholds: {exporter_job: mine}}}", None, "mine"),
     ],
 )
 @pytest.mark.parametrize("kind", ["serviceMonitor", "podMonitor"])
-def test_alerts_know_the_job_that_a_label_makes(
-    kind: str, values: dict[str, str], job: str
+def test_alerts_know_the_job_of_the_scrape(
+    kind: str, values: str, job: str | None, found: str
 ) -> None:
     """The operator takes the label's value, or without it the name of the Service or PodMonitor."""
-    monitor: dict[str, Any] = {"serviceMonitor": {**values}, "prometheusRule": {"enabled": True}}
-    monitor.setdefault(kind, {})["enabled"] = True
-    (manifests,) = render_many([monitor])
-    if kind == "podMonitor" and values.get("jobLabel") == "nowhere":
-        job = f"apps/{job}"
+    switches = (f"{kind}.enabled=true", "prometheusRule.enabled=true")
+    given = tuple(f"{key}={json.dumps(value)}" for key, value in yaml.safe_load(values).items())
+    manifests = render(sets=(*given, *switches))
     text = json.dumps(only(manifests, "PrometheusRule"))
-    (found,) = set(re.findall(r'up\{job=~\\"([^"\\]+)', text))
-    assert re.fullmatch(found, job)
-    assert found == (".*invent-exporter.*" if job == "invent-exporter" else job)
+    name = ("apps/" if kind == "podMonitor" else "") + "invent-invent-exporter"
+    assert set(re.findall(r'up\{job=~\\"([^"\\]+)', text)) == {found.replace("NAME", name)}
+    monitor = only(manifests, kind[0].upper() + kind[1:])["spec"]
+    of = only(manifests, "Service" if kind == "serviceMonitor" else "Deployment")
+    labels = (of["spec"].get("template") or of)["metadata"]["labels"]
+    assert job in (None, labels.get(monitor["jobLabel"], "NAME"))
+
+
+def test_alerts_know_the_job_that_an_alias_makes() -> None:
+    """Below a parent chart the chart's name is the alias."""
+    monitored = {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
+    (manifests,) = render_many([{**monitored, "nameOverride": ""}])
+    label = only(manifests, "ServiceMonitor")["spec"]["jobLabel"]
+    assert only(manifests, "Service")["metadata"]["labels"][label] == "alias0"
+    text = json.dumps(only(manifests, "PrometheusRule"))
+    assert set(re.findall(r'up\{job=~\\"([^"\\]+)', text)) == {"alias0"}
 
 
 def test_rules_of_ones_own_taste() -> None:

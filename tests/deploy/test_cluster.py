@@ -28,6 +28,9 @@ FIRST_CHART: Final = Path(__file__).parent / "data" / "invent-exporter-0.1.0.tgz
 """The chart of 0.1.0 as `helm package` made it."""
 
 NAME: Final = "invent-invent-exporter"
+CHOSEN_ONCE: Final = ("claim-values.yaml", "names-values.yaml", "persistence-values.yaml")
+"""What a claim is bound to, what objects are called, and a size, which no class here lets grow."""
+
 every_helm = pytest.mark.parametrize("program", HELMS)
 
 
@@ -78,12 +81,17 @@ def _installed(
 def test_every_values_file_is_installed(
     program: str, values_file: Path, server: ApiServer, namespace: str
 ) -> None:
-    """Objects are taken, their pods admitted, and an upgrade to the same changes none of them."""
+    """Objects are taken, their pods admitted, and an upgrade to the same changes none of them.
+
+    With Helm 4 a release of the default values becomes it: it changes nothing that must not change.
+    """
     for other in ("apps", "other"):
         server.make_namespace(other)
     release = f"r{uuid.uuid4().hex[:8]}"
+    if program == "helm4" and values_file.name not in CHOSEN_ONCE:
+        _helm(server, program, "install", release, CHART, "--namespace", namespace)
     command = (release, CHART, "--namespace", namespace, "--values", values_file)
-    _helm(server, program, "install", *command)
+    _helm(server, program, "upgrade", "--install", *command)
     manifests = tuple(
         {**item, "metadata": {"namespace": namespace, **item["metadata"]}}
         for item in _installed(server, program, release, namespace)
@@ -125,7 +133,8 @@ def test_odd_texts(
     """Every value that may be such a text, all at once."""
     for name in ODD_NAMES:
         server.make_namespace(name)
-    values, _ = with_odd_texts(odd)
+    values, paths = with_odd_texts(odd)
+    assert len(paths) > (30 if " " in odd else 50)
     (tmp_path / "values.yaml").write_text(json.dumps(values))
     release = f"r{uuid.uuid4().hex[:8]}"
     command = (release, CHART, "--namespace", namespace, "--values", tmp_path / "values.yaml")
@@ -134,18 +143,6 @@ def test_odd_texts(
     assert deployment["metadata"]["annotations"]["odd"] == odd
     assert deployment["spec"]["template"]["metadata"]["annotations"]["odd"] == odd
     _helm(server, program, "uninstall", release, "--namespace", namespace)
-
-
-@every_helm
-@pytest.mark.parametrize(("given", "stored"), [("-", ""), ("123", "123"), ("", None)])
-def test_storage_classes(
-    program: str, given: str, stored: str | None, server: ApiServer, namespace: str
-) -> None:
-    """`-` stands for no class."""
-    value = f"--set-json=persistence.storageClass={json.dumps(given)}"
-    _helm(server, program, "install", "invent", CHART, "--namespace", namespace, value)
-    claim = server.objects("PersistentVolumeClaim", namespace)[NAME]
-    assert claim["spec"].get("storageClassName") == stored
 
 
 @every_helm

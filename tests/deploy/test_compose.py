@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import yaml
 from invent_exporter.simulator import DEMO_KEY, SimulatorServer, demo_world
 from tests.deploy.chart import ROOT
 from tests.deploy.go_modules import run_program
-from tests.deploy.processes import Server, exporter, free_port, prometheus, wait_for
-from tests.programs import require
+from tests.deploy.processes import Server, exporter, free_port, prometheus
+from tests.process.harness import wait_for
+from tests.programs import require, run
 
 pytestmark = pytest.mark.system
 
@@ -30,6 +30,40 @@ def project() -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     read: dict[str, Any] = json.loads(done.stdout)
     return read
+
+
+def test_tls_and_a_login_lie_over_the_project() -> None:
+    """Prometheus asks as it is told to, and the health check knows no password."""
+    done = run_program(
+        LOADER, "--format", "json", "compose.yaml", "deploy/compose.tls.yaml", cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    for name in ("demo", "real"):
+        service = services[name]
+        place = "unix:///tmp/health.sock"
+        assert f"--web.health-address={place}" in service["command"]
+        assert place in str(service["environment"])
+        assert "--web.config.file=/etc/invent-exporter/web/web.yaml" in service["command"]
+        targets = [volume["target"] for volume in service["volumes"]]
+        assert "/etc/invent-exporter/web" in targets
+    assert services["demo"]["command"][:2] == [
+        "serve",
+        "--config.file=/etc/invent-exporter/config.yaml",
+    ]
+    (config,) = [
+        volume["source"]
+        for volume in services["prometheus"]["volumes"]
+        if volume["target"] == "/etc/prometheus/prometheus.yml"
+    ]
+    plain, secured = (
+        yaml.safe_load(path.read_text())
+        for path in (DEPLOY / "prometheus" / "prometheus.yml", Path(config))
+    )
+    (job,) = secured["scrape_configs"]
+    assert (job.pop("scheme"), job.pop("basic_auth")["username"]) == ("https", "prometheus")
+    assert job.pop("tls_config").keys() == {"ca_file"}
+    assert secured == plain
 
 
 def test_profiles_share_all_but_the_exporter(project: dict[str, Any]) -> None:
@@ -108,20 +142,13 @@ def test_the_key_of_the_real_org_is_a_file(project: dict[str, Any]) -> None:
     assert [secret["source"] for secret in service["secrets"]] == ["invent-api-key"]
     assert "INVENT_API_KEY" not in service["environment"]
     file = Path(project["secrets"]["invent-api-key"]["file"])
-    ignored = subprocess.run(
-        [require("git"), "check-ignore", "--quiet", "--no-index", file], cwd=ROOT, check=False
-    )
+    ignored = run("git", "check-ignore", "--quiet", "--no-index", file, cwd=ROOT)
     assert ignored.returncode == 0
 
 
 def test_alertmanager_accepts_its_configuration() -> None:
     """A real amtool reads it."""
-    done = subprocess.run(
-        [require("amtool"), "check-config", DEPLOY / "alertmanager" / "alertmanager.yml"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("amtool", "check-config", DEPLOY / "alertmanager" / "alertmanager.yml")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

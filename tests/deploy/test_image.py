@@ -4,17 +4,14 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from http import HTTPStatus
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 import invent_exporter
 from invent_exporter.simulator import SimulatorServer
@@ -29,13 +26,18 @@ from tests.deploy.image import (
     podman_command,
     require_containers,
 )
-from tests.deploy.processes import DEADLINE_SECONDS, free_port, wait_for
+from tests.deploy.processes import Server, free_port
+from tests.process.harness import DEADLINE_SECONDS, parse, wait_for
+from tests.programs import run
 
 pytestmark = pytest.mark.system
 
 MEBIBYTE = 1024 * 1024
 USER_ID = 10001
 """Not the user of the image."""
+
+SERVE = ("serve", "--config.file=/etc/invent-exporter/config.yaml")
+HARDENED = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def configuration(image: str) -> dict[str, Any]:
     return docker
 
 
-class Exporter:
+class Exporter(Server):
     """A container of the image, hardened as far as a container can be, on the host's network."""
 
     def __init__(
@@ -83,72 +85,41 @@ class Exporter:
         image: str,
         folder: Path,
         arguments: tuple[str, ...],
-        *,
-        user: str = f"{USER_ID}:{USER_ID}",
-        mount: bool = True,
+        options: Sequence[str] | None = None,
     ) -> None:
-        """Prepare; `folder` has config.yaml, key and state/, to mount or not."""
-        mounts = (
+        """Prepare; `options` replace hardening and the mounts of what is in `folder`."""
+        hardened = (
+            *(*HARDENED, "--user", f"{USER_ID}:{USER_ID}"),
             *("--volume", f"{folder}/state:/data"),
             *("--volume", f"{folder}/config.yaml:/etc/invent-exporter/config.yaml:ro"),
             *("--volume", f"{folder}/key:/run/secrets/invent/api-key:ro"),
         )
-        self.port = free_port()
+        port = free_port()
         self.name = f"invent-exporter-test-{uuid.uuid4().hex[:12]}"
-        self._command = podman_command(
+        command = podman_command(
             *("run", "--rm", "--name", self.name, "--network", "host"),
             # The health check is run by hand: its timer would be systemd's.
             *("--health-interval", "disable"),
-            *("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
-            *("--user", user),
             # Above what the machine allows, runc refuses to start.
             *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"),
-            *(mounts if mount else ()),
-            *("--env", f"HEALTHCHECK_PORT={self.port}"),
-            *(image, *arguments, f"--web.listen-address=127.0.0.1:{self.port}"),
+            *(hardened if options is None else options),
+            *("--env", f"HEALTHCHECK_PORT={port}"),
+            *(image, *arguments, f"--web.listen-address=127.0.0.1:{port}"),
         )
-        self._log = folder / f"{self.name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        """Start it and wait until it is ready."""
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        try:
-            wait_for("readiness", self._is_ready)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        super().__init__(command, port, "/-/ready", folder / f"{self.name}.log")
 
     def __exit__(self, *_: object) -> None:
         """Kill it when it still runs."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
 
-    def _is_ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, self._log.read_text()
-        try:
-            return self.get("/-/ready").status_code == HTTPStatus.OK
-        except httpx.TransportError:
-            return False
-
-    def get(self, path: str) -> httpx.Response:
-        """Ask it."""
-        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=30, trust_env=False)
-
     def finished(self) -> dict[str, int]:
         """Return how many runs it counted, by status."""
-        found: dict[str, int] = {}
-        for family in text_string_to_metric_families(self.get("/metrics").text):
-            for sample in family.samples:
-                if sample.name == "invent_runs_finished_total":
-                    status = sample.labels["status"]
-                    found[status] = found.get(status, 0) + int(sample.value)
-        return {status: count for status, count in found.items() if count}
+        found: Counter[str] = Counter()
+        samples = parse(self.get("/metrics").text).among("invent_runs_finished_total")
+        for labels, value in samples.items():
+            found[dict(labels)["status"]] += int(value)
+        return dict(+found)
 
     def run(self, *command: str) -> str:
         """Run a command inside and return what it printed; it must succeed."""
@@ -248,9 +219,8 @@ def test_hardened_killed_and_started_again_it_counts_each_run_once(
     with SimulatorServer() as simulator:
         configure(folder, simulator.url)
         world = simulator.world
-        serve = ("serve", "--config.file=/etc/invent-exporter/config.yaml")
         open_run = world.add_run(status="RUNNING")
-        with Exporter(image, folder, serve) as exporter:
+        with Exporter(image, folder, SERVE) as exporter:
             for _ in range(7):
                 world.add_run(status="COMPLETED")
             world.add_run(status="FAILED")
@@ -259,13 +229,13 @@ def test_hardened_killed_and_started_again_it_counts_each_run_once(
         world.finish_run(open_run, "FAILED")
         for _ in range(150):
             world.add_run(status="COMPLETED")
-        with Exporter(image, folder, serve) as exporter:
+        with Exporter(image, folder, SERVE) as exporter:
             exporter.kill()
-        with Exporter(image, folder, serve) as exporter:
+        with Exporter(image, folder, SERVE) as exporter:
             expected = {"COMPLETED": 157, "FAILED": 2}
             wait_for("all runs", lambda: exporter.finished() == expected)
             assert exporter.stop() == 0
-        with Exporter(image, folder, serve) as exporter:
+        with Exporter(image, folder, SERVE) as exporter:
             assert exporter.finished() == expected
 
 
@@ -276,7 +246,8 @@ def test_commands_work_as_any_user(image: str, folder: Path) -> None:
     """
     api = free_port()
     demo = ("demo", f"--simulator.listen-address=127.0.0.1:{api}")
-    with Exporter(image, folder, demo, user="1000640000:0", mount=False) as exporter:
+    options = (*HARDENED, "--user", "1000640000:0")
+    with Exporter(image, folder, demo, options=options) as exporter:
         wait_for("runs", lambda: bool(exporter.finished()))
         assert exporter.get("/").is_success
         assert exporter.python(TRY_TO_WRITE) == "['/data']"
@@ -302,32 +273,13 @@ def test_the_run_of_the_release_finds_it_well(image: str) -> None:
         *(sys.executable, "-m", "release.run_image", image, "--port", str(free_port())),
         *("--containers", program, f"--run={limits}"),
     )
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = run(*command, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, f"{image}: well\n"), done.stdout + done.stderr
     # It sees what is wrong: this user may not write to /data.
     wrong = [*command, f"--run={limits} --user 1:1"]
-    done = subprocess.run(wrong, capture_output=True, text=True, check=False, cwd=ROOT)
+    done = run(*wrong, cwd=ROOT)
     assert done.returncode == 1
     assert "can write to [], expected /data alone" in done.stdout
-
-
-def test_it_carries_licenses_and_says_what_it_is_made_of(image: str, folder: Path) -> None:
-    """Its own license and name, those of each Python package, and Debian's copyright files."""
-    with SimulatorServer() as simulator:
-        configure(folder, simulator.url)
-        serve = ("serve", "--config.file=/etc/invent-exporter/config.yaml")
-        with Exporter(image, folder, serve) as exporter:
-            found = json.loads(exporter.python(LIST_CONTENTS))
-    assert found["license"] == (ROOT / "LICENSE").read_text()
-    assert found["own"] == {
-        "version": invent_exporter.__version__,
-        "license": "Apache-2.0",
-        "assets": 7,
-    }
-    locked = re.findall(r"^([a-z0-9.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    assert set(found["distributions"]) == {*locked, "invent-exporter"}
-    assert {"libc6", "libssl3t64"} <= set(found["debian"])
-    assert found["debian"] == found["copyright"]
 
 
 def test_the_documented_command_runs_it(image: str, folder: Path) -> None:
@@ -335,45 +287,25 @@ def test_the_documented_command_runs_it(image: str, folder: Path) -> None:
     text = (ROOT / "docs" / "deploy.md").read_text()
     (found,) = re.findall(r"\$ docker run (--name .*?VERSION)\n", text, re.DOTALL)
     words = shlex.split(found.replace("\\\n", " "))
-    at = words.index("--publish")
-    del words[at : at + 2]  # on the host's network there is nothing to publish
-    words[words.index("--name") + 1] = name = f"invent-exporter-test-{uuid.uuid4().hex[:12]}"
-    documented = [
-        word.replace("./api-key", f"{folder}/key").replace("invent-ledger:", f"{folder}/state:")
-        for word in words[:-1]
-    ]
+    for option in ("--name", "--publish"):  # on the host's network there is nothing to publish
+        del words[words.index(option) : words.index(option) + 2]
+    places = {"./api-key": f"{folder}/key", "invent-ledger:": f"{folder}/state:"}
+    options = [re.sub("|".join(places), lambda old: places[old[0]], word) for word in words[:-1]]
     (folder / "state").chmod(0o777)
-    port = free_port()
-    limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", "--no-healthcheck")
     with SimulatorServer() as simulator:
         simulator.world.add_run(status="COMPLETED")
-        url = f"INVENT_API_URL={simulator.url}"
-        here = ("--network", "host", *limits, "--detach", "--env", url)
-        serve = ("serve", f"--web.listen-address=127.0.0.1:{port}")
-        podman("run", *here, *documented, image, *serve)
-        try:
-            wait_for("readiness", lambda: _answers(f"http://127.0.0.1:{port}/-/ready"))
-            answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
-            assert re.search(r'(?m)^invent_up\{org_id="[^"]+"\} 1\.0$', answer.text)
-        finally:
-            podman("rm", "--force", "--time", "5", name)
+        options += ["--env", f"INVENT_API_URL={simulator.url}"]
+        with Exporter(image, folder, ("serve",), options) as exporter:
+            text = exporter.get("/metrics").text
+            assert re.search(r'(?m)^invent_up\{org_id="[^"]+"\} 1\.0$', text)
     assert (folder / "state" / "invent-exporter.db").exists()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
     """No shell, pip or compiler inside; no capability; only /data can be written; it is healthy."""
     with SimulatorServer() as simulator:
         configure(folder, simulator.url)
-        with Exporter(
-            image, folder, ("--config.file=/etc/invent-exporter/config.yaml",)
-        ) as exporter:
+        with Exporter(image, folder, SERVE) as exporter:
             status = dict(
                 line.split(":\t") for line in exporter.python(READ_STATUS).splitlines() if line
             )
@@ -391,6 +323,21 @@ def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
             podman("healthcheck", "run", exporter.name)
             exporter.run(*helm_test_command(f"127.0.0.1:{exporter.port}"))
             assert 'revision="0a1b2c3"' in exporter.get("/metrics").text
+            _look_at_contents(json.loads(exporter.python(LIST_CONTENTS)))
+
+
+def _look_at_contents(found: dict[str, Any]) -> None:
+    """Its own license and name, those of each Python package, and Debian's copyright files."""
+    assert found["license"] == (ROOT / "LICENSE").read_text()
+    assert found["own"] == {
+        "version": invent_exporter.__version__,
+        "license": "Apache-2.0",
+        "assets": 7,
+    }
+    locked = re.findall(r"^([a-z0-9.-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert set(found["distributions"]) == {*locked, "invent-exporter"}
+    assert {"libc6", "libssl3t64"} <= set(found["debian"])
+    assert found["debian"] == found["copyright"]
 
 
 LIST_CONTENTS = """

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.deploy.chart import CHART, ROOT, helm
-from tests.programs import require
+from tests.programs import run
 
 pytestmark = pytest.mark.system
 
@@ -49,15 +49,7 @@ CHECKOV_REPOSITORY: Final = {
 
 
 def _run(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [require(program), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        timeout=300,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
+    return run(program, *arguments, cwd=ROOT, env={"NO_COLOR": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +77,14 @@ def test_zizmor_finds_nothing_in_the_workflows() -> None:
     assert "No findings" in done.stdout + done.stderr
 
 
-def test_hadolint_accepts_the_dockerfile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hadolint has nothing to say."""
-    # It comes as a Python package, so it lies beside this Python.
+@pytest.mark.parametrize("command", [("hadolint", "Dockerfile"), ("yamllint", "--strict", ".")])
+def test_linters_that_are_python_packages_have_nothing_to_say(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the Dockerfile, and of all YAML; .yamllint says what is asked of it."""
+    # They lie beside this Python.
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    done = _run("hadolint", "Dockerfile")
-    assert done.returncode == 0, done.stdout
-
-
-def test_yamllint_accepts_the_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it is written in one way; .yamllint says which."""
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
-    done = _run("yamllint", "--strict", ".")
+    done = _run(*command)
     assert done.returncode == 0, done.stdout
 
 

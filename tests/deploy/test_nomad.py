@@ -1,7 +1,6 @@
 """The job for Nomad: no Nomad runs it here, but HashiCorp's own parser and the exporter read it."""
 
 import re
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from tests.deploy.chart import ROOT
 from tests.deploy.go_modules import run_program
+from tests.programs import run
 
 HCLFMT: Final = "github.com/hashicorp/hcl/v2/cmd/hclfmt@v2.24.0"
 JOB: Final = ROOT / "deploy" / "nomad" / "invent-exporter.nomad.hcl"
@@ -32,10 +32,5 @@ def test_the_exporter_accepts_the_configuration_of_the_job(tmp_path: Path) -> No
     config = textwrap.dedent(found[1]).replace("/secrets/", f"{tmp_path}/")
     (tmp_path / "config.yaml").write_text(config.replace("////data/", f"///{tmp_path}/"))
     flags = (f"--config.file={tmp_path}/config.yaml", "--config.check")
-    done = subprocess.run(
-        [sys.executable, ROOT / "exporter.py", "serve", *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(sys.executable, ROOT / "exporter.py", "serve", *flags)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr

@@ -1,10 +1,8 @@
 """What a release ships as files, built and used as a stranger would; and the workflow that does."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -19,8 +17,9 @@ import invent_exporter
 from release.notes import notes
 from release.tags import image_tags
 from tests.deploy.chart import ROOT
-from tests.deploy.processes import Server, free_port, wait_for
-from tests.programs import require
+from tests.deploy.processes import Server, free_port
+from tests.process.harness import wait_for
+from tests.programs import require, run
 
 VERSION = invent_exporter.__version__
 ASSETS = {
@@ -30,20 +29,8 @@ ASSETS = {
 
 
 def _run(*command: str | Path, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> str:
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        cwd=cwd,
-        env={
-            **os.environ,
-            "PYTHON": sys.executable,
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            **(env or {}),
-        },
-    )
+    own = {"PYTHON": sys.executable, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = run(*command, cwd=cwd, env={**own, **(env or {})})
     assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -131,7 +118,7 @@ def test_wheel_runs_with_every_python_that_is_here(
     """`pip install` of the wheel alone; which Pythons a machine has is its own business."""
     found = shutil.which(f"python{version}") or ""
     # What is found may be a stand-in that only says where the real one is not.
-    if not found or subprocess.run([found, "-c", ""], check=False, capture_output=True).returncode:
+    if not found or run(found, "-c", "").returncode:
         pytest.skip(f"python{version} is not on this machine; the workflow `test` has it")
     _run(found, "-m", "venv", tmp_path / "venv")
     (wheel,) = dist.glob("*.whl")
@@ -228,7 +215,7 @@ def test_a_release_is_tested_approved_signed_and_attested() -> None:
     jobs = _jobs("release.yaml")
     needed = {name: set(_needs(jobs, name)) for name in jobs}
     for name in ("image", "chart", "packages", "pypi", "publish"):
-        assert {"version", "test", "build", "approve"} <= needed[name]
+        assert {"version", "test", "build", "audit", "approve"} <= needed[name]
     assert jobs["approve"]["environment"] == "release"
     for name in ("image", "chart", "packages"):
         used = [step.get("uses", "") for step in jobs[name]["steps"]]
@@ -236,6 +223,41 @@ def test_a_release_is_tested_approved_signed_and_attested() -> None:
     for name in ("image", "chart"):
         assert "cosign sign" in yaml.safe_dump(jobs[name]), name
     assert {"image", "chart", "packages", "pypi"} <= needed["publish"]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "ends", "says"),
+    [
+        (0, "No known vulnerabilities found", 0, "requirements.lock: nothing known"),
+        (1, "Found 1 known vulnerability in 1 package\nh11 0.1", 1, "Found 1 known"),
+        (1, "ERROR: could not connect", 0, "skipped, the advisories can't be reached: ERROR"),
+        (
+            0,
+            "No known vulnerabilities found\nh11 could not be audited",
+            0,
+            "reached: h11 could not",
+        ),
+    ],
+)
+def test_a_known_weakness_stops_a_release(
+    status: int, said: str, ends: int, says: str, tmp_path: Path
+) -> None:
+    """Not so an index that can't be reached, which is said."""
+    audit = tmp_path / "pip-audit"
+    audit.write_text(f"#!/bin/sh\nprintf '%s\\n' '{said}'\nexit {status}\n")
+    audit.chmod(0o755)
+    done = run("bash", "release/audit", cwd=ROOT, env={"PIP_AUDIT": str(audit)})
+    assert done.returncode == ends, done.stdout
+    assert says in done.stdout
+
+
+@pytest.mark.system
+def test_nothing_is_known_against_what_is_released() -> None:
+    """The real pip-audit, where its advisories can be reached."""
+    done = run("bash", "release/audit", cwd=ROOT, env={"PIP_AUDIT": str(require("pip-audit"))})
+    assert done.returncode == 0, done.stdout
+    if "skipped" in done.stdout:
+        pytest.skip(done.stdout)
 
 
 def test_what_builds_and_runs_the_image_can_write_nowhere() -> None:

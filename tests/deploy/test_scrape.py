@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,9 @@ import yaml
 
 from invent_exporter.simulator import SimulatorServer
 from tests.deploy.chart import CHART, ROOT, helm_test_command, only, render
-from tests.deploy.processes import Server, exporter, prometheus, wait_for
-from tests.programs import require
+from tests.deploy.processes import Server, exporter, prometheus
+from tests.process.harness import wait_for
+from tests.programs import run
 
 pytestmark = pytest.mark.system
 
@@ -43,9 +43,10 @@ def _from_service_monitor() -> list[dict[str, Any]]:
 
 
 def test_service_monitor_and_files_relabel_the_same_metrics() -> None:
-    """Each of the three picks the ledger's series by the same expression."""
+    """Each of the three picks the ledger's series by the expression of these tests."""
     jobs = (_from_file("prometheus.yml"), _from_file("kubernetes.yml"), _from_service_monitor())
-    assert len({rule["regex"] for job in jobs for rule in job}) == 1
+    expressions = {rule["regex"].replace("?:", "") for job in jobs for rule in job}
+    assert expressions == {LEDGER_SERIES.pattern}
     assert len(_from_file("kubernetes.yml")) == len(_from_service_monitor()) == 2
 
 
@@ -194,32 +195,17 @@ def test_helm_test_tells_whether_each_org_was_read(
         config = {"api": {"url": simulator.url, "key": key}, "state": {"url": "sqlite://"}}
         with exporter(tmp_path, config) as served:
             _, *rest = helm_test_command(f"127.0.0.1:{served.port}")
-            done = subprocess.run(
-                [sys.executable, *rest], capture_output=True, text=True, check=False, timeout=90
-            )
+            done = run(sys.executable, *rest)
     assert done.returncode == status, done.stderr
     assert says in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["prometheus.yml", "kubernetes.yml"])
-def test_promtool_accepts_the_configuration(name: str, tmp_path: Path) -> None:
-    """A real promtool reads it, but for Kubernetes' discovery, which Debian's is built without."""
-    config = yaml.safe_load((PROMETHEUS / name).read_text())
+def test_promtool_accepts_the_configuration_for_kubernetes(tmp_path: Path) -> None:
+    """But for its discovery, which Debian's is built without; test_compose runs the other one."""
+    config = yaml.safe_load((PROMETHEUS / "kubernetes.yml").read_text())
     for job in config["scrape_configs"]:
-        job.pop("kubernetes_sd_configs", None)
-    path = tmp_path / name
+        del job["kubernetes_sd_configs"]
+    path = tmp_path / "kubernetes.yml"
     path.write_text(yaml.safe_dump(config))
-    done = subprocess.run(
-        [require("promtool"), "check", "config", "--syntax-only", path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("promtool", "check", "config", "--syntax-only", path)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("name", ["prometheus.yml", "kubernetes.yml"])
-def test_relabelling_uses_the_tested_expression(name: str) -> None:
-    """The expression of the files matches what these tests call the ledger's series."""
-    expression = _from_file(name)[0]["regex"]
-    assert expression.replace("?:", "") == LEDGER_SERIES.pattern

@@ -1,14 +1,13 @@
 """The systemd unit, as systemd itself reads it."""
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from invent_exporter.cli import EXIT_USAGE
 from tests.deploy.chart import ROOT
-from tests.programs import require
+from tests.programs import run
 
 pytestmark = pytest.mark.system
 
@@ -24,26 +23,13 @@ def test_unit_is_valid(tmp_path: Path) -> None:
     unit.write_text(
         UNIT.read_text().replace("/opt/invent-exporter/bin/invent-exporter", str(program))
     )
-    done = subprocess.run(
-        [require("systemd-analyze"), "verify", unit], capture_output=True, text=True, check=False
-    )
+    done = run("systemd-analyze", "verify", unit)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-
-def _systemd_version() -> str:
-    return subprocess.run(
-        [require("systemd-analyze"), "--version"], capture_output=True, text=True, check=True
-    ).stdout
 
 
 def test_unit_is_hardened_as_documented() -> None:
     """`systemd-analyze security` gives the score that docs/deploy.md names."""
-    done = subprocess.run(
-        [require("systemd-analyze"), "security", "--offline=true", "--no-pager", UNIT],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("systemd-analyze", "security", "--offline=true", "--no-pager", UNIT)
     found = re.search(r"exposure level for invent-exporter.service: ([0-9.]+) ", done.stdout)
     assert found, done.stdout + done.stderr
     assert float(found[1]) <= 1.5
@@ -53,7 +39,7 @@ def test_unit_is_hardened_as_documented() -> None:
     )
     assert documented
     # Other versions weigh other settings.
-    if f"systemd {documented[1]} " in _systemd_version():
+    if f"systemd {documented[1]} " in run("systemd-analyze", "--version").stdout:
         assert found[1] == documented[2]
 
 

@@ -16,6 +16,7 @@ from tests.grafana.promql import bare_counters, grouping_labels, selectors
 from tests.grafana.sources import (
     BOARDS,
     RECORDED,
+    ROOT,
     RULES,
     family_labels,
     family_name,
@@ -70,7 +71,18 @@ def _dashboard_queries() -> Iterator[Query]:
 
 DASHBOARDS = list(_dashboard_queries())
 OF_RULES = [Query(name_of(rule), rule["expr"]) for rule in RULES]
-queries = pytest.mark.parametrize("query", [*DASHBOARDS, *OF_RULES], ids=lambda query: query.place)
+COOKBOOK = [
+    Query(f"cookbook/{title}/{number}", expr, instant=True)
+    for title, text in re.findall(
+        r"(?ms)^### (.+?)$(.+?)(?=^### |\Z)", (ROOT / "docs/cookbook.md").read_text()
+    )
+    for number, expr in enumerate(
+        re.findall(r"^```promql\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
+    )
+]
+queries = pytest.mark.parametrize(
+    "query", [*DASHBOARDS, *COOKBOOK, *OF_RULES], ids=lambda query: query.place
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +114,14 @@ def test_queries_of_dashboards_return_data_in_an_incident(prometheus: str, query
     if query.place not in EMPTY:
         assert any(not math.isnan(value) for value in values)
     assert all(math.isnan(value) or value >= 0 for value in values), "nothing shown is below 0"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("query", COOKBOOK, ids=lambda query: query.place)
+def test_queries_of_the_cookbook_have_an_answer(prometheus: str, query: Query) -> None:
+    """As they stand there, with nothing filled in."""
+    found = [float(series["value"][1]) for series in _ask(prometheus, query)]
+    assert any(not math.isnan(value) for value in found), query.expr
 
 
 @pytest.mark.system

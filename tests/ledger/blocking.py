@@ -19,10 +19,7 @@ class BlockingLedger:
         method = getattr(self.ledger, name)
 
         def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-            async def wait() -> Any:  # noqa: ANN401
-                return await method(*arguments, **options)
-
-            return self._runner.run(wait())
+            return self._runner.run(method(*arguments, **options))
 
         return call
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from invent_exporter.ledger.counts import Bounds, Histogram, WorkflowCounts
-from tests.proof.runs import BOUNDS, NOW, run, usage
+from tests.proof.runs import BOUNDS, NOW, run
 
 bounds_of_any_kind = st.lists(
     st.sampled_from([0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 3600.0]), min_size=1, unique=True
@@ -77,18 +75,6 @@ def test_the_exemplar_is_the_newest_run() -> None:
     assert counts.finished_exemplars["TRIGGER/COMPLETED"].run_id == "newest"
 
 
-def test_numbers_that_are_stored_and_loaded_are_the_same() -> None:
-    """Nothing is lost on the way through JSON."""
-    counts = WorkflowCounts.empty(BOUNDS)
-    for each in (run(credits_used=usage(3.0, 1.0)), run("r2", "FAILED", origin=None, ended=None)):
-        counts.submit(each)
-        counts.finish(each)
-        counts.conclude(each)
-        counts.learn(each)
-    loaded = msgspec.json.decode(msgspec.json.encode(counts), type=WorkflowCounts)
-    assert loaded == counts
-
-
 def test_changed_bounds_are_told_and_the_same_ones_are_not() -> None:
     """Only what changed is written."""
     counts = WorkflowCounts.empty(BOUNDS)
@@ -111,33 +97,6 @@ def test_late_series_are_groups_of_their_own() -> None:
         "finished:TRIGGER/UNKNOWN",
         "step:a",
     }
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "streak"),
-    [
-        (("a", "FAILED", 1.0), ("b", "COMPLETED", 2.0), 0),
-        (("b", "COMPLETED", 2.0), ("a", "FAILED", 1.0), 0),
-        (("a", "COMPLETED", 1.0), ("b", "FAILED", 1.0), 1),
-        (("b", "FAILED", 1.0), ("c", "COMPLETED", 1.0), 0),
-    ],
-)
-def test_a_streak_follows_time_and_id(
-    first: tuple[str, str, float], second: tuple[str, str, float], streak: int
-) -> None:
-    """Not the order in which runs are seen."""
-    counts = WorkflowCounts.empty(BOUNDS)
-    for run_id, status, ended in (first, second):
-        assert not counts.conclude(run(run_id, status, ended=ended))
-    assert counts.consecutive_failures == streak
-
-
-def test_a_success_between_failures_asks_for_a_second_look() -> None:
-    """How many came after it only the ledger knows."""
-    counts = WorkflowCounts.empty(BOUNDS)
-    counts.conclude(run("f1", "FAILED", ended=1.0))
-    counts.conclude(run("f9", "FAILED", ended=9.0))
-    assert counts.conclude(run("c", ended=5.0))
 
 
 def test_the_last_result_is_the_newest() -> None:

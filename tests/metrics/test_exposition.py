@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import threading
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from unittest.mock import patch
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Metric
@@ -21,13 +21,15 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 @dataclass(frozen=True)
 class Finished:
-    """A view of one series."""
+    """A view of one series; it notes in which threads it is built."""
 
     workflow_id: str
     value: float
+    threads: list[threading.Thread] = field(default_factory=list)
 
     def metrics(self) -> list[Metric]:
         """Build it."""
+        self.threads.append(threading.current_thread())
         metric = FINISHED.metric()
         labels = {"org_id": "o", "origin": "TRIGGER", "status": "FAILED"}
         metric.add_metric(FINISHED.values({**labels, "workflow_id": self.workflow_id}), self.value)
@@ -54,196 +56,130 @@ class Stand:
         return [line for line in body.decode().splitlines() if not line.startswith("#")]
 
 
-def with_a_stand(story: Callable[[Stand], Awaitable[None]]) -> None:
-    """Tell a story on a fresh exposition."""
-
-    async def tell() -> None:
-        stand = Stand()
-        try:
-            await story(stand)
-        finally:
-            stand.exposition.close()
-
-    asyncio.run(tell())
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    """Set up a fresh exposition."""
+    fresh = Stand()
+    yield fresh
+    fresh.exposition.close()
 
 
-def test_before_anything_is_published_the_own_metrics_are_served() -> None:
+async def test_before_anything_is_published_the_own_metrics_are_served(stand: Stand) -> None:
     """A scrape is answered from the start."""
-
-    async def story(stand: Stand) -> None:
-        answer = await stand.answer()
-        assert answer.generation == 0
-        assert b"live 0.0" in answer.body
-
-    with_a_stand(story)
+    answer = await stand.answer()
+    assert answer.generation == 0
+    assert b"live 0.0" in answer.body
 
 
 @pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
 @pytest.mark.parametrize("encoding", ["", "gzip"])
-def test_what_is_published_is_in_every_form_at_once(accept: str, encoding: str) -> None:
+async def test_what_is_published_is_in_every_form_at_once(
+    stand: Stand, accept: str, encoding: str
+) -> None:
     """When `publish` returns, no answer is of an earlier generation."""
-
-    async def story(stand: Stand) -> None:
-        await stand.answer(accept, encoding)
-        for value in (1.0, 2.0, 3.0):
-            generation = await stand.exposition.publish({"a": Finished("wf", value)})
-            answer = await stand.answer(accept, encoding)
-            assert answer.generation == generation
-            lines = await stand.lines(accept, encoding)
-            assert sum(line.endswith(f" {value}") and "wf" in line for line in lines) == 1
-
-    with_a_stand(story)
-
-
-@dataclass(frozen=True)
-class Threaded(Finished):
-    """A view that notes in which threads it is built."""
-
-    threads: list[threading.Thread] = field(default_factory=list)
-
-    def metrics(self) -> list[Metric]:
-        """Build it."""
-        self.threads.append(threading.current_thread())
-        return super().metrics()
+    await stand.answer(accept, encoding)
+    for value in (1.0, 2.0, 3.0):
+        generation = await stand.exposition.publish({"a": Finished("wf", value)})
+        answer = await stand.answer(accept, encoding)
+        assert answer.generation == generation
+        lines = await stand.lines(accept, encoding)
+        assert sum(line.endswith(f" {value}") and "wf" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])
-def test_nothing_is_encoded_in_the_event_loops_thread_and_nothing_for_a_scrape(
-    encoding: str,
+async def test_nothing_is_encoded_in_the_event_loops_thread_and_nothing_for_a_scrape(
+    stand: Stand, encoding: str
 ) -> None:
     """Promise 5: neither joining nor compressing either, once a form was asked for."""
-
-    async def story(stand: Stand) -> None:
-        view = Threaded("wf", 1.0)
-        await stand.answer("text/plain", encoding)
-        await stand.exposition.publish({"a": view})
-        assert view.threads
-        assert threading.current_thread() not in view.threads
-        made: list[int] = []
-        make = stand.exposition._make
-
-        def noted(*args: Any) -> Any:  # noqa: ANN401 (whatever it takes and gives)
-            made.append(1)
-            return make(*args)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stand.exposition, "_make", noted)
-            for _ in range(5):
-                stand.clocks.now += 2.0
-                await stand.answer("text/plain", encoding)
-        assert made == []
-
-    with_a_stand(story)
+    view = Finished("wf", 1.0)
+    await stand.answer("text/plain", encoding)
+    await stand.exposition.publish({"a": view})
+    assert view.threads
+    assert threading.current_thread() not in view.threads
+    make = stand.exposition._make
+    with patch.object(stand.exposition, "_make", wraps=make) as made:
+        for _ in range(5):
+            stand.clocks.now += 2.0
+            await stand.answer("text/plain", encoding)
+    made.assert_not_called()
 
 
-def test_a_view_is_replaced_and_taken_away_by_its_key() -> None:
+async def test_a_view_is_replaced_and_taken_away_by_its_key(stand: Stand) -> None:
     """Others stay as they are."""
-
-    async def story(stand: Stand) -> None:
-        await stand.exposition.publish({"a": Finished("wf-a", 1), "b": Finished("wf-b", 2)})
-        await stand.exposition.publish({"a": Finished("wf-a", 5)})
-        lines = "\n".join(await stand.lines())
-        assert 'workflow_id="wf-a"} 5.0' in lines
-        assert 'workflow_id="wf-b"} 2.0' in lines
-        await stand.exposition.publish({"a": None, "never-there": None})
-        lines = "\n".join(await stand.lines())
-        assert "wf-a" not in lines
-        assert 'workflow_id="wf-b"} 2.0' in lines
-
-    with_a_stand(story)
+    await stand.exposition.publish({"a": Finished("wf-a", 1), "b": Finished("wf-b", 2)})
+    await stand.exposition.publish({"a": Finished("wf-a", 5)})
+    lines = "\n".join(await stand.lines())
+    assert 'workflow_id="wf-a"} 5.0' in lines
+    assert 'workflow_id="wf-b"} 2.0' in lines
+    await stand.exposition.publish({"a": None, "never-there": None})
+    lines = "\n".join(await stand.lines())
+    assert "wf-a" not in lines
+    assert 'workflow_id="wf-b"} 2.0' in lines
 
 
-def test_only_what_changed_is_encoded_anew() -> None:
+async def test_only_what_changed_is_encoded_anew(stand: Stand) -> None:
     """Encoding is slow; a poll that changes one workflow costs one workflow."""
-
-    async def story(stand: Stand) -> None:
-        views: dict[Hashable, View | None] = {
-            number: Finished(f"wf-{number}", number) for number in range(20)
-        }
-        await stand.exposition.publish(views)
-        await stand.answer()
-        before = stand.exposition.encoded_chunks
-        await stand.exposition.publish({3: Finished("wf-3", 100)})
-        await stand.answer()
-        assert stand.exposition.encoded_chunks == before + 1
-
-    with_a_stand(story)
+    views: dict[Hashable, View | None] = {
+        number: Finished(f"wf-{number}", number) for number in range(20)
+    }
+    await stand.exposition.publish(views)
+    await stand.answer()
+    before = stand.exposition.encoded_chunks
+    await stand.exposition.publish({3: Finished("wf-3", 100)})
+    await stand.answer()
+    assert stand.exposition.encoded_chunks == before + 1
 
 
-def test_the_generation_is_the_same_in_every_form() -> None:
-    """So that a scrape of one form acknowledges for all."""
-
-    async def story(stand: Stand) -> None:
-        await stand.exposition.publish({"a": Finished("wf", 1)})
-        answers = [
-            await stand.answer(accept, encoding)
-            for accept in ("text/plain", OPENMETRICS)
-            for encoding in ("", "gzip")
-        ]
-        assert {answer.generation for answer in answers} == {1}
-
-    with_a_stand(story)
-
-
-def test_an_acknowledgement_moves_forward_only() -> None:
+async def test_an_acknowledgement_moves_forward_only(stand: Stand) -> None:
     """Answers may arrive in any order."""
-
-    async def story(stand: Stand) -> None:
-        calls = []
-        stand.exposition.on_acknowledge = lambda: calls.append(stand.exposition.acknowledged)
-        for generation in (2, 1, 2, 5):
-            stand.exposition.acknowledge(generation)
-        assert stand.exposition.acknowledged == 5
-        assert calls == [2, 5]
-
-    with_a_stand(story)
+    calls = []
+    stand.exposition.on_acknowledge = lambda: calls.append(stand.exposition.acknowledged)
+    for generation in (2, 1, 2, 5):
+        stand.exposition.acknowledge(generation)
+    assert stand.exposition.acknowledged == 5
+    assert calls == [2, 5]
 
 
-def test_answers_while_views_are_published_never_go_back() -> None:
+async def test_answers_while_views_are_published_never_go_back(stand: Stand) -> None:
     """Whatever the moment, an answer is of one generation, and its numbers are that one's."""
 
-    async def story(stand: Stand) -> None:
-        async def publish() -> None:
-            for value in range(1, 30):
-                views: dict[Hashable, View | None] = {
-                    name: Finished(name, value) for name in ("wf-a", "wf-b")
-                }
-                await stand.exposition.publish(views)
+    async def publish() -> None:
+        for value in range(1, 30):
+            views: dict[Hashable, View | None] = {
+                name: Finished(name, value) for name in ("wf-a", "wf-b")
+            }
+            await stand.exposition.publish(views)
 
-        publishing = asyncio.create_task(publish())
-        seen = []
-        while not publishing.done():
-            answer = await stand.answer()
-            counts = [
-                float(line.rpartition(" ")[2])
-                for line in answer.body.decode().splitlines()
-                if line.startswith("invent_runs_finished_total")
-            ]
-            assert counts == [answer.generation] * len(counts)
-            seen.append(answer.generation)
-            await asyncio.sleep(0)
-        await publishing
-        assert seen == sorted(seen)
-
-    with_a_stand(story)
+    publishing = asyncio.create_task(publish())
+    seen = []
+    while not publishing.done():
+        answer = await stand.answer()
+        counts = [
+            float(line.rpartition(" ")[2])
+            for line in answer.body.decode().splitlines()
+            if line.startswith("invent_runs_finished_total")
+        ]
+        assert counts == [answer.generation] * len(counts)
+        seen.append(answer.generation)
+        await asyncio.sleep(0)
+    await publishing
+    assert seen == sorted(seen)
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])
 @pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
-def test_the_own_metrics_are_refreshed_once_a_second(accept: str, encoding: str) -> None:
+async def test_the_own_metrics_are_refreshed_once_a_second(
+    stand: Stand, accept: str, encoding: str
+) -> None:
     """Behind the published ones, which stay as they are."""
-
-    async def story(stand: Stand) -> None:
-        await stand.exposition.publish({"a": Finished("wf", 1)})
-        await stand.answer(accept, encoding)
-        stand.live.set(7)
-        assert "live 0.0" in await stand.lines(accept, encoding)
-        stand.clocks.now += 1.0
-        lines = await stand.lines(accept, encoding)
-        assert "live 7.0" in lines
-        assert any("wf" in line for line in lines)
-
-    with_a_stand(story)
+    await stand.exposition.publish({"a": Finished("wf", 1)})
+    await stand.answer(accept, encoding)
+    stand.live.set(7)
+    assert "live 0.0" in await stand.lines(accept, encoding)
+    stand.clocks.now += 1.0
+    lines = await stand.lines(accept, encoding)
+    assert "live 7.0" in lines
+    assert any("wf" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -265,15 +201,11 @@ def test_the_own_metrics_are_refreshed_once_a_second(accept: str, encoding: str)
         ),
     ],
 )
-def test_the_form_follows_accept(accept: str, *, is_openmetrics: bool) -> None:
+async def test_the_form_follows_accept(stand: Stand, accept: str, *, is_openmetrics: bool) -> None:
     """By quality; a malformed one counts as 0."""
-
-    async def story(stand: Stand) -> None:
-        answer = await stand.answer(accept)
-        assert answer.content_type.startswith("application/openmetrics-text") == is_openmetrics
-        assert answer.body.endswith(b"# EOF\n") == is_openmetrics
-
-    with_a_stand(story)
+    answer = await stand.answer(accept)
+    assert answer.content_type.startswith("application/openmetrics-text") == is_openmetrics
+    assert answer.body.endswith(b"# EOF\n") == is_openmetrics
 
 
 @pytest.mark.parametrize(
@@ -288,15 +220,11 @@ def test_the_form_follows_accept(accept: str, *, is_openmetrics: bool) -> None:
         ("identity", False),
     ],
 )
-def test_gzip_follows_accept_encoding(encoding: str, *, is_gzip: bool) -> None:
+async def test_gzip_follows_accept_encoding(stand: Stand, encoding: str, *, is_gzip: bool) -> None:
     """And is one valid member."""
-
-    async def story(stand: Stand) -> None:
-        await stand.exposition.publish({"a": Finished("wf", 1)})
-        answer = await stand.answer("text/plain", encoding)
-        assert (answer.content_encoding == "gzip") == is_gzip
-        body = gzip.decompress(answer.body) if is_gzip else answer.body
-        assert b'workflow_id="wf"} 1.0' in body
-        assert b"live 0.0" in body
-
-    with_a_stand(story)
+    await stand.exposition.publish({"a": Finished("wf", 1)})
+    answer = await stand.answer("text/plain", encoding)
+    assert (answer.content_encoding == "gzip") == is_gzip
+    body = gzip.decompress(answer.body) if is_gzip else answer.body
+    assert b'workflow_id="wf"} 1.0' in body
+    assert b"live 0.0" in body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -80,8 +80,9 @@ class Desk:
         self.exposition.acknowledge(answer.generation)
         return await self.count()
 
-    async def let_go(self) -> None:
+    async def let_go(self, after_seconds: float = 0.0) -> None:
         """Do what the publisher's loop does when it wakes up."""
+        self.clocks.now += after_seconds
         due, _ = self.publisher._due()
         if due:
             await self.publisher._let_go(due)
@@ -105,228 +106,152 @@ async def opened(path: Path, *, hold_seconds: float = HOLD) -> AsyncIterator[Des
         desk.close()
 
 
-def on_a_desk(tmp_path: Path, story: Callable[[Desk], Awaitable[None]]) -> None:
-    """Tell a story on a fresh desk."""
-
-    async def tell() -> None:
-        async with opened(tmp_path / "state.db") as desk:
-            await story(desk)
-
-    asyncio.run(tell())
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """Open a desk on a fresh file."""
+    async with opened(tmp_path / "state.db") as fresh:
+        yield fresh
 
 
-def test_nothing_is_served_before_first_contact_is_complete(tmp_path: Path) -> None:
+async def test_nothing_is_served_before_first_contact_is_complete(tmp_path: Path) -> None:
     """Restarts included: half a history would be a burst."""
-
-    async def story() -> None:
-        desk = Desk(tmp_path / "state.db")
-        await desk.load()
-        await desk.record(run())
-        assert await desk.served() == {}
-        await desk.contact()
-        await desk.publish("wf")
-        assert any("invent_org_info" in series for series in await desk.served())
-        desk.close()
-
-    asyncio.run(story())
+    desk = Desk(tmp_path / "state.db")
+    await desk.load()
+    await desk.record(run())
+    assert await desk.served() == {}
+    await desk.contact()
+    await desk.publish("wf")
+    assert any("invent_org_info" in series for series in await desk.served())
+    desk.close()
 
 
-def test_nothing_is_served_of_c_before_a_run_names_the_org(tmp_path: Path) -> None:
+async def test_nothing_is_served_of_c_before_a_run_names_the_org(desk: Desk) -> None:
     """Only the poll's own series exist, as `c`."""
-
-    async def story(desk: Desk) -> None:
-        desk.org.org_id = None
-        await desk.record(run())
-        assert await desk.served() == {}
-
-    on_a_desk(tmp_path, story)
+    desk.org.org_id = None
+    await desk.record(run())
+    assert await desk.served() == {}
 
 
-def test_all_series_of_a_workflow_are_born_together_at_zero(tmp_path: Path) -> None:
+async def test_all_series_of_a_workflow_are_born_together_at_zero(desk: Desk) -> None:
     """Three origins by four statuses, histograms and credits, whatever came first."""
-
-    async def story(desk: Desk) -> None:
-        await desk.record(run(status="FAILED", credits_used=usage(5.0, 1.0)))
-        served = await desk.served()
-        of_runs = {
-            series: value
-            for series, value in served.items()
-            if series.startswith(("invent_runs_finished", "invent_credits", "invent_run_"))
-        }
-        finished = [series for series in of_runs if series.startswith("invent_runs_finished")]
-        assert len(finished) == 12
-        assert set(of_runs.values()) == {0.0}
-
-    on_a_desk(tmp_path, story)
+    await desk.record(run(status="FAILED", credits_used=usage(5.0, 1.0)))
+    served = await desk.served()
+    of_runs = {
+        series: value
+        for series, value in served.items()
+        if series.startswith(("invent_runs_finished", "invent_credits", "invent_run_"))
+    }
+    finished = [series for series in of_runs if series.startswith("invent_runs_finished")]
+    assert len(finished) == 12
+    assert set(of_runs.values()) == {0.0}
 
 
 @pytest.mark.parametrize("is_scraped", [False, True])
 @pytest.mark.parametrize("seconds", [HOLD - 0.1, HOLD])
-def test_the_value_shows_after_a_scrape_of_the_zero_and_the_hold(
-    tmp_path: Path, seconds: float, *, is_scraped: bool
+async def test_the_value_shows_after_a_scrape_of_the_zero_and_the_hold(
+    desk: Desk, seconds: float, *, is_scraped: bool
 ) -> None:
     """Neither of the two is enough alone."""
-
-    async def story(desk: Desk) -> None:
-        await desk.record(run())
-        if is_scraped:
-            assert await desk.scrape() == 0
-        desk.clocks.now += seconds
-        await desk.let_go()
-        assert await desk.count() == (1 if is_scraped and seconds >= HOLD else 0)
-
-    on_a_desk(tmp_path, story)
+    await desk.record(run())
+    if is_scraped:
+        assert await desk.scrape() == 0
+    await desk.let_go(after_seconds=seconds)
+    assert await desk.count() == (1 if is_scraped and seconds >= HOLD else 0)
 
 
-def test_an_acknowledgement_is_of_the_answer_that_was_sent(tmp_path: Path) -> None:
+async def test_an_acknowledgement_is_of_the_answer_that_was_sent(desk: Desk) -> None:
     """An answer that began before the workflow was there did not carry its 0."""
-
-    async def story(desk: Desk) -> None:
-        await desk.publish()
-        early = await desk.exposition.answer("text/plain", "")
-        await desk.record(run())
-        desk.exposition.acknowledge(early.generation)
-        desk.clocks.now += HOLD
-        await desk.let_go()
-        assert await desk.count() == 0
-        await desk.scrape()
-        await desk.let_go()
-        assert await desk.count() == 1
-
-    on_a_desk(tmp_path, story)
+    await desk.publish()
+    early = await desk.exposition.answer("text/plain", "")
+    await desk.record(run())
+    desk.exposition.acknowledge(early.generation)
+    await desk.let_go(after_seconds=HOLD)
+    assert await desk.count() == 0
+    await desk.scrape()
+    await desk.let_go()
+    assert await desk.count() == 1
 
 
-def test_a_scrape_while_the_publish_is_encoded_counts_for_no_more_than_it_carried(
+async def test_the_hold_counts_from_the_first_publish_of_the_group(desk: Desk) -> None:
+    """More runs do not begin it anew."""
+    await desk.record(run())
+    await desk.scrape()
+    desk.clocks.now += HOLD - 1
+    await desk.record(run("r2"))
+    await desk.let_go(after_seconds=1)
+    assert await desk.count() == 2
+
+
+async def test_a_late_series_is_held_by_itself(desk: Desk) -> None:
+    """UNKNOWN comes when the workflow's other series are long released."""
+    await desk.record(run())
+    await desk.scrape()
+    await desk.let_go(after_seconds=HOLD)
+    await desk.record(run("r2", "ARCHIVED", credits_used=usage(5.0, a=5.0)))
+    assert await desk.count() == 1
+    assert await desk.count("invent_step_credits_total") == 0
+    await desk.scrape()
+    await desk.let_go(after_seconds=HOLD)
+    assert await desk.count() == 2
+    assert await desk.count("invent_step_credits_total") == 5
+
+
+async def test_a_release_is_committed_before_it_is_served(desk: Desk) -> None:
+    """When the commit fails the 0 stays, and it is tried again."""
+    await desk.record(run())
+    await desk.scrape()
+    desk.clocks.now += HOLD
+    desk.disk_is_full = True
+    await desk.let_go()
+    assert await desk.count() == 0
+    desk.disk_is_full = False
+    await desk.let_go()
+    assert await desk.count() == 1
+
+
+async def test_after_a_restart_released_series_show_and_others_are_held_anew(
     tmp_path: Path,
 ) -> None:
-    """What it was sent is of the generation before."""
-
-    async def story(desk: Desk) -> None:
-        await desk.publish()
-        before = (await desk.exposition.answer("text/plain", "")).generation
-        recorded = await desk.ledger.record(desk.org, [run()], [], now=NOW)
-        publishing = asyncio.create_task(desk.publish(*recorded.changed))
-        await asyncio.sleep(0)
-        answer = await desk.exposition.answer("text/plain", "")
-        desk.exposition.acknowledge(answer.generation)
-        await publishing
-        if answer.generation == before:
-            desk.clocks.now += HOLD
-            await desk.let_go()
-            assert await desk.count() == 0
-
-    on_a_desk(tmp_path, story)
-
-
-def test_the_hold_counts_from_the_first_publish_of_the_group(tmp_path: Path) -> None:
-    """More runs do not begin it anew."""
-
-    async def story(desk: Desk) -> None:
-        await desk.record(run())
-        await desk.scrape()
-        desk.clocks.now += HOLD - 1
-        await desk.record(run("r2"))
-        desk.clocks.now += 1
-        await desk.let_go()
-        assert await desk.count() == 2
-
-    on_a_desk(tmp_path, story)
-
-
-def test_a_late_series_is_held_by_itself(tmp_path: Path) -> None:
-    """UNKNOWN comes when the workflow's other series are long released."""
-
-    async def story(desk: Desk) -> None:
-        await desk.record(run())
-        await desk.scrape()
-        desk.clocks.now += HOLD
-        await desk.let_go()
-        await desk.record(run("r2", "ARCHIVED", credits_used=usage(5.0, a=5.0)))
-        assert await desk.count() == 1
-        assert await desk.count("invent_step_credits_total") == 0
-        await desk.scrape()
-        desk.clocks.now += HOLD
-        await desk.let_go()
-        assert await desk.count() == 2
-        assert await desk.count("invent_step_credits_total") == 5
-
-    on_a_desk(tmp_path, story)
-
-
-def test_a_release_is_committed_before_it_is_served(tmp_path: Path) -> None:
-    """When the commit fails the 0 stays, and it is tried again."""
-
-    async def story(desk: Desk) -> None:
-        await desk.record(run())
-        await desk.scrape()
-        desk.clocks.now += HOLD
-        desk.disk_is_full = True
-        await desk.let_go()
-        assert await desk.count() == 0
-        desk.disk_is_full = False
-        await desk.let_go()
-        assert await desk.count() == 1
-
-    on_a_desk(tmp_path, story)
-
-
-def test_after_a_restart_released_series_show_and_others_are_held_anew(tmp_path: Path) -> None:
     """So nothing falls, and nothing is let go without a 0 of this process."""
-
-    async def story() -> None:
-        path = tmp_path / "state.db"
-        async with opened(path) as desk:
-            await desk.record(run(workflow_id="old"))
-            await desk.scrape()
-            desk.clocks.now += HOLD
-            await desk.let_go()
-            await desk.record(run("r2", workflow_id="new"))
-        async with opened(path) as desk:
-            await desk.publish()
-            assert await desk.scrape() == 1
-            desk.clocks.now += HOLD - 1
-            await desk.let_go()
-            assert await desk.count() == 1
-            desk.clocks.now += 1
-            await desk.let_go()
-            assert await desk.count() == 2
-
-    asyncio.run(story())
+    path = tmp_path / "state.db"
+    async with opened(path) as desk:
+        await desk.record(run(workflow_id="old"))
+        await desk.scrape()
+        await desk.let_go(after_seconds=HOLD)
+        await desk.record(run("r2", workflow_id="new"))
+    async with opened(path) as desk:
+        await desk.publish()
+        assert await desk.scrape() == 1
+        await desk.let_go(after_seconds=HOLD - 1)
+        assert await desk.count() == 1
+        await desk.let_go(after_seconds=1)
+        assert await desk.count() == 2
 
 
-def test_series_of_an_org_that_was_away_are_held_anew(tmp_path: Path) -> None:
+async def test_series_of_an_org_that_was_away_are_held_anew(desk: Desk) -> None:
     """While it was away they were not there: the 0 that a scrape saw before is over."""
+    await desk.record(run())
+    await desk.scrape()
+    desk.clocks.now += HOLD
+    await desk.publisher.withdraw(desk.org)
+    await desk.publish()
+    await desk.let_go()
+    assert await desk.count() == 0
+    await desk.scrape()
+    await desk.let_go(after_seconds=HOLD)
+    assert await desk.count() == 1
 
-    async def story(desk: Desk) -> None:
+
+async def test_the_loop_releases_by_itself(tmp_path: Path) -> None:
+    """An acknowledgement wakes it up; no poll is needed."""
+    async with opened(tmp_path / "state.db", hold_seconds=0.0) as desk:
+        loop = asyncio.create_task(desk.publisher.run())
         await desk.record(run())
         await desk.scrape()
-        desk.clocks.now += HOLD
-        await desk.publisher.withdraw(desk.org)
-        await desk.publish()
-        await desk.let_go()
-        assert await desk.count() == 0
-        await desk.scrape()
-        desk.clocks.now += HOLD
-        await desk.let_go()
-        assert await desk.count() == 1
-
-    on_a_desk(tmp_path, story)
-
-
-def test_the_loop_releases_by_itself(tmp_path: Path) -> None:
-    """An acknowledgement wakes it up; no poll is needed."""
-
-    async def story() -> None:
-        async with opened(tmp_path / "state.db", hold_seconds=0.0) as desk:
-            loop = asyncio.create_task(desk.publisher.run())
-            await desk.record(run())
-            await desk.scrape()
-            async with asyncio.timeout(60):
-                while await desk.count() == 0:  # noqa: ASYNC110 (what is served has no event)
-                    await asyncio.sleep(0)
-            loop.cancel()
-
-    asyncio.run(story())
+        async with asyncio.timeout(60):
+            while await desk.count() == 0:  # noqa: ASYNC110 (what is served has no event)
+                await asyncio.sleep(0)
+        loop.cancel()
 
 
 def group(workflow_id: str, status: str, runs: int, since: float = NOW) -> OpenGroup:
@@ -334,66 +259,44 @@ def group(workflow_id: str, status: str, runs: int, since: float = NOW) -> OpenG
     return OpenGroup(workflow_id, "TRIGGER", status, runs, since)
 
 
-def test_open_runs_are_served_and_fall_to_zero(tmp_path: Path) -> None:
-    """The gauge stays at 0, the time of the oldest goes away."""
-
-    async def story(desk: Desk) -> None:
-        await desk.record(run())
-        assert await desk.count("invent_runs_open{") == 0
-        assert not any("invent_runs_open" in series for series in await desk.served())
-        await desk.publisher.set_open(desk.org, (group("wf", "QUEUED", 2), group("wf", "X", 1)))
-        await desk.publisher.set_open(desk.org, (group("wf", "RUNNING", 2, NOW - 9),))
-        assert await desk.count("invent_runs_open{") == 2
-        oldest = "invent_runs_open_oldest_timestamp_seconds"
-        assert await desk.count(oldest) == NOW - 9
-        await desk.publisher.set_open(desk.org, ())
-        served = await desk.served()
-        assert not any(series.startswith(oldest) for series in served)
-        gauges = {s: value for s, value in served.items() if s.startswith("invent_runs_open{")}
-        assert len(gauges) >= 6
-        assert set(gauges.values()) == {0.0}
-
-    on_a_desk(tmp_path, story)
-
-
-def test_open_gauges_go_away_when_they_are_not_known(tmp_path: Path) -> None:
-    """Promise 4; the counters stay."""
-
-    async def story(desk: Desk) -> None:
-        await desk.record(run())
-        await desk.publisher.set_open(desk.org, (group("wf", "RUNNING", 2),))
-        await desk.publisher.set_open(desk.org, None)
-        served = await desk.served()
-        assert not any("invent_runs_open" in series for series in served)
-        assert any("invent_runs_finished" in series for series in served)
-
-    on_a_desk(tmp_path, story)
+async def test_open_runs_fall_to_zero_and_go_away_when_they_are_not_known(desk: Desk) -> None:
+    """At 0 the time of the oldest goes away; promise 4: unknown gauges go, the counters stay."""
+    await desk.record(run())
+    assert await desk.count("invent_runs_open{") == 0
+    assert not any("invent_runs_open" in series for series in await desk.served())
+    await desk.publisher.set_open(desk.org, (group("wf", "QUEUED", 2), group("wf", "X", 1)))
+    await desk.publisher.set_open(desk.org, (group("wf", "RUNNING", 2, NOW - 9),))
+    assert await desk.count("invent_runs_open{") == 2
+    oldest = "invent_runs_open_oldest_timestamp_seconds"
+    assert await desk.count(oldest) == NOW - 9
+    await desk.publisher.set_open(desk.org, ())
+    served = await desk.served()
+    assert not any(series.startswith(oldest) for series in served)
+    gauges = {s: value for s, value in served.items() if s.startswith("invent_runs_open{")}
+    assert len(gauges) >= 6
+    assert set(gauges.values()) == {0.0}
+    await desk.publisher.set_open(desk.org, None)
+    served = await desk.served()
+    assert not any("invent_runs_open" in series for series in served)
+    assert any("invent_runs_finished" in series for series in served)
 
 
-def test_open_runs_of_folded_workflows_are_added_up(tmp_path: Path) -> None:
+async def test_open_runs_of_folded_workflows_are_added_up(desk: Desk) -> None:
     """Behind `__other__`, with the oldest of all."""
-
-    async def story(desk: Desk) -> None:
-        desk.ledger.settings = LedgerSettings(
-            BOUNDS, 0, step_credits=False, reconcile_window_seconds=86400.0
-        )
-        await desk.record(run("a", workflow_id="a"), run("b", workflow_id="b"))
-        groups = (group("a", "RUNNING", 2, NOW - 5), group("b", "RUNNING", 1, NOW - 9))
-        await desk.publisher.set_open(desk.org, groups)
-        assert await desk.count("invent_runs_open{") == 3
-        assert await desk.count("invent_runs_open_oldest_timestamp_seconds") == NOW - 9
-
-    on_a_desk(tmp_path, story)
+    desk.ledger.settings = LedgerSettings(
+        BOUNDS, 0, step_credits=False, reconcile_window_seconds=86400.0
+    )
+    await desk.record(run("a", workflow_id="a"), run("b", workflow_id="b"))
+    groups = (group("a", "RUNNING", 2, NOW - 5), group("b", "RUNNING", 1, NOW - 9))
+    await desk.publisher.set_open(desk.org, groups)
+    assert await desk.count("invent_runs_open{") == 3
+    assert await desk.count("invent_runs_open_oldest_timestamp_seconds") == NOW - 9
 
 
-def test_nothing_new_makes_no_new_generation(tmp_path: Path) -> None:
+async def test_nothing_new_makes_no_new_generation(desk: Desk) -> None:
     """An idle poll costs no encoding."""
-
-    async def story(desk: Desk) -> None:
-        await desk.record(run())
-        generation = desk.exposition.generation
-        await desk.publish()
-        await desk.publisher.set_open(desk.org, None)
-        assert desk.exposition.generation == generation
-
-    on_a_desk(tmp_path, story)
+    await desk.record(run())
+    generation = desk.exposition.generation
+    await desk.publish()
+    await desk.publisher.set_open(desk.org, None)
+    assert desk.exposition.generation == generation

@@ -189,11 +189,16 @@ class Exporter:
             self.process.kill()
             self.process.wait()
 
-    def stop(self, signal_number: int = 15) -> int:
-        """Send a signal that ends it; return its exit status."""
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
         assert self.process is not None
-        self.process.send_signal(signal_number)
-        return self.process.wait(DEADLINE_SECONDS)
+        self.process.send_signal(number)
+
+    def stop(self, number: int = 15, seconds: float = DEADLINE_SECONDS) -> int:
+        """Send a signal that ends it in so many seconds; return its exit status."""
+        self.signal(number)
+        assert self.process is not None
+        return self.process.wait(seconds)
 
     @property
     def log(self) -> str:
@@ -232,6 +237,13 @@ class Exporter:
         """Wait until an org's last poll was complete."""
         return self.wait_for(
             f"{org_id} is up", lambda samples: samples.find("invent_up", org_id=org_id) == 1
+        )
+
+    def wait_for_finished(self, runs: int, **labels: str) -> Samples:
+        """Wait until so many runs have counted among the series with these labels."""
+        return self.wait_for(
+            f"{runs} runs of {labels} have counted",
+            lambda samples: samples.total("invent_runs_finished_total", **labels) == runs,
         )
 
     def try_to_scrape(self) -> Samples:

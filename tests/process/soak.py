@@ -1,7 +1,8 @@
 """A real Prometheus scrapes the exporter for a while; then what it stored is held to the truth.
 
 `python -m tests.process.soak --seconds 1800 --report docs/soak-report.md` is the long form, with
-faults and kills; `test_prometheus` is the short one.
+faults, kills, odd fields, ties without an order and deep pages that are refused; `test_prometheus`
+is the short one, of an API that is well.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import platform
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import BAD_REQUEST
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -29,6 +32,11 @@ from tests.process.traffic import Trouble, faults, lively_world
 from tests.programs import require
 
 SCRAPE_SECONDS = 1.0
+ODD_EVERY = 10
+ROWS_LISTED = 1000
+"""Ten pages; the eleventh is refused."""
+ROWS_IN_REACH = 600
+"""What changes there is read before so many new runs came that it is out of reach."""
 _TARGET_LABELS = ("__name__", "instance", "job")
 
 
@@ -72,6 +80,9 @@ class Result:
     revised: int = 0
     unreadable: int = 0
     runs: int = 0
+    odd: Counter[str] = field(default_factory=Counter)
+    """How many runs had an odd field, by its kind."""
+    refused: int = 0
 
     @property
     def wrong(self) -> list[Line]:
@@ -84,6 +95,10 @@ def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
     result = Result(seconds, seed)
     world = lively_world(seed)
     settings = Settings(rate_limit_per_minute=None)
+    if is_sick:
+        world = lively_world(seed, resolution_seconds=1.0, odd_every=ODD_EVERY)
+        settings.deals_ties = True
+        settings.rows_listed = ROWS_LISTED
     port = free_port()
     with SimulatorServer(world, settings=settings) as simulator:
         config = make_config(
@@ -96,13 +111,18 @@ def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
         )
         address = f"--web.listen-address=127.0.0.1:{port}"
         trouble = Trouble(simulator, seed)
+        if is_sick:
+            trouble.rows_in_reach = ROWS_IN_REACH
         with Exporter(folder, config, arguments=(address,)) as exporter:
             exporter.wait_until_up()
-            with run_prometheus(folder, _scraping(port)) as server:
+            with run_prometheus(folder, scraping(port)) as server:
                 prometheus = _Prometheus(server)
                 wait_for("a first scrape", lambda: prometheus.query("invent_up"))
                 begun = time.time()
-                since = begun - 0.002
+                # No run that comes may be told to have come before first contact.
+                wait_for("first contact is past", lambda: time.time() > begun + 2)
+                begun = time.time()
+                since = begun - world.resolution_seconds - 0.002
                 world.automatic = True
                 if is_sick:
                     simulator.add_faults(*faults())
@@ -118,13 +138,16 @@ def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
         requests = simulator.requests
         result.requests = len(requests)
         result.faulty = sum(request.fault is not None for request in requests)
+        result.refused = sum(request.status == BAD_REQUEST for request in requests)
+        result.odd = Counter(run.spoiled for run in truth.runs if run.spoiled)
         result.vanished, result.revised = trouble.removed, trouble.revised
         result.unreadable = trouble.spoiled
         result.runs = sum(group.submitted for group in truth.submitted)
     return result
 
 
-def _scraping(port: int) -> dict[str, Any]:
+def scraping(port: int) -> dict[str, Any]:
+    """Return a configuration of Prometheus that scrapes this port."""
     target = {"targets": [f"127.0.0.1:{port}"]}
     job = {"job_name": "invent-exporter", "static_configs": [target]}
     return {"global": {"scrape_interval": f"{SCRAPE_SECONDS:g}s"}, "scrape_configs": [job]}
@@ -262,6 +285,13 @@ def report(result: Result) -> str:
                 f"{result.kills} times (SIGKILL); {result.faulty} of {result.requests} requests "
                 f"met a fault; {result.vanished} runs vanished, {result.revised} revisions of "
                 f"usage, {result.unreadable} runs unreadable for a while."
+            ),
+            "",
+            (
+                f"The API tells times in whole seconds, and deals runs of one second anew at each "
+                f"request; every {ODD_EVERY}th run has an odd field ({result.odd.total()} runs, "
+                f"{len(result.odd)} kinds); rows from {ROWS_LISTED} on (page 11) are refused, "
+                f"with 400, whenever they are asked for ({result.refused} times)."
             ),
             "",
             (

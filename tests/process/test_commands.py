@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from invent_exporter.simulator import Fault
+from invent_exporter.simulator import Fault, SimulatorServer
+from tests.process.conftest import Start
 from tests.process.harness import (
     ROOT,
     Exporter,
@@ -26,7 +29,7 @@ from tests.process.harness import (
     run_command,
     wait_for,
 )
-from tests.process.traffic import KEY, quiet_api
+from tests.process.traffic import KEY
 
 
 def _one_line(text: str) -> str:
@@ -39,65 +42,66 @@ def _one_line(text: str) -> str:
 # -- check
 
 
-def test_check_prints_what_each_org_answered(tmp_path: Path) -> None:
-    """Exit 0 when every org answered, 1 when one did not, with the problem in the table."""
-    with quiet_api() as simulator:
+Check = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def check(simulator: SimulatorServer, tmp_path: Path) -> Check:
+    """Return what runs `check` on the simulated API; what it has of config is for `make_config`."""
+
+    def run(status: int = 0, **config: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
         file = tmp_path / "config.yaml"
-        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
+        file.write_text(json.dumps(make_config(simulator.url, tmp_path, **config)))
         done = run_command("check", f"--config.file={file}")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "1 on the first page" in done.stdout
-        assert "org-main" in done.stdout
-        orgs = [
-            {"id": "c"},
-            {"id": "org-sub"},
-            {"id": "org-unknown"},
-            {"id": "org-other", "key": "key-of-nobody"},
-        ]
-        file.write_text(json.dumps(make_config(simulator.url, tmp_path, orgs=orgs)))
-        done = run_command("check", f"--config.file={file}")
-        assert (done.returncode, done.stderr) == (1, "")
-        answers = {
-            cells[1].strip(): (cells[2].strip(), cells[-2].strip())
-            for cells in (line.split("│") for line in done.stdout.splitlines())
-            if len(cells) > 3
-        }
-        assert answers["c"] == answers["org-sub"] == ("ok", "")
-        assert answers["org-unknown"][0] == "failed"
-        assert answers["org-unknown"][1].startswith("not_found: HTTP 404")
-        assert answers["org-other"][0] == "failed"
-        assert answers["org-other"][1].startswith("unauthorized: HTTP 401")
+        assert (done.returncode, done.stderr) == (status, "")
+        return done
+
+    return run
+
+
+def test_check_prints_what_each_org_answered(check: Check, tmp_path: Path) -> None:
+    """Exit 0 when every org answered, 1 when one did not, with the problem in the table."""
+    done = check()
+    assert "1 on the first page" in done.stdout
+    assert "org-main" in done.stdout
+    orgs = [{"id": org} for org in ("c", "org-sub", "org-unknown")]
+    done = check(1, orgs=[*orgs, {"id": "org-other", "key": "key-of-nobody"}])
+    answers = {
+        cells[1].strip(): (cells[2].strip(), cells[-2].strip())
+        for cells in (line.split("│") for line in done.stdout.splitlines())
+        if len(cells) > 3
+    }
+    assert answers["c"] == answers["org-sub"] == ("ok", "")
+    assert answers["org-unknown"][0] == "failed"
+    assert answers["org-unknown"][1].startswith("not_found: HTTP 404")
+    assert answers["org-other"][0] == "failed"
+    assert answers["org-other"][1].startswith("unauthorized: HTTP 401")
     assert KEY not in done.stdout
     assert "key-of-nobody" not in done.stdout
-    assert list(tmp_path.iterdir()) == [file], "check needs no state"
+    assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"], "check needs no state"
 
 
-def test_check_shows_no_control_characters_and_no_key(tmp_path: Path) -> None:
+def test_check_shows_no_control_characters_and_no_key(
+    simulator: SimulatorServer, check: Check
+) -> None:
     """Whatever the API answers, the terminal is not told what to do, nor is the key shown."""
-    with quiet_api() as simulator:
-        run_id = simulator.world.add_run(status="COMPLETED")
-        simulator.world.set_fields(run_id, {"org_id": f"\x1b]0;title\x07{KEY}"})
-        file = tmp_path / "config.yaml"
-        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
-        done = run_command("check", f"--config.file={file}")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "]0;title" in done.stdout
-        assert not {"\x1b", "\x07"} & set(done.stdout)
-        assert KEY not in done.stdout
+    run_id = simulator.world.add_run(status="COMPLETED")
+    simulator.world.set_fields(run_id, {"org_id": f"\x1b]0;title\x07{KEY}"})
+    done = check()
+    assert "]0;title" in done.stdout
+    assert not {"\x1b", "\x07"} & set(done.stdout)
+    assert KEY not in done.stdout
 
 
-def test_check_finds_the_newest_run_whatever_the_times_offsets(tmp_path: Path) -> None:
+def test_check_finds_the_newest_run_whatever_the_times_offsets(
+    simulator: SimulatorServer, check: Check
+) -> None:
     """Also among times without one, which are taken as UTC."""
     hour = f"{datetime.now(UTC) + timedelta(hours=2):%Y-%m-%dT%H}"
     times = (f"{hour}:30:00", f"{hour}:59:00+01:30", f"{hour}:00:00Z")
-    with quiet_api() as simulator:
-        for time in times:
-            simulator.world.add_run(status="COMPLETED", fields={"created_at": time})
-        file = tmp_path / "config.yaml"
-        file.write_text(json.dumps(make_config(simulator.url, tmp_path)))
-        done = run_command("check", f"--config.file={file}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert times[0] in done.stdout
+    for time in times:
+        simulator.world.add_run(status="COMPLETED", fields={"created_at": time})
+    assert times[0] in check().stdout
 
 
 def test_check_of_an_api_that_is_down(tmp_path: Path) -> None:
@@ -117,24 +121,19 @@ def test_check_of_an_api_that_is_down(tmp_path: Path) -> None:
 # -- environment
 
 
-@pytest.mark.parametrize("with_file", [False, True], ids=["key", "key_file"])
-def test_environment_is_enough(tmp_path: Path, with_file: bool) -> None:  # noqa: FBT001
-    """The five variables configure one org, without a file."""
+def test_environment_is_enough(simulator: SimulatorServer, tmp_path: Path) -> None:
+    """The five variables configure one org, without a file; `INVENT_API_KEY` is test_load's."""
     (tmp_path / "key").write_text(f"{KEY}\n")
-    with quiet_api() as simulator:
-        simulator.world.add_run(status="RUNNING", org_id="org-sub")
-        environment = {
-            "INVENT_ORG_ID": "org-sub",
-            "INVENT_API_URL": simulator.url,
-            "INVENT_STATE_URL": f"sqlite:///{tmp_path}/of-environment.db",
-        }
-        if with_file:
-            environment["INVENT_API_KEY_FILE"] = str(tmp_path / "key")
-        else:
-            environment["INVENT_API_KEY"] = KEY
-        with Exporter(tmp_path, None, environment=environment) as exporter:
-            samples = exporter.wait_until_up("org-sub")
-            assert samples.total("invent_runs_open", org_id="org-sub", status="RUNNING") == 1
+    simulator.world.add_run(status="RUNNING", org_id="org-sub")
+    environment = {
+        "INVENT_ORG_ID": "org-sub",
+        "INVENT_API_KEY_FILE": str(tmp_path / "key"),
+        "INVENT_API_URL": simulator.url,
+        "INVENT_STATE_URL": f"sqlite:///{tmp_path}/of-environment.db",
+    }
+    with Exporter(tmp_path, None, environment=environment) as exporter:
+        samples = exporter.wait_until_up("org-sub")
+        assert samples.total("invent_runs_open", org_id="org-sub", status="RUNNING") == 1
     assert (tmp_path / "of-environment.db").exists()
 
 
@@ -177,27 +176,22 @@ def test_unwritable_state_is_named(tmp_path: Path) -> None:
         assert "a writable file is expected" in line
 
 
-def _used_state(tmp_path: Path) -> Path:
-    """Let an exporter fill a state file, and stop it."""
-    with quiet_api() as simulator:
-        for _ in range(200):
-            simulator.world.add_run(status="COMPLETED")
-        with Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter:
-            exporter.wait_until_up()
-            assert exporter.stop() == 0
-    return tmp_path / "state.db"
-
-
 def _contents(folder: Path, name: str) -> dict[str, bytes]:
     """Read all files that begin with this name, but the lock."""
     files = sorted(folder.glob(f"{name}*"))
     return {file.name: file.read_bytes() for file in files if not file.name.endswith(".lock")}
 
 
-def test_damaged_newer_and_foreign_states_are_left_as_they_are(tmp_path: Path) -> None:
+def test_damaged_newer_and_foreign_states_are_left_as_they_are(
+    simulator: SimulatorServer, start: Start, tmp_path: Path
+) -> None:
     """Each is refused with what to do, and not one byte of it changes."""
-    state = _used_state(tmp_path)
-    good = state.read_bytes()
+    for _ in range(200):
+        simulator.world.add_run(status="COMPLETED")
+    exporter = start()
+    exporter.wait_until_up()
+    assert exporter.stop() == 0
+    good = (tmp_path / "state.db").read_bytes()
 
     text = tmp_path / "text.db"
     text.write_text("this was never a database\n" * 100)
@@ -206,15 +200,14 @@ def test_damaged_newer_and_foreign_states_are_left_as_they_are(tmp_path: Path) -
     holed = tmp_path / "holed.db"
     # Behind all that a start reads: only a look at the whole file finds it.
     holed.write_bytes(good[:24576] + b"\xa5" * (len(good) - 24576))
-    newer = tmp_path / "newer.db"
-    shutil.copy(state, newer)
-    with sqlite3.connect(newer) as connection:
-        connection.execute("UPDATE meta SET schema_version = 999")
-    connection.close()
-    foreign = tmp_path / "foreign.db"
-    with sqlite3.connect(foreign) as connection:
-        connection.execute("CREATE TABLE theirs (something)")
-    connection.close()
+    newer, foreign = tmp_path / "newer.db", tmp_path / "foreign.db"
+    newer.write_bytes(good)
+    for file, statement in (
+        (newer, "UPDATE meta SET schema_version = 999"),
+        (foreign, "CREATE TABLE theirs (something)"),
+    ):
+        with closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute(statement)
 
     for file, said in (
         (text, "damaged"),
@@ -230,65 +223,52 @@ def test_damaged_newer_and_foreign_states_are_left_as_they_are(tmp_path: Path) -
         assert _contents(tmp_path, file.name) == before
 
 
-def test_state_of_another_process_is_left_to_it(tmp_path: Path) -> None:
+def test_state_of_another_process_is_left_to_it(
+    simulator: SimulatorServer, start: Start, tmp_path: Path
+) -> None:
     """A second exporter on the same file is refused, and the first goes on."""
-    with quiet_api() as simulator:
-        config = make_config(simulator.url, tmp_path)
-        with Exporter(tmp_path, config) as exporter:
-            exporter.wait_until_up()
-            assert "held by another process" in _refused(tmp_path, tmp_path / "state.db")
-            simulator.world.add_run(status="FAILED")
-            exporter.wait_for(
-                "the first still counts",
-                lambda samples: samples.total("invent_runs_finished_total") == 1,
-            )
-            # A killed one lets go of it.
-            exporter.kill()
-            exporter.start()
-            assert exporter.wait_until_up().total("invent_runs_finished_total") == 1
+    exporter = start()
+    exporter.wait_until_up()
+    assert "held by another process" in _refused(tmp_path, tmp_path / "state.db")
+    simulator.world.add_run(status="FAILED")
+    exporter.wait_for_finished(1)
+    # A killed one lets go of it.
+    exporter.kill()
+    exporter.start()
+    assert exporter.wait_until_up().total("invent_runs_finished_total") == 1
 
 
 # -- the end
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_it_with_a_poll_in_flight(tmp_path: Path, number: int) -> None:
+def test_signal_ends_it_with_a_poll_in_flight(
+    simulator: SimulatorServer, start: Start, number: int
+) -> None:
     """Status 0 within 5 s although the API takes a minute to answer; what was counted is kept."""
-    with quiet_api() as simulator:
-        world = simulator.world
-        config = make_config(simulator.url, tmp_path)
-        with Exporter(tmp_path, config) as exporter:
-            exporter.wait_until_up()
-            world.add_run(status="FAILED")
-            exporter.wait_for(
-                "it counts", lambda samples: samples.total("invent_runs_finished_total") == 1
-            )
-            simulator.add_faults(Fault(kind="slow", seconds=60))
-            simulator.forget_requests()
-            wait_for("a slow request", lambda: simulator.requests)
-            assert exporter.process is not None
-            exporter.process.send_signal(number)
-            assert exporter.process.wait(5) == 0
-            assert "msg=stopping" in exporter.log
-            assert "Traceback" not in exporter.log
-            simulator.faults.clear()
-            world.add_run(status="FAILED")
-            exporter.start()
-            exporter.wait_for(
-                "the second counts",
-                lambda samples: samples.total("invent_runs_finished_total") == 2,
-            )
+    world = simulator.world
+    exporter = start()
+    exporter.wait_until_up()
+    world.add_run(status="FAILED")
+    exporter.wait_for_finished(1)
+    simulator.add_faults(Fault(kind="slow", seconds=60))
+    simulator.forget_requests()
+    wait_for("a slow request", lambda: simulator.requests)
+    assert exporter.stop(number, seconds=5) == 0
+    assert "msg=stopping" in exporter.log
+    assert "Traceback" not in exporter.log
+    simulator.faults.clear()
+    world.add_run(status="FAILED")
+    exporter.start()
+    exporter.wait_for_finished(2)
 
 
-def test_signal_ends_it_before_the_first_answer(tmp_path: Path) -> None:
+def test_signal_ends_it_before_the_first_answer(simulator: SimulatorServer, start: Start) -> None:
     """Also while first contact waits for an API that does not answer."""
-    with quiet_api() as simulator:
-        simulator.add_faults(Fault(kind="slow", seconds=60))
-        with Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter:
-            wait_for("a slow request", lambda: simulator.requests)
-            assert exporter.process is not None
-            exporter.process.send_signal(signal.SIGTERM)
-            assert exporter.process.wait(5) == 0
+    simulator.add_faults(Fault(kind="slow", seconds=60))
+    exporter = start()
+    wait_for("a slow request", lambda: simulator.requests)
+    assert exporter.stop(signal.SIGTERM, seconds=5) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -320,23 +300,6 @@ def test_signal_ends_it_before_it_has_begun(
     assert b"Traceback" not in said
 
 
-def test_hangup_does_not_end_it(tmp_path: Path) -> None:
-    """SIGHUP, which asks for a reload elsewhere, is answered in the log; it goes on counting."""
-    with (
-        quiet_api() as simulator,
-        Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter,
-    ):
-        exporter.wait_until_up()
-        assert exporter.process is not None
-        exporter.process.send_signal(signal.SIGHUP)
-        wait_for("its words", lambda: "reloading is not supported yet" in exporter.log)
-        simulator.world.add_run(status="FAILED")
-        exporter.wait_for(
-            "it counts", lambda samples: samples.total("invent_runs_finished_total") == 1
-        )
-        assert exporter.stop() == 0
-
-
 def test_simulate_and_demo_end_by_signal(tmp_path: Path) -> None:
     """`demo` prints the addresses and serves both; `simulate` the API alone; SIGTERM ends them."""
     exporter = Exporter(
@@ -356,67 +319,55 @@ def test_simulate_and_demo_end_by_signal(tmp_path: Path) -> None:
 # -- logs
 
 
-def test_logs_are_one_object_a_line(tmp_path: Path) -> None:
+def test_logs_are_one_object_a_line(simulator: SimulatorServer, start: Start) -> None:
     """`--log.format=json`: every line is an object; each failed run is one warning."""
-    with quiet_api() as simulator:
-        config = make_config(simulator.url, tmp_path)
-        arguments = ("--log.format=json", "--log.level=debug")
-        for _ in range(3):
-            simulator.world.add_run(status="FAILED", error="old")
-        with Exporter(tmp_path, config, arguments=arguments) as exporter:
-            exporter.wait_until_up()
-            run_id = simulator.world.add_run(
-                status="FAILED", workflow_id="wf-x", error="step 2\nbroke " + "x" * 1000
-            )
-            exporter.wait_for(
-                "it counts", lambda samples: samples.total("invent_runs_finished_total") == 1
-            )
-            lines = [json.loads(line) for line in exporter.log.splitlines()]
-        failed = [line for line in lines if line["msg"] == "run failed"]
-        assert len(failed) == 1, "those of the history are one line together"
-        (line,) = failed
-        assert line["level"] == "warning" or line["level"] == "warn"
-        assert (line["org_id"], line["workflow_id"]) == ("org-main", "wf-x")
-        assert (line["run_id"], line["origin"]) == (run_id, "WORKFLOW")
-        assert line["error"].startswith("step 2\nbroke xxx")
-        assert len(line["error"]) < 500
-        assert {"duration_seconds", "credits"} <= line.keys()
-        contact = [line for line in lines if line["msg"] == "first contact"]
-        assert [line["failed_runs_in_history"] for line in contact] == [3]
+    for _ in range(3):
+        simulator.world.add_run(status="FAILED", error="old")
+    exporter = start("--log.format=json", "--log.level=debug")
+    exporter.wait_until_up()
+    error = "step 2\nbroke " + "x" * 1000
+    run_id = simulator.world.add_run(status="FAILED", workflow_id="wf-x", error=error)
+    exporter.wait_for_finished(1)
+    lines = [json.loads(line) for line in exporter.log.splitlines()]
+    failed = [line for line in lines if line["msg"] == "run failed"]
+    assert len(failed) == 1, "those of the history are one line together"
+    (line,) = failed
+    assert line["level"] == "warning" or line["level"] == "warn"
+    assert (line["org_id"], line["workflow_id"]) == ("org-main", "wf-x")
+    assert (line["run_id"], line["origin"]) == (run_id, "WORKFLOW")
+    assert line["error"].startswith("step 2\nbroke xxx")
+    assert len(line["error"]) < 500
+    assert {"duration_seconds", "credits"} <= line.keys()
+    contact = [line for line in lines if line["msg"] == "first contact"]
+    assert [line["failed_runs_in_history"] for line in contact] == [3]
 
 
-def test_it_listens_on_every_address_that_it_is_given(tmp_path: Path) -> None:
+def test_it_listens_on_every_address_that_it_is_given(start: Start) -> None:
     """`--web.listen-address` may stand there several times, also the same; each is logged once."""
-    with quiet_api() as simulator:
-        config = make_config(simulator.url, tmp_path)
-        flags = ("--web.listen-address=localhost:0",) * 2
-        with Exporter(tmp_path, config, arguments=flags) as both:
-            wait_for("both are named", lambda: both.log.count("msg=listening") == 2)
-            urls = re.findall(r"msg=listening .*address=(\S+)", both.log)
-            assert [url.rpartition(":")[0] for url in urls] == ["127.0.0.1", "localhost"]
-            for url in urls:
-                assert httpx.get(f"http://{url}/-/healthy", trust_env=False).status_code == 200
+    both = start(*("--web.listen-address=localhost:0",) * 2)
+    wait_for("both are named", lambda: both.log.count("msg=listening") == 2)
+    urls = re.findall(r"msg=listening .*address=(\S+)", both.log)
+    assert [url.rpartition(":")[0] for url in urls] == ["127.0.0.1", "localhost"]
+    for url in urls:
+        assert httpx.get(f"http://{url}/-/healthy", trust_env=False).status_code == 200
 
 
-def test_telemetry_path_moves(tmp_path: Path) -> None:
+def test_telemetry_path_moves(start: Start) -> None:
     """`--web.telemetry-path` is where the metrics are, and nothing else is."""
-    with quiet_api() as simulator:
-        config = make_config(simulator.url, tmp_path)
-        with Exporter(tmp_path, config, arguments=("--web.telemetry-path=/m",)) as exporter:
-            assert exporter.get("/m").status_code == 200
-            assert exporter.get("/metrics").status_code == 404
-            assert '"/m"' in exporter.get("/").text
+    exporter = start("--web.telemetry-path=/m")
+    assert exporter.get("/m").status_code == 200
+    assert exporter.get("/metrics").status_code == 404
+    assert '"/m"' in exporter.get("/").text
 
 
-def test_page_shows_open_runs_of_all_origins_together(tmp_path: Path) -> None:
+def test_page_shows_open_runs_of_all_origins_together(
+    simulator: SimulatorServer, start: Start
+) -> None:
     """One row for each workflow and status, with all its runs: none looks like a double."""
-    with quiet_api() as simulator:
-        for origin in ("WORKFLOW", "TRIGGER", "WEBHOOK"):
-            simulator.world.add_run(status="RUNNING", workflow_id="wf-x", origin=origin)
-        with Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter:
-            exporter.wait_for(
-                "all are open", lambda samples: samples.total("invent_runs_open") == 3
-            )
-            row = '<tr><td>wf-x</td><td>RUNNING</td><td class="n">'
-            assert exporter.get("/").text.count(row) == 1
-            assert f"{row}3</td>" in exporter.get("/").text
+    for origin in ("WORKFLOW", "TRIGGER", "WEBHOOK"):
+        simulator.world.add_run(status="RUNNING", workflow_id="wf-x", origin=origin)
+    exporter = start()
+    exporter.wait_for("all are open", lambda samples: samples.total("invent_runs_open") == 3)
+    row = '<tr><td>wf-x</td><td>RUNNING</td><td class="n">'
+    assert exporter.get("/").text.count(row) == 1
+    assert f"{row}3</td>" in exporter.get("/").text

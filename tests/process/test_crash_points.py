@@ -68,7 +68,6 @@ def _prepare(base: Path, simulator: SimulatorServer) -> float:
     """Let first contact be complete and some runs open; then let things happen."""
     world = simulator.world
     ends = [world.add_run(status="RUNNING", workflow_id="wf-known") for _ in range(2)]
-    late = ""
     config = make_config(simulator.url, base)
     with Exporter(base, config) as exporter:
         exporter.wait_until_up()
@@ -121,7 +120,7 @@ class _Lane:
     def __exit__(self, *_: object) -> None:
         self._runner.communicate(timeout=60)
 
-    def live(self, *, kill_at: int) -> list[str]:  # noqa: C901 - one life, told in order
+    def live(self, *, kill_at: int) -> list[str]:
         """Start from the base state and die at a point; then live until all is exact."""
         for file in self._folder.glob("state.db*"):
             file.unlink()
@@ -133,20 +132,16 @@ class _Lane:
             self._order(kill_at)
             status = self._answer()["status"]
             assert status == -signal.SIGKILL, (kill_at, status, self._log())
-            for line in self._report():
-                if "scrape" in line:
-                    watcher.take(line["scrape"])
+            for scrape in self._report("scrape"):
+                watcher.take(scrape)
         pid = self._order(0)
         truth = self._simulator.world.truth(self._since)
-        wrong = ["nothing was served"]
-        seen = 0
+        wrong: list[str] = []
 
         def is_exact() -> bool:
-            nonlocal wrong, seen
-            scrapes = [line["scrape"] for line in self._report() if "scrape" in line]
-            if len(scrapes) > seen:
-                seen = len(scrapes)
-                wrong = differences(parse(scrapes[-1]), truth)
+            nonlocal wrong
+            scrapes = self._report("scrape")
+            wrong = differences(parse(scrapes[-1]), truth) if scrapes else ["nothing was served"]
             return not wrong
 
         try:
@@ -157,27 +152,18 @@ class _Lane:
             os.kill(pid, signal.SIGTERM)
             status = self._answer()["status"]
         assert status == 0, (kill_at, self._log())
-        points = []
-        is_last_exact = False
-        for line in self._report():
-            if "scrape" in line:
-                watcher.take(line["scrape"])
-                is_last_exact = not differences(parse(line["scrape"]), truth)
-            else:
-                points.append(line["point"])
-        assert is_last_exact, "it was exact, and then it was not"
+        for scrape in self._report("scrape"):
+            watcher.take(scrape)
+        assert is_exact(), "it was exact, and then it was not"
         assert watcher.wrong == [], f"killed at point {kill_at}"
-        return points
+        return self._report("point")
 
     def _order(self, kill_at: int) -> int:
         """Start a child; return its process id."""
         (self._folder / "report").unlink(missing_ok=True)
+        flags = (f"--config.file={self._folder}/config.yaml", "--web.listen-address=127.0.0.1:0")
         order = {
-            "argv": [
-                "serve",
-                f"--config.file={self._folder}/config.yaml",
-                "--web.listen-address=127.0.0.1:0",
-            ],
+            "argv": ["serve", *flags],
             "log": str(self._folder / "log"),
             "report": str(self._folder / "report"),
             "kill_at": kill_at,
@@ -193,13 +179,12 @@ class _Lane:
         answer: dict[str, Any] = json.loads(self._runner.stdout.readline())
         return answer
 
-    def _report(self) -> list[dict[str, str]]:
+    def _report(self, kind: str) -> list[str]:
         file = self._folder / "report"
-        if not file.exists():
-            return []
-        lines = file.read_text().splitlines(keepends=True)
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         # The last one may be half written.
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        known = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [line[kind] for line in known if kind in line]
 
     def _log(self) -> str:
         return (self._folder / "log").read_text()[-3000:]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from invent_exporter.simulator import Fault, Order, Settings, SimulatorServer
+from tests.process.conftest import Start
 from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
 from tests.process.traffic import KEY, quiet_api
 
@@ -21,14 +17,10 @@ def _finished(samples: Samples, org_id: str) -> float:
     return samples.total("invent_runs_finished_total", org_id=org_id)
 
 
-def _has_finished(org_id: str, runs: int, samples: Samples) -> bool:
-    return _finished(samples, org_id) == runs
-
-
 # -- one sick org among others
 
 
-def test_a_sick_org_leaves_the_others_alone(tmp_path: Path) -> None:
+def test_a_sick_org_leaves_the_others_alone(simulator: SimulatorServer, start: Start) -> None:
     """Promise 4: its counters stay, it is down, its live gauges go; the others go on counting."""
     orgs = [
         {"id": "c", "name": "Main"},
@@ -37,93 +29,65 @@ def test_a_sick_org_leaves_the_others_alone(tmp_path: Path) -> None:
         {"id": "org-unknown"},
         {"id": "org-locked", "key": "key-of-nobody"},
     ]
-    with quiet_api() as simulator:
-        world = simulator.world
-        for org in ("org-sub", "org-other"):
-            world.add_run(org_id=org, status="RUNNING")
-        with Exporter(tmp_path, make_config(simulator.url, tmp_path, orgs=orgs)) as exporter:
-            for org in ("org-main", "org-sub", "org-other"):
-                exporter.wait_until_up(org)
-            wait_for("ready", lambda: exporter.get("/-/ready").status_code == 200)
-            samples = exporter.wait_for(
-                "wrong orgs are down",
-                lambda now: all(
-                    now.find("invent_up", org_id=org) == 0 for org in ("org-unknown", "org-locked")
-                ),
-            )
-            assert samples.total("invent_poll_errors_total", org_id="org-unknown") == (
-                samples.find("invent_poll_errors_total", org_id="org-unknown", reason="not_found")
-            )
-            assert samples.find(
-                "invent_poll_errors_total", org_id="org-locked", reason="unauthorized"
-            )
-            names = samples.among("invent_org_info", org_id="org-main")
-            assert [dict(labels)["org_name"] for labels in names] == ["Main"]
+    world = simulator.world
+    for org in ("org-sub", "org-other"):
+        world.add_run(org_id=org, status="RUNNING")
+    exporter = start(orgs=orgs)
+    for org in ("org-main", "org-sub", "org-other"):
+        exporter.wait_until_up(org)
+    wait_for("ready", lambda: exporter.get("/-/ready").status_code == 200)
+    samples = exporter.wait_for(
+        "wrong orgs are down",
+        lambda now: all(
+            now.find("invent_up", org_id=org) == 0 for org in ("org-unknown", "org-locked")
+        ),
+    )
+    assert samples.total("invent_poll_errors_total", org_id="org-unknown") == (
+        samples.find("invent_poll_errors_total", org_id="org-unknown", reason="not_found")
+    )
+    assert samples.find("invent_poll_errors_total", org_id="org-locked", reason="unauthorized")
+    names = samples.among("invent_org_info", org_id="org-main")
+    assert [dict(labels)["org_name"] for labels in names] == ["Main"]
 
-            world.add_run(org_id="org-sub", status="FAILED")
-            exporter.wait_for("it counts", lambda now: _finished(now, "org-sub") == 1)
-            simulator.add_faults(Fault(kind="html", org="org-sub"))
-            for org in ("org-sub", "org-other", "org-main"):
-                world.add_run(org_id=org, status="FAILED")
-            samples = exporter.wait_for(
-                "gauges of the sick org go",
-                lambda now: not now.among("invent_runs_open", org_id="org-sub"),
-            )
-            assert not samples.among("invent_runs_open_oldest_timestamp_seconds", org_id="org-sub")
-            # The exporter's own metrics are up to a second old.
-            samples = exporter.wait_for(
-                "three failed polls",
-                lambda now: now.total("invent_poll_errors_total", org_id="org-sub") >= 3,
-            )
-            assert samples.find("invent_up", org_id="org-sub") == 0
-            assert _finished(samples, "org-sub") == 1
-            samples = exporter.wait_for(
-                "the others go on",
-                lambda now: (_finished(now, "org-other"), _finished(now, "org-main")) == (1, 1),
-            )
-            assert samples.total("invent_runs_open", org_id="org-other") == 1
-            simulator.faults.clear()
-            samples = exporter.wait_for("it is back", lambda now: _finished(now, "org-sub") == 2)
-            samples = exporter.wait_for(
-                "its gauges too", lambda now: now.among("invent_runs_open", org_id="org-sub")
-            )
-            assert samples.total("invent_runs_open", org_id="org-sub") == 1
+    world.add_run(org_id="org-sub", status="FAILED")
+    exporter.wait_for_finished(1, org_id="org-sub")
+    simulator.add_faults(Fault(kind="html", org="org-sub"))
+    for org in ("org-sub", "org-other", "org-main"):
+        world.add_run(org_id=org, status="FAILED")
+    samples = exporter.wait_for(
+        "gauges of the sick org go",
+        lambda now: not now.among("invent_runs_open", org_id="org-sub"),
+    )
+    assert not samples.among("invent_runs_open_oldest_timestamp_seconds", org_id="org-sub")
+    # The exporter's own metrics are up to a second old.
+    samples = exporter.wait_for(
+        "three failed polls",
+        lambda now: now.total("invent_poll_errors_total", org_id="org-sub") >= 3,
+    )
+    assert samples.find("invent_up", org_id="org-sub") == 0
+    assert _finished(samples, "org-sub") == 1
+    samples = exporter.wait_for(
+        "the others go on",
+        lambda now: (_finished(now, "org-other"), _finished(now, "org-main")) == (1, 1),
+    )
+    assert samples.total("invent_runs_open", org_id="org-other") == 1
+    simulator.faults.clear()
+    samples = exporter.wait_for_finished(2, org_id="org-sub")
+    samples = exporter.wait_for(
+        "its gauges too", lambda now: now.among("invent_runs_open", org_id="org-sub")
+    )
+    assert samples.total("invent_runs_open", org_id="org-sub") == 1
 
 
 @pytest.mark.parametrize("ids", [("c", "org-main"), ("org-main", "c")])
-def test_one_org_configured_twice_is_polled_once(tmp_path: Path, ids: tuple[str, str]) -> None:
-    """`c` and its real id: the later entry is dropped with a warning, and nothing counts twice."""
-    orgs = [{"id": org} for org in ids]
-    with quiet_api() as simulator:
-        world = simulator.world
-        open_run = world.add_run(status="RUNNING")
-        with Exporter(
-            tmp_path, make_config(simulator.url, tmp_path, orgs=orgs, poll_interval="3s")
-        ) as exporter:
-            exporter.wait_until_up()
-            # What the first contact saw open counts, whichever entry made it.
-            world.finish_run(open_run, "COMPLETED")
-            wait_for("the warning", lambda: "configured twice" in exporter.log)
-            world.add_run(status="FAILED")
-            exporter.wait_for("both count", lambda now: _finished(now, "org-main") > 1)
-            samples = exporter.wait_for_polls()
-            assert _finished(samples, "org-main") == 2
-            named = {dict(labels)["org_id"] for _, labels in samples if "org_id" in dict(labels)}
-            assert named == {"org-main"}
-            assert exporter.log.count("configured twice") == 1
-            assert f"entry={ids[1]}" in exporter.log
-            exporter.kill()
-            exporter.start()
-            assert _finished(exporter.wait_until_up(), "org-main") == 2
+def test_one_org_configured_twice_loses_no_run(tmp_path: Path, ids: tuple[str, str]) -> None:
+    """Both entries are polled until a run names the org; what came before it counts as well.
 
-
-@pytest.mark.parametrize("ids", [("c", "org-main"), ("org-main", "c")])
-def test_one_new_org_configured_twice_loses_no_run(tmp_path: Path, ids: tuple[str, str]) -> None:
-    """Both entries are polled until a run names the org; what came before it counts as well."""
+    Then the later entry is dropped with a warning, and nothing counts twice.
+    """
     orgs = [{"id": org} for org in ids]
-    settings = Settings(rate_limit_per_minute=None)
     with (
-        SimulatorServer(settings=settings) as simulator,
+        SimulatorServer(settings=Settings(rate_limit_per_minute=None)) as simulator,
         Exporter(tmp_path, make_config(simulator.url, tmp_path, orgs=orgs)) as exporter,
     ):
         world = simulator.world
@@ -133,11 +97,15 @@ def test_one_new_org_configured_twice_loses_no_run(tmp_path: Path, ids: tuple[st
         open_run = world.add_run(status="RUNNING", fields=nameless)
         for _ in range(2):
             world.add_run(status="FAILED", fields=nameless)
-        exporter.wait_for("they count", lambda now: _finished(now, "org-main") == 2)
+        exporter.wait_for_finished(2, org_id="org-main")
         world.add_run(status="FAILED")
         wait_for("the warning", lambda: "configured twice" in exporter.log)
         world.finish_run(open_run, "COMPLETED")
-        exporter.wait_for("all count", lambda now: _finished(now, "org-main") == 4)
+        exporter.wait_for_finished(4, org_id="org-main")
+        samples = exporter.wait_for_polls()
+        assert {dict(labels).get("org_id", "org-main") for _, labels in samples} == {"org-main"}
+        assert exporter.log.count("configured twice") == 1
+        assert f"entry={ids[1]}" in exporter.log
         exporter.kill()
         exporter.start()
         assert _finished(exporter.wait_until_up(), "org-main") == 4
@@ -164,67 +132,39 @@ def test_health_does_not_hang_on_the_api(tmp_path: Path) -> None:
             exporter.wait_until_up()
 
 
-def test_not_ready_before_the_first_attempt_has_ended(tmp_path: Path) -> None:
+def test_not_ready_before_the_first_attempt_has_ended(
+    simulator: SimulatorServer, start: Start
+) -> None:
     """While the API lets the first request wait, the exporter is alive but not ready."""
-    with quiet_api() as simulator:
-        simulator.add_faults(Fault(kind="slow", seconds=60, count=1))
-        config = make_config(simulator.url, tmp_path, api={"timeout": "5s"})
-        with Exporter(tmp_path, config) as exporter:
-            wait_for("the request", lambda: simulator.requests)
-            assert exporter.get("/-/ready").status_code == 503
-            assert exporter.get("/-/healthy").status_code == 200
-            assert "invent_up{" not in exporter.get("/metrics").text
-            wait_for("ready", lambda: exporter.get("/-/ready").status_code == 200)
+    simulator.add_faults(Fault(kind="slow", seconds=60, count=1))
+    exporter = start(api={"timeout": "5s"})
+    wait_for("the request", lambda: simulator.requests)
+    assert exporter.get("/-/ready").status_code == 503
+    assert exporter.get("/-/healthy").status_code == 200
+    assert "invent_up{" not in exporter.get("/metrics").text
+    wait_for("ready", lambda: exporter.get("/-/ready").status_code == 200)
 
 
 # -- secrets
 
 
-class _Elsewhere(http.server.BaseHTTPRequestHandler):
-    """Another host that listens for what it should not hear."""
-
-    heard: list[str]
-
-    def do_GET(self) -> None:
-        """Note the request."""
-        self.heard.append(f"{self.path} {self.headers}")
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"[]")
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def _elsewhere() -> Iterator[tuple[str, list[str]]]:
-    heard: list[str] = []
-    handler = type("Handler", (_Elsewhere,), {"heard": heard})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/orgs/c/workflows/runs", heard
-        server.shutdown()
-        thread.join()
-
-
-def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
+def test_a_redirect_is_not_followed(simulator: SimulatorServer, start: Start) -> None:
     """No key, and no request at all, goes where a redirect points."""
-    with quiet_api() as simulator, _elsewhere() as (url, heard):
-        simulator.add_faults(Fault(kind="redirect", location=f"{url}?key={KEY}"))
-        with Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter:
-            exporter.wait_for(
-                "polls fail",
-                lambda now: now.total("invent_poll_errors_total", reason="invalid_response") > 2,
-            )
-            assert heard == []
-            assert KEY not in exporter.log
-            simulator.faults.clear()
-            exporter.wait_until_up()
-            assert heard == []
+    with quiet_api() as elsewhere:
+        url = f"{elsewhere.url}/orgs/c/workflows/runs?key={KEY}"
+        simulator.add_faults(Fault(kind="redirect", location=url))
+        exporter = start()
+        exporter.wait_for(
+            "polls fail",
+            lambda now: now.total("invent_poll_errors_total", reason="invalid_response") > 2,
+        )
+        assert KEY not in exporter.log
+        simulator.faults.clear()
+        exporter.wait_until_up()
+        assert elsewhere.requests == ()
 
 
-def test_secrets_stay_secret(tmp_path: Path) -> None:
+def test_secrets_stay_secret(simulator: SimulatorServer, start: Start, tmp_path: Path) -> None:
     """Promise 7: no key in logs, metrics, the page, errors, the process title or the state.
 
     The API gives the keys back wherever it can: in a run's error, its workflow and its origin.
@@ -232,69 +172,61 @@ def test_secrets_stay_secret(tmp_path: Path) -> None:
     keys = ("key-main", "key-other")
     (tmp_path / "key").write_text(f"{keys[1]}\n")
     orgs = [{"id": "c"}, {"id": "org-other", "key_file": str(tmp_path / "key")}]
-    with quiet_api() as simulator:
-        world = simulator.world
-        config = make_config(simulator.url, tmp_path, orgs=orgs)
-        with Exporter(tmp_path, config, arguments=("--log.level=debug",)) as exporter:
-            exporter.wait_until_up()
-            world.add_run(org_id="org-other")
-            exporter.wait_until_up("org-other")
-            for org, key in (("org-main", keys[0]), ("org-other", keys[1])):
-                world.add_run(org_id=org, status="FAILED", error=f"sent Bearer {key} to x")
-                exporter.wait_for("it counts", partial(_has_finished, org, 1))
-            simulator.add_faults(
-                Fault(kind="redirect", location=f"http://x.invalid/{keys[0]}", count=5),
-                Fault(kind="status", status=401, count=5),
-            )
-            exporter.wait_for(
-                "errors", lambda now: now.total("invent_poll_errors_total", reason="unauthorized")
-            )
-            page = exporter.get("/").text
-            assert "sent Bearer" in page
-            assert exporter.process is not None
-            process = Path(f"/proc/{exporter.process.pid}")
-            shown = [
-                exporter.log,
-                page,
-                exporter.get("/metrics").text,
-                exporter.get("/metrics", accept="application/openmetrics-text").text,
-                exporter.get("/-/healthy").text,
-                exporter.get("/nowhere").text,
-                (process / "cmdline").read_text(),
-                (process / "comm").read_text(),
-                *(file.read_bytes().decode("latin-1") for file in tmp_path.glob("state.db*")),
-            ]
-            assert exporter.stop() == 0
-        config_file = f"--config.file={exporter.config_file}"
-        shown.append(run_command("check", config_file, "--log.level=debug").stdout)
-        exporter.config_file.write_text(f"api: {{key: {keys[0]}, kye_file: x}}\n")
-        shown.append(run_command("--config.check", config_file).stderr)
-        assert "kye_file" in shown[-1]
+    world = simulator.world
+    exporter = start("--log.level=debug", orgs=orgs)
+    exporter.wait_until_up()
+    world.add_run(org_id="org-other")
+    exporter.wait_until_up("org-other")
+    for org, key in (("org-main", keys[0]), ("org-other", keys[1])):
+        world.add_run(org_id=org, status="FAILED", error=f"sent Bearer {key} to x")
+        exporter.wait_for_finished(1, org_id=org)
+    simulator.add_faults(
+        Fault(kind="redirect", location=f"http://x.invalid/{keys[0]}", count=5),
+        Fault(kind="status", status=401, count=5),
+    )
+    exporter.wait_for(
+        "errors", lambda now: now.total("invent_poll_errors_total", reason="unauthorized")
+    )
+    page = exporter.get("/").text
+    assert "sent Bearer" in page
+    assert exporter.process is not None
+    process = Path(f"/proc/{exporter.process.pid}")
+    shown = [
+        exporter.log,
+        page,
+        exporter.get("/metrics").text,
+        exporter.get("/metrics", accept="application/openmetrics-text").text,
+        exporter.get("/-/healthy").text,
+        exporter.get("/nowhere").text,
+        (process / "cmdline").read_text(),
+        (process / "comm").read_text(),
+        *(file.read_bytes().decode("latin-1") for file in tmp_path.glob("state.db*")),
+    ]
+    assert exporter.stop() == 0
+    config_file = f"--config.file={exporter.config_file}"
+    shown.append(run_command("check", config_file, "--log.level=debug").stdout)
+    exporter.config_file.write_text(f"api: {{key: {keys[0]}, kye_file: x}}\n")
+    shown.append(run_command("--config.check", config_file).stderr)
+    assert "kye_file" in shown[-1]
     for text in shown:
         assert not any(key in text for key in keys), text[-500:]
 
 
-def test_a_key_file_is_read_again(tmp_path: Path) -> None:
+def test_a_key_file_is_read_again(start: Start, tmp_path: Path) -> None:
     """A key that changes on disk is used from the next poll on, without a restart."""
     key = tmp_path / "key"
     key.write_text("key-of-nobody")
-    with quiet_api() as simulator:
-        config = make_config(simulator.url, tmp_path)
-        del config["api"]["key"]
-        config["api"]["key_file"] = str(key)
-        with Exporter(tmp_path, config) as exporter:
-            exporter.wait_for(
-                "it is refused",
-                lambda now: now.total("invent_poll_errors_total", reason="unauthorized"),
-            )
-            key.write_text(KEY)
-            exporter.wait_until_up()
-            key.unlink()
-            exporter.wait_for(
-                "it is missed", lambda now: now.find("invent_up", org_id="org-main") == 0
-            )
-            key.write_text(KEY)
-            exporter.wait_until_up()
+    exporter = start(orgs=[{"id": "c", "key_file": str(key)}])
+    exporter.wait_for(
+        "it is refused",
+        lambda now: now.total("invent_poll_errors_total", reason="unauthorized"),
+    )
+    key.write_text(KEY)
+    exporter.wait_until_up()
+    key.unlink()
+    exporter.wait_for("it is missed", lambda now: now.find("invent_up", org_id="org-main") == 0)
+    key.write_text(KEY)
+    exporter.wait_until_up()
 
 
 # -- what the API is asked
@@ -343,20 +275,6 @@ def _watch_an_idle_org(folder: Path, order: Order, *, count: bool) -> None:
             assert times[-1] - times[0] > 0.09 * (len(times) - 1), (order, times)
 
 
-def test_an_unlearned_order_without_count_stretches_the_interval(tmp_path: Path) -> None:
-    """It walks all pages, and waits 20 times as long as that took."""
-    with quiet_api("mixed", count=False) as simulator:
-        for _ in range(150):
-            simulator.world.add_run(status="COMPLETED")
-        simulator.add_faults(Fault(kind="slow", seconds=0.1))
-        with Exporter(tmp_path, make_config(simulator.url, tmp_path)) as exporter:
-            exporter.wait_until_up()
-            exporter.wait_for(
-                "the interval is stretched",
-                lambda now: now.total("invent_poll_interval_seconds", org_id="org-main") > 2.0,
-            )
-
-
 # -- looking back
 
 
@@ -372,7 +290,7 @@ def test_hidden_runs_are_recovered(tmp_path: Path, order: Order) -> None:
             hidden = [world.add_run(status="FAILED", hidden=True) for _ in range(5)]
             for _ in range(150):
                 world.add_run(status="COMPLETED")
-            exporter.wait_for("the others count", lambda now: _finished(now, "org-main") == 150)
+            exporter.wait_for_finished(150, org_id="org-main")
             exporter.wait_for_polls()
             assert exporter.scrape().total("invent_runs_recovered_total") == 0
             # One is shown while another vanishes: a count of all runs would not tell.
@@ -381,7 +299,7 @@ def test_hidden_runs_are_recovered(tmp_path: Path, order: Order) -> None:
                 for run_id, run in zip(hidden, gone, strict=True):
                     world.show_run(run_id)
                     world.remove_run(run.id)
-            samples = exporter.wait_for("all count", lambda now: _finished(now, "org-main") == 155)
+            samples = exporter.wait_for_finished(155, org_id="org-main")
             failed = samples.total("invent_runs_finished_total", status="FAILED")
             assert failed == 5
             recovered = samples.total("invent_runs_recovered_total", org_id="org-main")

@@ -6,13 +6,14 @@ In each test /metrics keeps answering and `invent_poll_errors_total{reason="stor
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 
 import pytest
 
@@ -24,17 +25,15 @@ from tests.process.watcher import Watcher
 from tests.programs import require
 
 
+@dataclass
 class _Case:
     """An exporter that has counted some runs, and a scraper that looks on."""
 
-    def __init__(
-        self, simulator: SimulatorServer, exporter: Exporter, since: float, watcher: Watcher
-    ) -> None:
-        self.simulator = simulator
-        self.exporter = exporter
-        self.since = since
-        self.watcher = watcher
-        self.finished = 0
+    simulator: SimulatorServer
+    exporter: Exporter
+    since: float
+    watcher: Watcher
+    finished: int = 0
 
     def happen(self, runs: int = 20) -> None:
         """Let runs finish, of a workflow that is known and of one that is new."""
@@ -47,12 +46,12 @@ class _Case:
 
     def wait_for_storage_errors(self, more: int = 2) -> None:
         """Wait for so many polls that fail, with the old numbers served all the while."""
-        old = self._counted(self.exporter.scrape())
-        before = self.errors(self.exporter.scrape())
+        before = self.exporter.scrape()
         samples = self.exporter.wait_for(
-            "storage errors", lambda now: self.errors(now) >= before + more
+            "storage errors", lambda now: self.errors(now) >= self.errors(before) + more
         )
-        assert self._counted(samples) == old
+        finished = "invent_runs_finished_total"
+        assert samples.total(finished) == before.total(finished)
         assert samples.find("invent_up", org_id="org-main") == 0
 
     def wait_until_exact(self) -> None:
@@ -66,9 +65,12 @@ class _Case:
         assert is_exact(self.exporter.wait_until_up())
         assert self.watcher.wrong == []
 
-    @staticmethod
-    def _counted(samples: Samples) -> float:
-        return samples.total("invent_runs_finished_total")
+    def die_and_go_on(self) -> None:
+        """Kill it and start it again: what was served is what it finds."""
+        self.exporter.kill()
+        self.happen()
+        self.exporter.start()
+        self.wait_until_exact()
 
     @staticmethod
     def errors(samples: Samples) -> float:
@@ -92,27 +94,43 @@ def _case(folder: Path, state: Path, environment: dict[str, str] | None = None) 
             yield case
 
 
-def _mount(folder: Path, options: str) -> None:
-    mount = require("mount")
-    done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", options, "tmpfs", folder],
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    if done.returncode:
-        pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")
-
-
 @contextmanager
-def _tmpfs(folder: Path) -> Iterator[Path]:
+def tmpfs(folder: Path) -> Iterator[Path]:
     """Mount a disk of 16 MiB: SQLite's log alone may take 4 before it is written back."""
     folder.mkdir()
-    _mount(folder, "size=16m")
+    mount = (require("mount"), "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder)
+    done = subprocess.run(mount, capture_output=True, check=False, text=True)
+    if done.returncode:
+        pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")
     try:
         yield folder
     finally:
         subprocess.run([require("umount"), "-l", folder], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no room on a disk."""
+    with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("end", [SIGTERM, SIGKILL])
+def test_start_on_a_full_disk(tmp_path: Path, end: int) -> None:
+    """What can be read is served, the log says why no more; it counts again when there is room."""
+    with tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
+        before = case.exporter.scrape().total("invent_runs_finished_total")
+        case.exporter.stop(end)
+        case.happen()
+        fill(disk)
+        case.exporter.start()
+        case.wait_for_storage_errors()
+        assert case.exporter.scrape().total("invent_runs_finished_total") == before == 20
+        assert "the state can't be written: database or disk is full" in case.exporter.log
+        (disk / "filler").unlink()
+        case.wait_until_exact()
+        case.die_and_go_on()
 
 
 @pytest.mark.system
@@ -121,11 +139,9 @@ def test_disk_full(tmp_path: Path) -> None:
 
     The same process goes on then, and so does the next one when it was killed meanwhile.
     """
-    with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
+    with tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
         for is_killed in (False, True):
-            with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
-                while True:
-                    file.write(b"\0" * 4096)
+            fill(disk)
             case.happen(500)
             case.wait_for_storage_errors()
             if is_killed:
@@ -169,29 +185,20 @@ def test_state_file_taken_away(tmp_path: Path, replaced: bool) -> None:  # noqa:
     """
     state = tmp_path / "state.db"
     with _case(tmp_path, tmp_path) as case:
-        old = tmp_path / "old"
-        old.mkdir()
         if replaced:
-            with (
-                closing(sqlite3.connect(state)) as source,
-                closing(sqlite3.connect(old / "state.db")) as copy,
-            ):
-                source.backup(copy)
+            with closing(sqlite3.connect(state)) as source:
+                source.execute("VACUUM INTO ?", [str(tmp_path / "old.db")])
         case.happen()
         case.wait_until_exact()
         for file in tmp_path.glob("state.db*"):
             if file.suffix != ".lock":
                 file.unlink()
         if replaced:
-            shutil.move(old / "state.db", state)
+            (tmp_path / "old.db").rename(state)
         case.happen()
         case.exporter.wait_for("a storage error", case.errors)
         case.wait_until_exact()
-        # What was served is what a restart finds.
-        case.exporter.kill()
-        case.happen()
-        case.exporter.start()
-        case.wait_until_exact()
+        case.die_and_go_on()
 
 
 _FAULTY_DISK = r"""
@@ -239,7 +246,4 @@ def test_disk_fails(tmp_path: Path, what: str) -> None:
         case.wait_for_storage_errors()
         flag.unlink()
         case.wait_until_exact()
-        case.exporter.kill()
-        case.happen()
-        case.exporter.start()
-        case.wait_until_exact()
+        case.die_and_go_on()

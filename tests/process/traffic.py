@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ORG: Final = "org-main"
 KEY: Final = "key-main"
 _SPOILS: Final[tuple[SpoilKind, ...]] = (
-    *("null_id", "missing_status", "lone_surrogate", "not_an_object", "deep_nesting"),
+    *("null_id", "long_id", "missing_status", "not_an_object", "null_run", "deep_nesting"),
 )
 
 
@@ -38,9 +38,18 @@ def quiet_api(order: Order = "created", *, count: bool = True, port: int = 0) ->
     return simulator
 
 
-def lively_world(seed: int, *, history: int = 300) -> World:
-    """Make a world with some history, and with traffic once it is made automatic."""
-    world = World(seed, time.time)
+def lively_world(
+    seed: int,
+    *,
+    history: int = 300,
+    resolution_seconds: float = 0.001,
+    odd_every: int | None = None,
+) -> World:
+    """Make a world with some history, and with traffic once it is made automatic.
+
+    In whole seconds many runs share their times; each so-manyth may have an odd field.
+    """
+    world = World(seed, time.time, resolution_seconds=resolution_seconds, odd_every=odd_every)
     world.add_org(Org(id=ORG, name="Main", key=KEY))
     for workflow in _workflows():
         world.add_workflow(workflow)
@@ -131,6 +140,8 @@ class Trouble:
         self._random = Random(f"{seed}:trouble")
         self._polls: list[float] = []
         self.polls_to_know = 2
+        self.rows_in_reach: int | None = None
+        """How deep the listing can be read, with room for what comes meanwhile; None: whole."""
         self._reconciled = 0.0
         self._spoiled: list[str] = []
         self._ever_spoiled: set[str] = set()
@@ -164,6 +175,8 @@ class Trouble:
             self._world.advance()
             runs = self._world.truth().runs
             listed = [run for run in runs if run.state == "listed" and run.id.startswith("run_")]
+            if self.rows_in_reach is not None:
+                listed = sorted(listed, key=lambda run: run.created_at)[-self.rows_in_reach :]
             for run in self._random.sample(listed, min(2, len(listed))):
                 usage = run.usages[-1] if run.usages else None
                 if run.finished and usage is not None:
@@ -171,12 +184,15 @@ class Trouble:
                     grown = Usage(usage.ai + usage.other + 1.5, usage.ai + 0.5)
                     self._world.revise_usage(run.id, grown)
                     self.revised += 1
-            known = [run for run in listed if self._is_known(run)]
+            # Where the end of the listing is out of reach, it can't be told that one has left it.
+            is_whole = self.rows_in_reach is None
+            known = [run for run in listed if (run.finished or is_whole) and self._is_known(run)]
             for run in self._random.sample(known, min(1, len(known))):
                 self._world.remove_run(run.id)
                 self.removed += 1
                 self.vanished_open += not run.finished
-            fresh = [run for run in listed if run.created_at > self._world.clock() - 0.5]
+            since = self._world.clock() - 0.5 - self._world.resolution_seconds
+            fresh = [run for run in listed if run.created_at > since and run.spoiled is None]
             for run in self._random.sample(fresh, min(self._random.random() < 0.2, len(fresh))):
                 if self._world.get_run(run.id).removed_at is None:
                     self._world.spoil_run(run.id, self._random.choice(_SPOILS))
@@ -193,9 +209,11 @@ class Trouble:
         # The last complete poll began after the one before it had ended. One more, because in an
         # unlearned order a poll may miss a run that came in the moment in which another one went.
         updated_at = self._world.get_run(run.id).updated_at
-        is_read = updated_at < self._polls[-self.polls_to_know]
+        # The world may have told an earlier time than that at which it changed.
+        changed_at = updated_at + self._world.resolution_seconds
+        is_read = changed_at < self._polls[-self.polls_to_know]
         # Usage that came after the end is found by a reconciliation when it lies deep.
-        return is_read and (updated_at == run.ended_at or updated_at < self._reconciled)
+        return is_read and (updated_at == run.ended_at or changed_at < self._reconciled)
 
     def end(self) -> None:
         """Let the world stand still, with every run readable."""

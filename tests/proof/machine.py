@@ -34,7 +34,7 @@ BOUNDS = (
 )
 FAULTS = ("server_error", "timeout", "rate_limited", "network", "invalid_response")
 HOUR = 3600.0
-LABELS = ("workflow_id", "origin", "status", "kind", "step", "le")
+LABELS = ("workflow_id", "origin", "status", "kind", "step", "le", "reason")
 """In the order in which this file compares them."""
 
 indices = st.integers(0, 1000)
@@ -53,6 +53,13 @@ usages = st.one_of(
         }
     ),
 )
+changeable: dict[str, st.SearchStrategy[Any]] = {
+    "page_size": st.sampled_from((1, 2, 3, 5, 10, 100)),
+    "max_workflows": st.sampled_from((1, 2, 1000)),
+    "newborn_hold_seconds": st.sampled_from((0.0, 65.0, 300.0)),
+    "lookback_seconds": st.sampled_from((HOUR, 24 * HOUR)),
+}
+"""What of the configuration may be another one after a restart."""
 changes = st.tuples(
     st.sampled_from(("arrive", "finish", "start", "remove", "brief")),
     indices,
@@ -91,49 +98,28 @@ class Machine(RuleBasedStateMachine):
     # -- the beginning
 
     @initialize(
-        order=st.sampled_from(ORDERS),
-        sends_count=st.booleans(),
-        sends_take=st.booleans(),
-        sends_date=st.booleans(),
-        configured_id=st.sampled_from(("org-1", "c")),
-        page_size=st.sampled_from((1, 2, 3, 5, 10, 100)),
-        max_workflows=st.sampled_from((1, 2, 1000)),
-        hold=st.sampled_from((0.0, 65.0, 300.0)),
-        lookback=st.sampled_from((HOUR, 24 * HOUR)),
-        window=st.sampled_from((2 * HOUR, 24 * HOUR)),
-        step_credits=st.booleans(),
+        service=st.builds(
+            Service,
+            order=st.sampled_from(ORDERS),
+            sends_count=st.booleans(),
+            sends_take=st.booleans(),
+            sends_date=st.booleans(),
+        ),
+        settings=st.builds(
+            Settings,
+            configured_id=st.sampled_from(("org-1", "c")),
+            reconcile_window_seconds=st.sampled_from((2 * HOUR, 24 * HOUR)),
+            step_credits=st.booleans(),
+            bounds=st.just(BOUNDS[0]),
+            **changeable,
+        ),
         history=st.lists(st.tuples(workflows, final_statuses, st.integers(1, 6000)), max_size=25),
     )
     def begin(
-        self,
-        *,
-        order: str,
-        sends_count: bool,
-        sends_take: bool,
-        sends_date: bool,
-        configured_id: str,
-        page_size: int,
-        max_workflows: int,
-        hold: float,
-        lookback: float,
-        window: float,
-        step_credits: bool,
-        history: list[tuple[str | None, str, int]],
+        self, service: Service, settings: Settings, history: list[tuple[str | None, str, int]]
     ) -> None:
         """Choose a service and a configuration; history has happened already."""
-        self.service.order, self.service.sends_count = order, sends_count
-        self.service.sends_take, self.service.sends_date = sends_take, sends_date
-        self.settings = replace(
-            self.settings,
-            configured_id=configured_id,
-            page_size=page_size,
-            max_workflows=max_workflows,
-            newborn_hold_seconds=hold,
-            lookback_seconds=lookback,
-            reconcile_window_seconds=window,
-            step_credits=step_credits,
-            bounds=BOUNDS[0],
-        )
+        self.service, self.settings = service, settings
         for workflow, status, age in sorted(history, key=lambda each: -each[2]):
             run = self._arrive(workflow, ORIGINS[age % 3], 0.0, age=float(age))
             self._finish(run, status, min(age, 50), None, 0.0, at=run.created)
@@ -162,17 +148,9 @@ class Machine(RuleBasedStateMachine):
     def _arrive(self, workflow: str | None, origin: str, skew: float, *, age: float = 0.0) -> Run:
         self.serial += 1
         created = self.now + skew - age
-        return self.service.add(
-            Run(
-                f"run-{self.serial:04d}",
-                workflow,
-                origin,
-                "PENDING",
-                created,
-                updated=created,
-                version=float(self.serial % 3),
-            )
-        )
+        run = Run(f"run-{self.serial:04d}", workflow, origin, "PENDING", created, updated=created)
+        run.version = float(self.serial % 3)
+        return self.service.add(run)
 
     def _finish(
         self,
@@ -201,12 +179,7 @@ class Machine(RuleBasedStateMachine):
         self.removed_ever = True
         del self.service.runs[run.run_id]
 
-    @rule(
-        workflow=workflows,
-        origin=origins,
-        skew=skews,
-        count=st.sampled_from((1, 1, 2, 3, 12)),
-    )
+    @rule(workflow=workflows, origin=origins, skew=skews, count=st.sampled_from((1, 1, 2, 3, 12)))
     def runs_arrive(self, workflow: str | None, origin: str, skew: float, count: int) -> None:
         """Create runs, several at the same time."""
         for _ in range(count):
@@ -241,20 +214,17 @@ class Machine(RuleBasedStateMachine):
         """Let an open run go on, to RUNNING or what else there may be."""
         run = self._pick(index, final=False)
         if run is not None:
-            run.status, run.started = status, self.now + skew
-            run.updated = self.now
-            self.service.changed(run)
+            self._start(run, status, skew)
+
+    def _start(self, run: Run, status: str, skew: float) -> None:
+        run.status, run.started, run.updated = status, self.now + skew, self.now
+        self.service.changed(run)
 
     @rule(
         index=indices, status=final_statuses, usage=usages, skew=skews, seconds=st.integers(0, 20)
     )
     def run_ends(
-        self,
-        index: int,
-        status: str,
-        usage: dict[str, object] | None,
-        skew: float,
-        seconds: int,
+        self, index: int, status: str, usage: dict[str, object] | None, skew: float, seconds: int
     ) -> None:
         """End one of the open runs, whichever came first."""
         run = self._pick(index, final=False)
@@ -302,11 +272,7 @@ class Machine(RuleBasedStateMachine):
         run.hidden, run.late = False, True
         self.service.changed(run)
 
-    @rule(
-        workflow=workflows,
-        status=final_statuses,
-        usage=usages,
-    )
+    @rule(workflow=workflows, status=final_statuses, usage=usages)
     def run_arrives_hidden(
         self, workflow: str | None, status: str, usage: dict[str, object] | None
     ) -> None:
@@ -402,9 +368,10 @@ class Machine(RuleBasedStateMachine):
             self.process.stop()
             self.process = None
 
-    def _poll(self) -> bool | None:
+    def _poll(self, before_read: Callable[[int], None] = lambda _reads: None) -> bool | None:
         """Poll once; return whether it succeeded, None when the process was killed."""
         process = self._alive()
+        self.service.before_read = before_read
         began = self.service.reads
         known = set(self.service.runs)
         learned = process.collector.org is not None and process.collector.org.scan.order.learned
@@ -417,23 +384,18 @@ class Machine(RuleBasedStateMachine):
             # In an order that can't be learned a run may come as another goes: the count stays.
             can_hide = (self.removed_ever or self.hidden_ever) and not learned
             for run in self.service.runs.values():
-                if run.run_id in known and run.changed_at_read <= began and not can_hide:
+                # Nothing that stood in its place when the poll began may be missed.
+                is_in_place = run.run_id in known and run.changed_at_read <= began
+                if is_in_place and not (can_hide or run.hidden or run.unreadable or run.late):
                     self._expect_seen(run)
         return collector.up
 
     def _expect_seen(self, run: Run) -> None:
-        """Nothing that stood in its place when the poll began may be missed."""
-        if run.hidden or run.unreadable or run.late:
-            return
-        if self._is_expected(run):
-            seen = self.reference.runs.get(run.run_id)
-            assert seen is not None, f"{run} was missed"
-            assert seen.is_final == run.is_final, f"the end of {run} was missed"
-
-    def _is_expected(self, run: Run) -> bool:
         seen = self.reference.runs.get(run.run_id)
         is_followed = seen is not None and seen.seen_open
-        return is_followed or not run.is_final or not self.reference.is_history(run)
+        if is_followed or not run.is_final or not self.reference.is_history(run):
+            assert seen is not None, f"{run} was missed"
+            assert seen.is_final == run.is_final, f"the end of {run} was missed"
 
     @rule()
     def poll(self) -> None:
@@ -464,15 +426,8 @@ class Machine(RuleBasedStateMachine):
             if fault_at is not None and reads - began == fault_at:
                 raise failing(fault)
 
-        self._with(before_read, self._poll)
+        self._poll(before_read)
         self.clocks.now += 1.0
-
-    def _with(self, before_read: Callable[[int], None], do: Callable[[], object]) -> None:
-        self.service.before_read = before_read
-        try:
-            do()
-        finally:
-            self.service.before_read = lambda _reads: None
 
     def _change(self, kind: str, index: int, workflow: str | None, status: str) -> None:
         if kind == "arrive":
@@ -480,7 +435,9 @@ class Machine(RuleBasedStateMachine):
         elif kind == "brief":
             self._finish(self._arrive(workflow, "WORKFLOW", 0.0), status, 1.0, None, 0.0)
         elif kind == "start":
-            self.run_starts_now(index)
+            run = self._pick(index, final=False)
+            if run is not None and run.status == "PENDING":
+                self._start(run, "RUNNING", 0.0)
         elif kind == "finish":
             run = self._pick(index, final=False)
             if run is not None:
@@ -489,13 +446,6 @@ class Machine(RuleBasedStateMachine):
             run = self._pick(index)
             if run is not None and self.reference.contacted:
                 self._remove(run)
-
-    def run_starts_now(self, index: int) -> None:
-        """Let a pending run start."""
-        run = self._pick(index, final=False)
-        if run is not None and run.status == "PENDING":
-            run.status, run.started, run.updated = "RUNNING", self.now, self.now
-            self.service.changed(run)
 
     @rule(at=st.integers(1, 60))
     def poll_is_killed(self, at: int) -> None:
@@ -520,29 +470,14 @@ class Machine(RuleBasedStateMachine):
         def before_read(_reads: int) -> None:
             raise failing("network")
 
-        self._with(before_read, self._poll)
+        self._poll(before_read)
 
-    @rule(
-        bounds=st.sampled_from(BOUNDS),
-        max_workflows=st.sampled_from((1, 2, 1000)),
-        hold=st.sampled_from((0.0, 65.0, 300.0)),
-        page_size=st.sampled_from((1, 2, 3, 5, 10, 100)),
-        lookback=st.sampled_from((HOUR, 24 * HOUR)),
-    )
-    def restart_with_changes(
-        self, bounds: Bounds, max_workflows: int, hold: float, page_size: int, lookback: float
-    ) -> None:
+    @rule(changed=st.fixed_dictionaries({"bounds": st.sampled_from(BOUNDS), **changeable}))
+    def restart_with_changes(self, changed: dict[str, Any]) -> None:
         """Stop, and start with another configuration."""
         self._kill()
-        self.buckets_changed = self.buckets_changed or bounds != self.settings.bounds
-        self.settings = replace(
-            self.settings,
-            bounds=bounds,
-            max_workflows=max_workflows,
-            newborn_hold_seconds=hold,
-            page_size=page_size,
-            lookback_seconds=lookback,
-        )
+        self.buckets_changed = self.buckets_changed or changed["bounds"] != self.settings.bounds
+        self.settings = replace(self.settings, **changed)
 
     @rule(is_lost=st.sampled_from((True, False, False, False)))
     def state_is_lost(self, *, is_lost: bool) -> None:
@@ -561,15 +496,19 @@ class Machine(RuleBasedStateMachine):
     @rule(kill_at=st.sampled_from((None, None, None, 1, 2, 3, 4, 5)))
     def scrape(self, kill_at: int | None) -> None:
         """Scrape; releases may follow, and a kill in the middle of one."""
-        process = self._alive()
-        generation = self._do(process.scrape())
-        assert generation is not None
-        process.exposition.acknowledge(generation)
+        process = self._scraped()
         if kill_at is not None:
             process.steps.kill_at = process.steps.passed + kill_at
         self._do(process.let_go())
         if self.process is not None:
             process.steps.kill_at = None
+
+    def _scraped(self) -> Process:
+        process = self._alive()
+        generation = self._do(process.scrape())
+        assert generation is not None
+        process.exposition.acknowledge(generation)
+        return process
 
     @rule()
     def slow_scrape_begins(self) -> None:
@@ -599,18 +538,12 @@ class Machine(RuleBasedStateMachine):
         self._reconcile()
         for _ in range(3):
             self._quiet_poll()
-        process = self._alive()
         for _ in range(2):
-            generation = self._do(process.scrape())
-            assert generation is not None
-            process.exposition.acknowledge(generation)
+            process = self._scraped()
             self.clocks.now += self.settings.newborn_hold_seconds + 1
             self._do(process.let_go())
         for run in self.service.runs.values():
-            if self._is_expected(run):
-                seen = self.reference.runs.get(run.run_id)
-                assert seen is not None, f"{run} was missed for good"
-                assert seen.is_final == run.is_final, f"the end of {run} was missed for good"
+            self._expect_seen(run)
         self._compare()
         self._expect_idle()
 
@@ -666,24 +599,22 @@ class Machine(RuleBasedStateMachine):
         self._equal(families["invent_credits_total"], reference.credits)
         if self.settings.step_credits:
             self._equal(families["invent_step_credits_total"], reference.steps)
-        self._compare_histogram(families, "run_duration_seconds", dict(reference.durations()), 0)
-        queues = _by_workflow(reference.queues())
-        self._compare_histogram(families, "run_queue_seconds", queues, 1)
-        credit = _by_workflow(reference.run_credits())
-        self._compare_histogram(families, "run_credits", credit, 2)
+        bounds = self.settings.bounds
+        for name, finite, field, *more in (
+            ("run_duration_seconds", bounds.duration_seconds, "duration", "status"),
+            ("run_queue_seconds", bounds.queue_seconds, "queue"),
+            ("run_credits", bounds.credits, "first_credits"),
+        ):
+            values = reference.values(field, "workflow_id", *more)
+            self._compare_histogram(families, name, values, finite)
         self._compare_gauges(families)
         org = {name: values.get(()) for name, values in families.items()}
         assert org["invent_runs_revised_total"] == reference.revised
         assert org["invent_credit_corrections_total"] == reference.corrections
-        invalid = sum(
-            value for key, value in served.items() if key.startswith("invent_runs_invalid_total")
-        )
-        assert invalid == len(reference.unreadable)
-        gone = sum(
-            1
-            for run_id, seen in reference.runs.items()
-            if not seen.is_final and run_id not in self.service.runs
-        )
+        invalid = families["invent_runs_invalid_total"]
+        assert sum(invalid.values()) == len(reference.unreadable)
+        still_open = {run_id for run_id, seen in reference.runs.items() if not seen.is_final}
+        gone = len(still_open - self.service.runs.keys())
         vanished = org["invent_runs_vanished_total"]
         assert vanished is not None
         assert gone <= vanished <= gone + self.gone_open_upper
@@ -700,24 +631,24 @@ class Machine(RuleBasedStateMachine):
         folded: defaultdict[tuple[str, ...], float] = defaultdict(float)
         for (workflow_id, *rest), value in expected.items():
             folded[self._name(workflow_id), *rest] += value
-        assert {k: v for k, v in served.items() if v} == {k: v for k, v in folded.items() if v}
+        assert _filled(served) == _filled(folded)
 
     def _compare_histogram(
         self,
         families: dict[str, dict[tuple[str, ...], float]],
         name: str,
         expected: Mapping[Any, list[float]],
-        which: int,
+        finite: tuple[float, ...],
     ) -> None:
+        bounds = [*finite, float("inf")]
         folded: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
         for (workflow_id, *rest), values in expected.items():
             folded[self._name(workflow_id), *rest] += values
         counts = {key: len(values) for key, values in folded.items() if values}
-        sums = {key: sum(values) for key, values in folded.items() if sum(values)}
+        sums = {key: sum(values) for key, values in folded.items()}
         full = f"invent_{name}"
-        assert {k: v for k, v in families[f"{full}_count"].items() if v} == counts
-        assert {k: v for k, v in families[f"{full}_sum"].items() if v} == sums
-        bounds = [*_bounds(self.settings.bounds)[which], float("inf")]
+        assert _filled(families[f"{full}_count"]) == counts
+        assert _filled(families[f"{full}_sum"]) == _filled(sums)
         for key, count in families[f"{full}_count"].items():
             buckets = {
                 float(labels[-1]): value
@@ -745,8 +676,7 @@ class Machine(RuleBasedStateMachine):
             since = run.created if run.status == "PENDING" else run.started or run.created
             assert since is not None
             oldest[name, status] = min(oldest.get((name, status), since), since)
-        served = families["invent_runs_open"]
-        assert {k: v for k, v in served.items() if v} == open_runs
+        assert _filled(families["invent_runs_open"]) == open_runs
         assert families["invent_runs_open_oldest_timestamp_seconds"] == oldest
         streaks = self.reference.streaks()
         for (name,), value in families["invent_workflow_consecutive_failures"].items():
@@ -759,14 +689,10 @@ class Machine(RuleBasedStateMachine):
                 assert value == last.get((name, status), 0)
 
 
-def _bounds(bounds: Bounds) -> tuple[tuple[float, ...], ...]:
-    return bounds.duration_seconds, bounds.queue_seconds, bounds.credits
+def _filled(values: Mapping[_T, float]) -> dict[_T, float]:
+    return {key: value for key, value in values.items() if value}
 
 
 def _fast_folder() -> str | None:
     """Prefer a file system in memory: the sequences are about order, not about disks."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
-
-
-def _by_workflow(values: Mapping[str, list[float]]) -> dict[tuple[str, ...], list[float]]:
-    return {(workflow_id,): known for workflow_id, known in values.items()}

@@ -7,11 +7,10 @@ anew on the same file.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import event
@@ -30,6 +29,7 @@ from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from invent_exporter.ledger.recorder import InvalidRow, Recorded
     from invent_exporter.metrics.exposition import View
     from invent_exporter.scan.poll import ScanState
-
-_T = TypeVar("_T")
 
 EPOCH = 1_800_000_000.0
 
@@ -89,7 +87,7 @@ class Settings:
     max_workflows: int = 1000
     step_credits: bool = False
     newborn_hold_seconds: float = 65.0
-    redact: Callable[[str], str] = str
+    redactor: Redactor = field(default_factory=Redactor)
     bounds: Bounds = field(
         default_factory=lambda: Bounds((1.0, 60.0, 3600.0), (1.0, 60.0), (1.0, 10.0))
     )
@@ -252,7 +250,7 @@ class Process:
                 clocks=clocks,
                 allowance=PageAllowance(3000, clocks.monotonic),
                 read_key=Key.read,
-                redact=settings.redact,
+                redactor=settings.redactor,
             ),
             _NoPeers(),
         )
@@ -282,12 +280,3 @@ class Process:
         """End, in order or after a kill: in both cases nothing more is written."""
         self.exposition.close()
         self.ledger.close()
-
-
-def run(coroutine: Awaitable[_T]) -> _T:
-    """Run a coroutine in a loop of its own."""
-
-    async def main() -> _T:
-        return await coroutine
-
-    return asyncio.run(main())

@@ -149,37 +149,20 @@ class Reference:
             (seen.workflow_id, seen.origin) for seen in self.runs.values() if seen.submitted
         )
 
-    def durations(self) -> dict[tuple[str, str], list[float]]:
-        """List durations by workflow and status."""
-        durations = defaultdict(list)
+    def values(self, name: str, *labels: str) -> dict[tuple[str, ...], list[float]]:
+        """List what counted runs have in a field, by labels."""
+        values = defaultdict(list)
         for seen in self.runs.values():
-            if seen.counted and seen.duration is not None:
-                durations[seen.workflow_id, seen.status].append(seen.duration)
-        return durations
-
-    def queues(self) -> dict[str, list[float]]:
-        """List queue times by workflow."""
-        queues = defaultdict(list)
-        for seen in self.runs.values():
-            if seen.counted and seen.queue is not None:
-                queues[seen.workflow_id].append(seen.queue)
-        return queues
-
-    def run_credits(self) -> dict[str, list[float]]:
-        """List the first known credits of runs by workflow."""
-        known = defaultdict(list)
-        for seen in self.runs.values():
-            if seen.first_credits is not None:
-                known[seen.workflow_id].append(seen.first_credits)
-        return known
+            value = getattr(seen, name)
+            if seen.counted and value is not None:
+                values[tuple(getattr(seen, label) for label in labels)].append(value)
+        return values
 
     def streaks(self) -> dict[str, int]:
         """Count FAILED runs behind the last COMPLETED one, by workflow."""
-        ended = sorted(
-            (seen.ended, seen.run_id, seen) for seen in self.runs.values() if seen.is_final
-        )
+        ended = [seen for seen in self.runs.values() if seen.is_final]
         streaks: Counter[str] = Counter()
-        for _, _, seen in ended:
+        for seen in sorted(ended, key=lambda seen: (seen.ended, seen.run_id)):
             if seen.status == "FAILED":
                 streaks[seen.workflow_id] += 1
             elif seen.status == "COMPLETED":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
-from invent_exporter.metrics.families import OpenRuns, OrgView, WorkflowView
+from invent_exporter.ledger.ledger import OpenGroup
+from invent_exporter.metrics.families import OrgView, WorkflowView
 from tests.proof.runs import BOUNDS, NOW, run, usage
 
 HOSTILE = 'a "quoted"\\ name,\n# HELP over {two="lines"} 1 # {run_id="x"} 1\r\u2028\u00fc\U0001f600'
@@ -45,10 +46,10 @@ def golden_views() -> dict[object, OrgView | WorkflowView]:
     folded = WorkflowCounts.empty(BOUNDS)
     folded.finish(run("run-9"))
     open_runs = (
-        OpenRuns("TRIGGER", "RUNNING", 2, NOW - 60),
-        OpenRuns("WEBHOOK", "RUNNING", 1, NOW - 90),
-        OpenRuns("TRIGGER", "PENDING", 0, 0.0),
-        OpenRuns("TRIGGER", "UNKNOWN", 1, NOW - 5),
+        OpenGroup("busy", "TRIGGER", "RUNNING", 2, NOW - 60),
+        OpenGroup("busy", "WEBHOOK", "RUNNING", 1, NOW - 90),
+        OpenGroup("busy", "TRIGGER", "PENDING", 0, 0.0),
+        OpenGroup("busy", "TRIGGER", "UNKNOWN", 1, NOW - 5),
     )
     return {
         (1,): OrgView("org-1", "Acme", org, 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -53,6 +54,8 @@ class Rows:
     open_known: dict[str, float] = field(default_factory=dict)
     asked: list[tuple[str, int]] = field(default_factory=list)
     met: set[str] = field(default_factory=set)
+    says_count: int | None = None
+    """What it tells in place of the true count."""
 
     def drive(self, steps: Steps) -> None:
         """Answer whatever the scan asks for."""
@@ -92,11 +95,12 @@ class Rows:
         start = read.offset // take * take
         page = rows[start : start + take]
         self.met.update(each.run_id for each in page)
+        count = len(rows) if self.says_count is None else self.says_count
         return PageFacts(
             start,
             start + len(page),
             at_end=len(page) < take,
-            count=len(rows) if self.sends_count else None,
+            count=count if self.sends_count else None,
             rows=page,
             met=len(self.met),
         )
@@ -137,11 +141,7 @@ def test_an_ascending_order_is_believed_only_once_the_end_was_seen() -> None:
     before = order(created="rising", updated="rising", created_steps=7, updated_steps=7)
     state = ScanState(order=before, signature="other", count=9, count_is_true=True)
     listing = Rows([row(number) for number in range(9)], take=3)
-    poll = Poll(state, open_known=False, contact_floor=None)
-    listing.drive(poll.steps())
-    reconciliation = Reconciliation(poll.state, now=100.0, window_from=0.0)
-    listing.asked.clear()
-    listing.drive(reconciliation.steps(100))
+    reconciliation = reconciled(listing, polled(listing, state).state)
     assert reconciliation.is_done
     assert max(offset for _, offset in listing.asked) >= 8
 
@@ -150,29 +150,46 @@ def test_an_ascending_order_is_believed_only_once_the_end_was_seen() -> None:
 
 
 FALLING = tuple(row(number, settled=True) for number in range(40, 0, -1))
-RISING = tuple(reversed(FALLING))
+RISING = FALLING[::-1]
+MIXED = (*FALLING[::2], *FALLING[1::2])
+ANY_ORDER = pytest.mark.parametrize("rows", [FALLING, RISING, MIXED])
 
 
-def learn(rows: list[RowFact], *, take: int = 10, sends_count: bool = True) -> ScanState:
+def learn(rows: Sequence[RowFact], *, take: int = 10, sends_count: bool = True) -> ScanState:
     """Make first contact with a listing, and return what was learned."""
-    poll = Poll(ScanState(), open_known=False, contact_floor=0.0)
-    Rows(rows, take, sends_count=sends_count).drive(poll.steps())
-    return poll.state
+    listing = Rows(list(rows), take, sends_count=sends_count)
+    return polled(listing, ScanState(), contact_floor=0.0).state
 
 
-def polled(listing: Rows, state: ScanState, *, open_known: bool = False) -> Poll:
+def polled(
+    listing: Rows,
+    state: ScanState,
+    *,
+    open_known: bool = False,
+    contact_floor: float | None = None,
+) -> Poll:
     """Poll a listing."""
-    poll = Poll(state, open_known=open_known, contact_floor=None)
+    poll = Poll(state, open_known=open_known, contact_floor=contact_floor)
+    listing.asked.clear()
     listing.drive(poll.steps())
     return poll
 
 
+def reconciled(
+    listing: Rows, state: ScanState, *, now: float = 100.0, window_from: float = 0.0
+) -> Reconciliation:
+    """Look back over a listing in one slice."""
+    reconciliation = Reconciliation(state, now, window_from)
+    listing.asked.clear()
+    listing.drive(reconciliation.steps(100))
+    return reconciliation
+
+
 def test_an_order_is_learned_from_what_was_seen() -> None:
     """Newest first, oldest first, or none."""
-    assert learn(list(FALLING)).order.newest_first
-    assert learn(list(RISING)).order.oldest_first
-    mixed = [*FALLING[::2], *FALLING[1::2]]
-    assert not learn(mixed).order.learned
+    assert learn(FALLING).order.newest_first
+    assert learn(RISING).order.oldest_first
+    assert not learn(MIXED).order.learned
 
 
 def test_equal_times_fit_either_order_and_prove_neither() -> None:
@@ -183,8 +200,8 @@ def test_equal_times_fit_either_order_and_prove_neither() -> None:
 
 def test_a_few_rows_prove_no_order() -> None:
     """By chance, two rows always stand in one."""
-    assert not learn(list(FALLING[:8])).order.learned
-    assert learn(list(FALLING[:9])).order.learned
+    assert not learn(FALLING[:8]).order.learned
+    assert learn(FALLING[:9]).order.learned
 
 
 def test_a_row_without_a_time_fits_no_order() -> None:
@@ -197,7 +214,7 @@ def test_a_row_without_a_time_fits_no_order() -> None:
 
 def test_a_contradiction_unlearns_the_order() -> None:
     """The listing is then walked whole, until it is learned anew."""
-    state = learn(list(FALLING), sends_count=False)
+    state = learn(FALLING, sends_count=False)
     listing = Rows([*FALLING[30:], *FALLING[:30]], take=20, sends_count=False)
     poll = polled(listing, state)
     assert not poll.state.order.learned
@@ -207,7 +224,7 @@ def test_a_contradiction_unlearns_the_order() -> None:
 @pytest.mark.parametrize("take", [1, 2, 10])
 def test_a_listing_that_turned_round_is_noticed_in_pages_of_any_size(take: int) -> None:
     """A page of one row says nothing by itself; it does beside the row of the page before."""
-    state = learn(list(RISING), sends_count=False)
+    state = learn(RISING, sends_count=False)
     assert not polled(Rows(list(FALLING), take, sends_count=False), state).state.order.oldest_first
 
 
@@ -217,10 +234,8 @@ def test_a_reconciliation_notices_a_listing_that_turned_round_in_pages_of_any_si
     rows: tuple[RowFact, ...], take: int
 ) -> None:
     """Also where a poll reads no more than one settled row."""
-    state = learn(list(rows), sends_count=False)
-    reconciliation = Reconciliation(state, 1000.0, 0.0)
-    Rows(list(rows[::-1]), take, sends_count=False).drive(reconciliation.steps(100))
-    assert not reconciliation.state.order.learned
+    turned = Rows(list(rows[::-1]), take, sends_count=False)
+    assert not reconciled(turned, learn(rows, sends_count=False)).state.order.learned
 
 
 def test_pages_of_one_row_teach_no_order() -> None:
@@ -234,33 +249,14 @@ def test_pages_of_one_row_teach_no_order() -> None:
 # -- what a poll reads
 
 
-@pytest.mark.parametrize("sends_count", [True, False])
-def test_newest_first_an_idle_poll_reads_the_first_page(*, sends_count: bool) -> None:
-    """The same answer again proves that nothing is new."""
-    state = learn(list(FALLING), sends_count=sends_count)
-    listing = Rows(list(FALLING), sends_count=sends_count)
-    assert not polled(listing, state).is_walk
-    assert listing.asked == [(ALL, 0)]
-
-
 def test_newest_first_a_poll_reads_to_the_first_settled_page() -> None:
     """What is new stands before it; a page with one new row is not settled."""
-    state = learn(list(FALLING))
+    state = learn(FALLING)
     new = [row(number) for number in range(55, 40, -1)]
     listing = Rows([*new, *FALLING])
     polled(listing, state)
     ends = max(offset for _, offset in listing.asked)
     assert 15 <= ends < 35
-
-
-def test_newest_first_unsettled_rows_of_a_broken_walk_are_read_through() -> None:
-    """A walk that broke off hides nothing behind what it read."""
-    state = learn(list(FALLING))
-    read_before = [row(number) for number in range(80, 60, -1)]
-    not_read = [row(number) for number in range(60, 40, -1)]
-    listing = Rows([*read_before, *not_read, *FALLING])
-    polled(listing, state)
-    assert max(offset for _, offset in listing.asked) >= 39
 
 
 @pytest.mark.parametrize("falling", [True, False])
@@ -286,138 +282,71 @@ def test_the_newest_time_is_read_past_once_and_then_an_idle_poll_is_one_request(
     """Its moment is over by the next poll, so nothing more can come behind the first page."""
     burst = [row(number, created=50.0, settled=True) for number in range(115, 100, -1)]
     rows = [*burst, *(row(number, settled=True) for number in range(40, 0, -1))]
-    poll = Poll(ScanState(), open_known=False, contact_floor=0.0)
     listing = Rows(rows, sends_count=False)
-    listing.drive(poll.steps())
+    poll = polled(listing, ScanState(), contact_floor=0.0)
     for is_idle in (False, True, True):
-        listing.asked.clear()
         poll = polled(listing, poll.state)
         assert (len(listing.asked) == 1) == is_idle
 
 
 def test_runs_that_the_count_knows_and_no_poll_met_are_looked_for() -> None:
     """The listing is ordered only in its parts: the reconciliation reads on until it met them."""
-    state = learn([row(number, settled=True) for number in range(200, 0, -1)])
-    state = msgspec.structs.replace(state, met=200)
     known = [row(number, settled=True) for number in range(200, 0, -1)]
+    state = msgspec.structs.replace(learn(known), met=200)
     new = [msgspec.structs.replace(row(number), is_new=True) for number in (302, 301)]
     listing = Rows([*known, *new], met={each.run_id for each in known})
     poll = polled(listing, state)
     poll.note_unmet(len(listing.met))
     assert poll.state.unmet == 2
-    reconciliation = Reconciliation(poll.state, now=300.0, window_from=150.0)
-    listing.drive(reconciliation.steps(100))
+    reconciliation = reconciled(listing, poll.state, now=300.0, window_from=150.0)
     assert reconciliation.is_done
     assert {each.run_id for each in new} <= listing.met
     assert reconciliation.state.unmet == reconciliation.state.reconcile_unmet == 0
     assert not reconciliation.state.order.learned
 
 
-@pytest.mark.parametrize("count", [40, 35])
-def test_oldest_first_a_poll_reads_the_last_page(count: int) -> None:
-    """And the one behind it, when that one was full."""
-    rows = list(RISING)[:count]
-    state = learn(rows, sends_count=False)
-    listing = Rows(rows, sends_count=False)
-    polled(listing, state)
-    assert min(offset for _, offset in listing.asked) >= count - 20
-    grown = Rows([*rows, row(50), row(51)], sends_count=False)
-    polled(grown, state)
-    assert {"run-50", "run-51"} <= grown.met
-
-
 @pytest.mark.parametrize("rows", [11, 12])
 def test_oldest_first_an_idle_poll_is_one_request_also_behind_a_full_page(rows: int) -> None:
     """With small pages the walk may end at an empty one, which is no place to begin from."""
     listing = Rows([row(number, settled=True) for number in range(rows)], take=3)
-    poll = Poll(ScanState(), open_known=False, contact_floor=0.0)
-    listing.drive(poll.steps())
+    poll = polled(listing, ScanState(), contact_floor=0.0)
     for _ in range(3):
-        listing.asked.clear()
-        poll = Poll(poll.state, open_known=False, contact_floor=None)
-        listing.drive(poll.steps())
+        poll = polled(listing, poll.state)
         assert listing.pages == 1
     listing.rows.append(row(rows))
-    listing.asked.clear()
-    listing.drive(Poll(poll.state, open_known=False, contact_floor=None).steps())
+    polled(listing, poll.state)
     assert max(offset for _, offset in listing.asked) >= rows
 
 
 def test_oldest_first_a_listing_that_shrank_is_found_again() -> None:
     """Old runs are removed, so the page that was the last is beyond the end."""
-    state = learn(list(RISING), sends_count=False)
+    state = learn(RISING, sends_count=False)
     listing = Rows([*RISING[30:], row(50)], sends_count=False)
     poll = polled(listing, state)
     assert (ALL, 0) in listing.asked
     assert poll.walked_all
 
 
-def test_mixed_a_poll_without_a_count_walks_all() -> None:
-    """Nothing else proves that nothing is new."""
-    mixed = [*FALLING[::2], *FALLING[1::2]]
-    state = learn(mixed, sends_count=False)
-    listing = Rows(mixed, sends_count=False)
-    poll = polled(listing, state)
-    assert poll.is_walk
-    assert poll.walked_all
-
-
-def test_mixed_the_same_count_spares_the_walk_and_another_one_asks_for_it() -> None:
-    """A new run changes the count."""
-    mixed = [*FALLING[::2], *FALLING[1::2]]
-    state = learn(mixed)
-    listing = Rows(mixed)
-    polled(listing, state)
-    assert listing.pages == 1
-    grown = Rows([*mixed[:25], row(50), *mixed[25:]])
-    assert polled(grown, state).walked_all
-
-
 def test_a_count_that_is_wrong_is_not_believed() -> None:
     """A server may say how many rows a page has, or nothing true."""
-
-    class Liar(Rows):
-        def answer(self, read: Read) -> PageFacts:
-            page = super().answer(read)
-            return PageFacts(page.start, page.end, at_end=page.at_end, count=7, rows=page.rows)
-
-    mixed = [*FALLING[::2], *FALLING[1::2]]
-    contact = Poll(ScanState(), open_known=False, contact_floor=0.0)
-    Liar(mixed).drive(contact.steps())
-    listing = Liar(mixed)
-    poll = polled(listing, contact.state)
-    assert poll.walked_all
+    listing = Rows(list(MIXED), says_count=7)
+    state = polled(listing, ScanState(), contact_floor=0.0).state
+    assert polled(listing, state).walked_all
 
 
 def test_a_count_that_stopped_to_grow_is_found_out_by_a_reconciliation() -> None:
     """At a limit of the server's, say; from then on each poll walks."""
-    mixed = [*FALLING[::2], *FALLING[1::2]]
-    state = learn(mixed)
+    state = learn(MIXED)
     assert state.count_is_true
-
-    class Limited(Rows):
-        def answer(self, read: Read) -> PageFacts:
-            page = super().answer(read)
-            return PageFacts(page.start, page.end, at_end=page.at_end, count=40, rows=page.rows)
-
-    listing = Limited([*mixed, row(50)])
-    reconciliation = Reconciliation(state, now=100.0, window_from=0.0)
-    listing.drive(reconciliation.steps(100))
+    listing = Rows([*MIXED, row(50)], says_count=40)
+    reconciliation = reconciled(listing, state)
     assert reconciliation.is_done
     assert polled(listing, reconciliation.state).walked_all
 
 
 def test_a_count_below_the_rows_before_an_empty_end_is_not_believed() -> None:
     """An empty page ends a walk of single rows; the count must be that of the rows before it."""
-    mixed = [*FALLING[::2], *FALLING[1::2]]
-
-    class Liar(Rows):
-        def answer(self, read: Read) -> PageFacts:
-            page = super().answer(read)
-            return PageFacts(page.start, page.end, at_end=page.at_end, count=0, rows=page.rows)
-
-    contact = Poll(ScanState(), open_known=False, contact_floor=0.0)
-    Liar(mixed, take=1).drive(contact.steps())
+    contact = polled(Rows(list(MIXED), take=1, says_count=0), ScanState(), contact_floor=0.0)
     assert contact.walked_all
     assert not contact.state.count_is_true
 
@@ -436,7 +365,7 @@ def test_one_page_that_is_all_proves_itself() -> None:
 
 def test_open_runs_are_looked_up_in_both_lists_in_the_order_in_which_they_move() -> None:
     """PENDING before RUNNING: a run that moves on meanwhile is in one of them."""
-    state = learn(list(FALLING))
+    state = learn(FALLING)
     listing = Rows([row(41, is_open=True), *FALLING])
     polled(listing, state)
     statuses = [status for status, _ in listing.asked if status != ALL]
@@ -446,29 +375,23 @@ def test_open_runs_are_looked_up_in_both_lists_in_the_order_in_which_they_move()
 def test_an_open_run_of_another_org_is_not_followed() -> None:
     """Its own org's poll does that."""
     foreign = RowFact("x", 41.0, 41.0, is_open=True, owned=False, settled=True, signature=("x",))
-    state = learn(list(FALLING))
+    state = learn(FALLING)
     listing = Rows([foreign, *FALLING], met={each.run_id for each in FALLING})
     polled(listing, state)
     assert {status for status, _ in listing.asked} == {ALL}
 
 
-@pytest.mark.parametrize("rows", [FALLING, RISING, (*FALLING[::2], *FALLING[1::2])])
-def test_a_buried_run_that_ended_is_searched_until_it_is_found(rows: tuple[RowFact, ...]) -> None:
-    """However deep it lies; then nothing is absent."""
-    state = learn(list(rows))
-    listing = Rows(list(rows), open_known={"run-20": 20.0})
-    poll = polled(listing, state, open_known=True)
-    assert poll.absent == set()
+@pytest.mark.parametrize("open_run", [("run-20", 20.0), ("gone", 20.5)])
+@ANY_ORDER
+def test_a_buried_run_that_ended_is_searched_until_it_is_found(
+    rows: tuple[RowFact, ...], open_run: tuple[str, float]
+) -> None:
+    """However deep it lies; it is absent only when a complete search did not find it."""
+    run_id, created = open_run
+    listing = Rows(list(rows), open_known={run_id: created})
+    poll = polled(listing, learn(rows), open_known=True)
+    assert poll.absent == {run_id} - listing.met
     assert poll.is_whole
-
-
-@pytest.mark.parametrize("rows", [FALLING, RISING, (*FALLING[::2], *FALLING[1::2])])
-def test_a_run_that_a_complete_search_does_not_find_is_absent(rows: tuple[RowFact, ...]) -> None:
-    """Only then."""
-    state = learn(list(rows))
-    listing = Rows(list(rows), open_known={"gone": 20.5})
-    poll = polled(listing, state, open_known=True)
-    assert poll.absent == {"gone"}
 
 
 @pytest.mark.parametrize("is_falling", [True, False])
@@ -486,7 +409,7 @@ def test_a_buried_run_is_found_by_halving(*, is_falling: bool) -> None:
 def test_a_buried_run_that_ended_before_it_was_created_is_found(rows: tuple[RowFact, ...]) -> None:
     """By its times, where clocks differ: rows older than its creation do not end the search."""
     listing = Rows(list(rows), open_known={"run-3": 99.0})
-    poll = polled(listing, learn(list(rows)), open_known=True)
+    poll = polled(listing, learn(rows), open_known=True)
     place = next(index for index, each in enumerate(rows) if each.run_id == "run-3")
     assert any(offset - 10 < place < offset + 10 for _, offset in listing.asked)
     assert poll.absent == set()
@@ -499,8 +422,7 @@ def test_a_buried_run_is_found_though_its_search_has_just_learned_the_order() ->
     # Equal times: looking by halving gives up, so the walk has to find it.
     rows[25:] = [row(number, created=25.0, settled=True) for number in range(25, 40)]
     listing = Rows(rows, open_known={"run-27": 25.0})
-    poll = Poll(state, open_known=True, contact_floor=None)
-    listing.drive(poll.steps())
+    poll = polled(listing, state, open_known=True)
     assert any(start <= 27 < start + 10 for _, start in listing.asked)
     assert poll.absent == set()
 
@@ -511,7 +433,7 @@ def test_a_buried_run_is_found_though_its_search_has_just_learned_the_order() ->
 def test_first_contact_reads_the_open_lists_before_all() -> None:
     """What ends in between was seen open, and counts."""
     listing = Rows(list(FALLING))
-    listing.drive(Poll(ScanState(), open_known=True, contact_floor=0.0).steps())
+    polled(listing, ScanState(), open_known=True, contact_floor=0.0)
     assert [status for status, _ in listing.asked][:2] == ["PENDING", "RUNNING"]
 
 
@@ -522,14 +444,14 @@ def test_first_contact_stops_behind_its_floor_where_the_order_allows_it() -> Non
     parts = [*falling[100:], *falling[:100]]
     for rows, is_short in ((falling, True), (falling[::-1], False), (parts, False)):
         listing = Rows(rows)
-        listing.drive(Poll(ScanState(), open_known=False, contact_floor=150.5).steps())
+        polled(listing, ScanState(), contact_floor=150.5)
         assert (listing.pages < 20) == is_short
 
 
-@pytest.mark.parametrize("rows", [FALLING, RISING, (*FALLING[::2], *FALLING[1::2])])
+@ANY_ORDER
 def test_a_reconciliation_goes_on_where_its_slice_ended(rows: tuple[RowFact, ...]) -> None:
     """A few pages at a time, and all of them in the end."""
-    state = learn(list(rows), take=4)
+    state = learn(rows, take=4)
     listing = Rows(list(rows), take=4)
     for slices in range(1, 40):
         reconciliation = Reconciliation(state, now=100.0 + slices, window_from=0.0)
@@ -544,10 +466,8 @@ def test_a_reconciliation_goes_on_where_its_slice_ended(rows: tuple[RowFact, ...
 @pytest.mark.parametrize("rows", [FALLING, RISING])
 def test_a_reconciliation_ends_behind_its_window(rows: tuple[RowFact, ...]) -> None:
     """From the end where the new runs stand."""
-    state = learn(list(rows))
     listing = Rows(list(rows))
-    reconciliation = Reconciliation(state, now=100.0, window_from=30.5)
-    listing.drive(reconciliation.steps(100))
+    reconciliation = reconciled(listing, learn(rows), window_from=30.5)
     assert reconciliation.is_done
     assert listing.pages <= 3
 
@@ -559,10 +479,9 @@ def test_a_reconciliation_that_began_before_the_order_was_learned_reads_on(
     """From the end at which it began; old rows there say nothing of those behind them."""
     began = Reconciliation(ScanState(), now=100.0, window_from=30.5)
     assert not began.state.reconcile_backward
-    state = msgspec.structs.replace(began.state, order=learn(list(rows)).order)
+    state = msgspec.structs.replace(began.state, order=learn(rows).order)
     listing = Rows(list(rows))
-    reconciliation = Reconciliation(state, now=130.0, window_from=60.5)
-    listing.drive(reconciliation.steps(100))
+    reconciliation = reconciled(listing, state, now=130.0, window_from=60.5)
     assert reconciliation.is_done
     newest = rows.index(max(rows, key=lambda each: each.created or 0.0))
     assert max(offset for _, offset in listing.asked) + 10 > newest

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from invent_exporter.simulator import Request, SimulatorServer, Truth, World, demo_world
+from invent_exporter.simulator import Request, SimulatorServer, Truth, World
 from tests.simulator.conftest import START, Clock
 
 RUNS = "/orgs/c/workflows/runs"
@@ -57,12 +57,15 @@ def test_runs_by_hand(client: httpx.Client, clock: Clock) -> None:
     assert truth.runs[0].state == "removed"
 
 
-def test_a_burst_of_runs_and_the_truth_since(client: httpx.Client, clock: Clock) -> None:
-    """Many runs in one request; `since` leaves history out."""
+def test_many_runs_the_truth_since_and_traffic(client: httpx.Client, clock: Clock) -> None:
+    """Many runs in one request; `since` leaves history out; traffic stops, and changes its pace."""
     assert len(post(client, "/_sim/runs", {"count": 30, "status": "COMPLETED"}).json()["ids"]) == 30
     assert len(client.get("/_sim/truth").json()["runs"]) == 30
     clock.now += 1
     assert client.get("/_sim/truth", params={"since": clock.now}).json()["runs"] == []
+    for change in ({"automatic": False}, {"automatic": True, "pace": 50.0}):
+        assert post(client, "/_sim/traffic", change).json() == {"pace": 1.0} | change
+    assert "key-main" in {org["key"] for org in client.get("/_sim/orgs").json()}
 
 
 def test_faults_settings_and_requests(client: httpx.Client) -> None:
@@ -93,29 +96,6 @@ def test_faults_settings_and_requests(client: httpx.Client) -> None:
     assert seen["requests"][3]["at"] == START
     client.delete("/_sim/requests").raise_for_status()
     assert client.get("/_sim/requests").json() == {"total": 0, "requests": []}
-
-
-def test_traffic_by_http(clock: Clock) -> None:
-    """The world's own traffic stops and goes on, at another pace if wanted."""
-    with (
-        SimulatorServer(demo_world(1, clock, history_seconds=60.0)) as server,
-        httpx.Client(base_url=server.url) as client,
-    ):
-
-        def count() -> int:
-            return len(client.get("/_sim/truth").json()["runs"])
-
-        assert post(client, "/_sim/traffic", {"automatic": False}).json()["automatic"] is False
-        before = count()
-        clock.now += 600
-        assert count() == before
-        assert post(client, "/_sim/traffic", {"automatic": True, "pace": 50}).json()["pace"] == 50
-        clock.now += 600
-        assert count() > before + 100
-        assert {org["key"] for org in client.get("/_sim/orgs").json()} == {
-            "demo-key",
-            "demo-labs-key",
-        }
 
 
 @pytest.mark.parametrize(
@@ -152,13 +132,6 @@ def test_the_world_can_change_between_two_pages(
     simulator.service.before_answer = arrive
     pages = [client.get(RUNS, params={"page": page, "take": 1}).json() for page in (1, 2)]
     assert [page[0]["id"] for page in pages] == ["old", "old"]
-
-
-def test_a_busy_port_is_an_error(simulator: SimulatorServer) -> None:
-    """The address can't be had twice."""
-    port = int(simulator.url.rpartition(":")[2])
-    with pytest.raises(OSError, match="in use"), SimulatorServer(port=port):
-        pass
 
 
 def test_it_serves_on_ipv6_too() -> None:

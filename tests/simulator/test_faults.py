@@ -3,88 +3,65 @@
 from __future__ import annotations
 
 import json
-from email.utils import parsedate_to_datetime
-from typing import Literal
+import re
+from email.utils import formatdate
 
 import httpx
 import pytest
 
-from invent_exporter.simulator import Fault, SimulatorServer, World
+from invent_exporter.simulator import Fault, SimulatorServer, Usage, World
+from invent_exporter.simulator.spoil import ODD_KINDS, OddKind
 from tests.simulator.conftest import START, Clock
 
 RUNS = "/orgs/c/workflows/runs"
 
 
-def test_status_with_each_kind_of_body(client: httpx.Client, simulator: SimulatorServer) -> None:
-    """An error can carry HTML, JSON or nothing."""
-    bodies: dict[Literal["html", "json", "empty"], bytes] = {
-        "html": b"<!doctype",
-        "json": b"{",
-        "empty": b"",
-    }
-    for body, start in bodies.items():
-        simulator.faults.clear()
-        simulator.add_faults(Fault(kind="status", status=503, body=body))
-        answer = client.get(RUNS)
-        assert answer.status_code == 503
-        assert answer.content.startswith(start)
-        assert bool(answer.content) == bool(start)
+@pytest.mark.parametrize(
+    ("fault", "status", "body"),
+    [
+        (Fault(kind="status", status=503), 503, rb"<!doctype.*"),
+        (Fault(kind="status", status=503, body="json"), 503, rb"\{.*"),
+        (Fault(kind="status", status=503, body="empty"), 503, rb""),
+        (Fault(kind="rate_limited", body="json"), 429, rb"\{.*"),
+        (Fault(kind="redirect", location="https://thief.invalid/"), 307, rb""),
+        (Fault(kind="html"), 200, rb"<!doctype.*"),
+        (Fault(kind="empty_body"), 200, rb""),
+        (Fault(kind="empty_page"), 200, rb"\[\]"),
+        (Fault(kind="not_a_list"), 200, rb'\{"data":\[\{.*\}\]\}'),
+        (Fault(kind="half_json"), 200, rb"\[\{.*[^\]]"),
+        (Fault(kind="no_pagination"), 200, rb"\[\{.*\}\]"),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Fault) else "",
+)
+def test_what_an_answer_becomes(
+    client: httpx.Client, simulator: SimulatorServer, fault: Fault, status: int, body: bytes
+) -> None:
+    """Errors with each kind of body, redirects, and what comes with 200 and is no page."""
+    simulator.world.add_run()
+    simulator.add_faults(fault)
+    answer = client.get(RUNS)
+    assert answer.status_code == status
+    assert re.fullmatch(body, answer.content, re.DOTALL)
+    assert answer.headers.get("location") == (fault.location if status == 307 else None)
+    is_page = answer.headers.get("content-type", "").startswith("application/json; charset")
+    assert ("pagination-count" in answer.headers) is (is_page and fault.kind != "no_pagination")
 
 
-def test_rate_limited_with_each_kind_of_retry_after(
-    client: httpx.Client, simulator: SimulatorServer
+@pytest.mark.parametrize(
+    ("retry_after", "header"),
+    [
+        ("none", None),
+        ("seconds", "7"),
+        ("soon", "soon"),
+        ("date", formatdate(START + 7, usegmt=True)),
+    ],
+)
+def test_each_kind_of_retry_after(
+    client: httpx.Client, simulator: SimulatorServer, retry_after: str, header: str | None
 ) -> None:
     """Retry-After comes as seconds, as a date, not at all, or as nonsense."""
-
-    def header(retry_after: str) -> str | None:
-        simulator.faults.clear()
-        simulator.add_faults(Fault(kind="rate_limited", retry_after=retry_after, seconds=7))
-        answer = client.get(RUNS)
-        assert answer.status_code == 429
-        value: str | None = answer.headers.get("retry-after")
-        return value
-
-    assert header("none") is None
-    assert header("seconds") == "7"
-    assert header("soon") == "soon"
-    assert parsedate_to_datetime(header("date") or "").timestamp() == START + 7
-
-
-def test_a_redirect_names_another_host(client: httpx.Client, simulator: SimulatorServer) -> None:
-    """A client that followed it would carry its key away."""
-    simulator.add_faults(Fault(kind="redirect", location="https://thief.invalid/"))
-    answer = client.get(RUNS)
-    assert (answer.status_code, answer.headers["location"]) == (307, "https://thief.invalid/")
-
-
-def test_bodies_that_are_not_a_page(
-    client: httpx.Client, simulator: SimulatorServer, world: World
-) -> None:
-    """With 200 come HTML, nothing, half a page, an object, or an empty page."""
-    world.add_run()
-
-    def body(fault: Fault) -> bytes:
-        simulator.faults.clear()
-        simulator.add_faults(fault)
-        answer = client.get(RUNS)
-        assert answer.status_code == 200
-        return answer.content
-
-    assert body(Fault(kind="html")).startswith(b"<!doctype")
-    assert body(Fault(kind="empty_body")) == b""
-    assert body(Fault(kind="empty_page")) == b"[]"
-    assert len(json.loads(body(Fault(kind="not_a_list")))["data"]) == 1
-    with pytest.raises(json.JSONDecodeError):
-        json.loads(body(Fault(kind="half_json")))
-
-
-def test_no_pagination_takes_the_headers_away(
-    client: httpx.Client, simulator: SimulatorServer
-) -> None:
-    """One answer can lack the headers that the others have."""
-    simulator.add_faults(Fault(kind="no_pagination", count=1))
-    assert "pagination-count" not in client.get(RUNS).headers
-    assert "pagination-count" in client.get(RUNS).headers
+    simulator.add_faults(Fault(kind="rate_limited", retry_after=retry_after, seconds=7))
+    assert client.get(RUNS).headers.get("retry-after") == header
 
 
 def test_oversized_answers(client: httpx.Client, simulator: SimulatorServer, world: World) -> None:
@@ -213,6 +190,23 @@ def test_a_spoiled_run_leaves_its_neighbours_readable(
     assert SPOILED[kind](page[1])  # type: ignore[operator]
     world.spoil_run(spoiled, None)
     assert client.get(RUNS).json()[1]["id"] == spoiled
+
+
+@pytest.mark.parametrize("kind", ODD_KINDS)
+def test_an_odd_field_is_one_of_a_run_that_is_there(
+    client: httpx.Client, world: World, kind: OddKind
+) -> None:
+    """Each kind changes what is listed of an open run or of a finished one."""
+    usage = Usage(3.0, 1.0, {"step_1": 2.0})
+    opened = world.add_run(status="RUNNING")
+    failed = world.add_run(status="FAILED", usage=usage, error="boom")
+    sane = client.get(RUNS).content
+    for run_id in (opened, failed):
+        world.spoil_run(run_id, kind)
+    odd = client.get(RUNS).content
+    assert odd != sane
+    assert odd.count(b'"status":"') == 2
+    assert odd.count(b'"id":') >= 2
 
 
 def test_spoiled_bytes(client: httpx.Client, world: World) -> None:

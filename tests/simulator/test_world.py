@@ -7,7 +7,8 @@ import statistics
 
 import pytest
 
-from invent_exporter.simulator import Usage, World, demo_world, quiet_world
+from invent_exporter.simulator import Org, Usage, Workflow, World, demo_world, quiet_world
+from invent_exporter.simulator.spoil import ODD_KINDS
 from invent_exporter.simulator.truth import Credits, TrueRun
 from tests.simulator.conftest import START, Clock
 
@@ -30,6 +31,23 @@ def test_traffic_does_not_depend_on_how_often_it_is_looked_at(clock: Clock) -> N
     other.advance()
     assert once.truth() == often.truth()
     assert {run.id for run in once.truth().runs}.isdisjoint(run.id for run in other.truth().runs)
+
+
+def test_times_in_whole_seconds_and_an_odd_field_in_every_tenth_run(clock: Clock) -> None:
+    """As coarse and as odd as real APIs are: each kind in turn, of the world's own runs."""
+    world = World(1, clock, resolution_seconds=1.0, odd_every=10)
+    world.add_org(Org(id="o", name="O", key="k"))
+    world.add_workflow(
+        Workflow(id="w", name="W", org_id="o", runs_per_hour=36_000, duration_seconds=2)
+    )
+    clock.now += HOUR / 6
+    world.advance()
+    runs = world.truth().runs
+    kinds = [run.spoiled for run in runs if run.spoiled]
+    assert len(kinds) == len(runs) // 10
+    assert set(kinds) == set(ODD_KINDS)
+    times = (time for run in runs for time in (run.created_at, run.started_at, run.ended_at))
+    assert all(time % 1 == 0 for time in times if time is not None)
 
 
 def test_the_demo_has_workflows_that_differ(clock: Clock) -> None:

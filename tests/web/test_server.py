@@ -4,48 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import re
+import resource
 import socket
-import struct
-import subprocess
-import threading
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from ssl import Purpose, SSLContext, create_default_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from invent_exporter.errors import ListenError
-from invent_exporter.metrics.exposition import Answer
-from invent_exporter.web.connection import Bounds
-from invent_exporter.web.routes import Application, check_telemetry_path
+from invent_exporter.web.connection import TURNS, Bounds, Connections, _network
+from invent_exporter.web.routes import check_telemetry_path
 from invent_exporter.web.server import Server, bind, join_address, parse_listen_address
-from tests.programs import require
+from tests.web.running import (
+    BODY,
+    DEADLINE_SECONDS,
+    GET_METRICS,
+    GET_READY,
+    LARGE,
+    POST,
+    Running,
+    read_answer,
+    read_to_end,
+    receive,
+    reset,
+    serving,
+    until,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
-
-DEADLINE_SECONDS = 20.0
-GET_METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-GET_READY = b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /-/reload HTTP/1.1\r\nHost: x\r\n"
-BODY = b"invent_up 1\n" * 100
-LARGE = b"x" * 3_000_000
-"""More than all buffers on the way take."""
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition, or fail with what it was."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.005)
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -55,120 +47,11 @@ def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert caplog.get_records("call") == []
 
 
-@dataclass
-class Running:
-    """A server in a thread of its own, what it serves, and what that was asked for and told."""
-
-    body: bytes
-    generation: int = 7
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    acknowledged: list[int] = field(default_factory=list)
-    may_answer: threading.Event = field(default_factory=threading.Event)
-    stalled: Callable[[], tuple[str, ...]] = tuple
-    ready: Callable[[], bool] = lambda: True
-    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-    server: Server = field(init=False)
-
-    async def answer(self, accept: str, accept_encoding: str) -> Answer:
-        """Answer gzip when it is accepted."""
-        self.asked.append((accept, accept_encoding))
-        while not self.may_answer.is_set():  # noqa: ASYNC110 -- set by another thread
-            await asyncio.sleep(0.005)
-        if "gzip" in accept_encoding:
-            return Answer(self.generation, "text/plain", "gzip", gzip.compress(self.body))
-        return Answer(self.generation, "text/plain; version=0.0.4", None, self.body)
-
-    def acknowledge(self, generation: int) -> None:
-        """Note it."""
-        self.acknowledged.append(generation)
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"http://127.0.0.1:{self.server.addresses[0][1]}"
-
-    def connect(self, sent: bytes = b"") -> socket.socket:
-        """Open a raw connection, with a small buffer, and send something."""
-        raw = socket.socket()
-        raw.settimeout(DEADLINE_SECONDS)
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
-        raw.connect(self.server.addresses[0])
-        raw.sendall(sent)
-        return raw
-
-    def call(self, task: Coroutine[None, None, None]) -> None:
-        """Run it in the server's thread."""
-        asyncio.run_coroutine_threadsafe(task, self.loop).result(DEADLINE_SECONDS)
-
-    def until_gone(self) -> None:
-        """Wait until the server has let go of all connections, so that nothing can follow."""
-        until(lambda: not self.server._by_age and not self.server._state.tasks, "an end")
-
-
-@contextlib.contextmanager
-def serving(
-    bounds: Bounds | None = None,
-    body: bytes = BODY,
-    path: str = "/metrics",
-    tls: SSLContext | None = None,
-) -> Iterator[Running]:
-    """Serve on a free loopback port."""
-    running = Running(body)
-    running.may_answer.set()
-    app = Application(running, running, lambda: (), telemetry_path=path)
-    running.server = Server(app, [("127.0.0.1", 0)], bounds=bounds, tls=tls)
-    # What is not read soon stays in our own buffers.
-    running.server._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
-    thread = threading.Thread(target=running.loop.run_forever)
-    thread.start()
-    try:
-        running.call(running.server.start())
-        yield running
-    finally:
-        running.may_answer.set()
-        running.call(running.server.stop())
-        running.loop.call_soon_threadsafe(running.loop.stop)
-        thread.join(DEADLINE_SECONDS)
-        running.loop.close()
-
-
 @pytest.fixture
 def running() -> Iterator[Running]:
     """Serve with bounds of which none is met by waiting."""
     with serving() as server:
         yield server
-
-
-def receive(raw: socket.socket, size: int) -> bytes:
-    """Read so much, and not a byte more."""
-    received = b""
-    while len(received) < size:
-        received += (part := raw.recv(size - len(received)))
-        assert part, f"ended after {len(received)} of {size} bytes"
-    return received
-
-
-def read_answer(raw: socket.socket) -> bytes:
-    """Read one answer with a Content-Length."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += receive(raw, 1)
-    return head + receive(raw, int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
-
-
-def read_to_end(raw: socket.socket) -> bytes:
-    """Read until the server ends the connection, in whichever way."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while part := raw.recv(65536):
-            received += part
-    return received
-
-
-def reset(raw: socket.socket) -> None:
-    """Close with a reset."""
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    raw.close()
 
 
 # Routes
@@ -185,7 +68,10 @@ def reset(raw: socket.socket) -> None:
     ],
 )
 def test_reads_answer_get_and_head_alike(running: Running, path: str, content_type: str) -> None:
-    """HEAD has GET's status and headers, its Content-Length too, and no body."""
+    """HEAD has GET's status and headers, its Content-Length too, and no body.
+
+    Only a GET of the metrics acknowledges what it carried.
+    """
     with httpx.Client(base_url=running.url, headers={"accept-encoding": "identity"}) as client:
         got, head = client.get(path), client.head(path)
         assert (got.status_code, head.status_code) == (200, 200)
@@ -199,6 +85,8 @@ def test_reads_answer_get_and_head_alike(running: Running, path: str, content_ty
         for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"):
             refused = client.request(method, path)
             assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+    running.until_gone()
+    assert running.acknowledged == ([7] if path.startswith("/metrics") else [])
 
 
 def test_metrics_pass_the_negotiation_on(running: Running) -> None:
@@ -280,7 +168,7 @@ def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -
     """Nagle's algorithm is off: it would hold the body back for 40 ms."""
     with running.connect(GET_METRICS) as raw:
         read_answer(raw)
-        (connection,) = running.server._by_age
+        (connection,) = running.server._connections.by_age
         accepted = connection.transport.get_extra_info("socket")
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
@@ -288,29 +176,32 @@ def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -
 # What was handed over
 
 
-def test_answer_is_acknowledged_when_it_was_handed_over() -> None:
-    """When its last byte is on its way, and for what it carried, not for what is new by then."""
-    with serving(body=LARGE) as running, running.connect(GET_METRICS) as raw:
-        raw.recv(1)
-        running.generation = 8
-        assert running.acknowledged == []
-        receive(raw, len(LARGE))
-        until(lambda: running.acknowledged == [7], "acknowledgement")
-
-
 def test_requests_sent_ahead_are_answered_one_after_the_other() -> None:
-    """The next waits until the one before was handed over, and what waits is one piece of it."""
+    """The next waits until the one before was handed over, and what waits is one piece of it.
+
+    Each counts for what it carried, not for what is new when its last byte is on its way.
+    """
     sent = GET_METRICS * 2 + GET_METRICS[:-2] + b"Connection: close\r\n\r\n"
     with serving(body=LARGE) as running, running.connect(sent) as raw:
         raw.recv(1, socket.MSG_PEEK)
-        (connection,) = running.server._by_age
+        (connection,) = running.server._connections.by_age
         until(connection.transport.get_write_buffer_size, "a piece that waits")
         assert connection.transport.get_write_buffer_size() <= 2**20
-        assert len(running.asked) == 1
+        assert (len(running.asked), running.acknowledged) == (1, [])
+        running.generation = 8
         for _ in range(3):
             assert read_answer(raw).endswith(LARGE)
-        until(lambda: running.acknowledged == [7, 7, 7], "acknowledgements")
+        until(lambda: running.acknowledged == [7, 8, 8], "acknowledgements")
         assert read_to_end(raw) == b""
+
+
+def test_client_that_does_not_read_is_not_answered_ahead() -> None:
+    """What it sent ahead waits for it: of its answers no more is kept than small buffers take."""
+    with serving(body=LARGE[:100_000]) as running, running.connect(GET_METRICS * 20):
+        until(lambda: running.server._connections.by_age, "the connection")
+        (connection,) = running.server._connections.by_age
+        until(connection.transport.get_write_buffer_size, "a piece that waits")
+        assert len(running.asked) <= 4
 
 
 @pytest.mark.parametrize("read_bytes", [0, len(LARGE) // 2])
@@ -327,7 +218,7 @@ def test_answer_broken_off_is_not_acknowledged(
             running.may_answer.set()
             receive(raw, read_bytes)
         end(raw)
-        until(lambda: not running.server._by_age, "an end")
+        until(lambda: not running.server._connections.by_age, "an end")
         running.may_answer.set()
         running.until_gone()
         assert running.acknowledged == []
@@ -341,39 +232,6 @@ def test_client_that_never_reads_is_let_go_unacknowledged(body_bytes: int) -> No
         until(lambda: running.asked, "request to arrive")
         running.until_gone()
         assert running.acknowledged == []
-
-
-def test_head_and_other_routes_acknowledge_nothing(running: Running) -> None:
-    """Only a GET of the metrics carries them."""
-    with httpx.Client(base_url=running.url) as client:
-        client.head("/metrics")
-        for path in ("/", "/-/healthy", "/-/ready", "/nothing"):
-            client.get(path)
-    running.until_gone()
-    assert running.acknowledged == []
-
-
-def test_tls_changes_nothing(tmp_path: Path) -> None:
-    """Over TLS too an answer counts when it was handed over, and not when it was broken off."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = f"{require('openssl')} req -x509 -nodes -newkey rsa:2048 -subj /CN=x -days 1"
-    subprocess.run(
-        [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
-    )
-    tls = create_default_context(Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate, key)
-    trusting = create_default_context(cafile=certificate)
-    trusting.check_hostname = False
-    with serving(body=LARGE, tls=tls) as running:
-        with trusting.wrap_socket(running.connect()) as raw:
-            raw.sendall(GET_METRICS)
-            assert read_answer(raw).endswith(LARGE)
-            until(lambda: running.acknowledged == [7], "acknowledgement")
-        with trusting.wrap_socket(running.connect()) as raw:
-            raw.sendall(GET_METRICS)
-            raw.recv(1)
-        running.until_gone()
-        assert running.acknowledged == [7]
 
 
 # Bounds
@@ -407,9 +265,9 @@ def test_slow_header_is_ended(sent: bytes, trickle: bytes) -> None:
         def has_ended() -> bool:
             with contextlib.suppress(ConnectionError):
                 raw.sendall(trickle)
-            return not running.server._by_age
+            return not running.server._connections.by_age
 
-        until(lambda: running.server._by_age, "the connection")
+        until(lambda: running.server._connections.by_age, "the connection")
         until(has_ended, "its end")
 
 
@@ -423,7 +281,7 @@ def test_full_house_makes_room_for_the_newest() -> None:
     """Clients that only hold connections open cannot keep a scraper out."""
     with serving(Bounds(connections=5)) as running, contextlib.ExitStack() as stack:
         held = [stack.enter_context(running.connect()) for _ in range(5)]
-        until(lambda: len(running.server._by_age) == 5, "connections to be made")
+        until(lambda: len(running.server._connections.by_age) == 5, "connections to be made")
         held[0].sendall(GET_READY)
         read_answer(held[0])
         assert httpx.get(f"{running.url}/metrics").status_code == 200
@@ -451,6 +309,121 @@ def test_running_answers_are_not_given_up_for_new_connections() -> None:
         running.may_answer.set()
         for raw in held:
             assert read_answer(raw).endswith(BODY)
+
+
+def test_one_peer_cannot_take_the_place_of_others() -> None:
+    """Above its own bound, the connection that it used longest ago gives way to its newest."""
+    with (
+        serving(Bounds(connections_of_one_peer=2)) as running,
+        running.connect(source="127.0.0.2") as other,
+        running.connect() as first,
+    ):
+        until(lambda: len(running.server._connections.by_age) == 2, "connections to be made")
+        for _ in range(3):
+            with running.connect(GET_READY) as raw:
+                assert read_answer(raw).endswith(b"Ready.\n")
+                with running.connect(GET_READY) as another:
+                    assert read_answer(another).endswith(b"Ready.\n")
+        assert read_to_end(first) == b""
+        other.sendall(GET_READY)
+        assert read_answer(other).endswith(b"Ready.\n")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:0:0:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("fe80::1%eth0", "fe80::2", True),
+    ],
+)
+def test_peer_is_who_can_choose_its_address(one: str, other: str, *, is_same: bool) -> None:
+    """Of IPv6 each has half an address for itself; IPv4 may come in IPv6's form."""
+    assert (_network(one) == _network(other)) == is_same
+
+
+def test_who_asks_seldom_has_its_turn_before_a_flood() -> None:
+    """Few requests are looked at in a round of the loop; a peer's that was served longest ago."""
+    rounds: list[Callable[[], None]] = []
+    everyone = Connections(Bounds())
+    served: list[str] = []
+
+    def ask(peer: str) -> None:
+        asking = Mock(peer=peer, go_on=lambda: served.append(peer))
+        asking.loop.call_soon = rounds.append
+        everyone.give_turn(asking)
+
+    for _ in range(TURNS * 5):
+        ask("flood")
+    assert served == ["flood"] * TURNS
+    rounds.pop()()
+    assert served == ["flood"] * TURNS * 2
+    ask("scraper")
+    rounds.pop()()
+    assert served[TURNS * 2 :] == ["scraper", *["flood"] * (TURNS - 1)]
+    while rounds:
+        rounds.pop()()
+    assert len(served) == TURNS * 5 + 1
+    ask("flood")
+    assert len(served) == TURNS * 5 + 2
+
+
+def test_answers_under_way_have_a_limit_and_health_is_apart() -> None:
+    """One more is refused, as client_golang's handlers do it, until one is done."""
+    with serving(Bounds(answers=2)) as running, contextlib.ExitStack() as stack:
+        running.may_answer.clear()
+        held = [stack.enter_context(running.connect(GET_METRICS)) for _ in range(2)]
+        until(lambda: len(running.asked) == 2, "requests to arrive")
+        for path in ("/metrics", "/"):
+            refused = httpx.get(running.url + path)
+            assert (refused.status_code, refused.headers["connection"]) == (503, "close")
+            assert refused.text == "Limit of concurrent requests reached (2), try again later.\n"
+        assert httpx.get(f"{running.url}/-/ready").status_code == 200
+        running.may_answer.set()
+        for raw in held:
+            assert read_answer(raw).endswith(BODY)
+        assert httpx.get(f"{running.url}/metrics").status_code == 200
+
+
+def test_answer_that_nobody_reads_gives_way_to_one_more() -> None:
+    """The one whose client has not read for the longest; so nobody starves a scraper."""
+    with (
+        serving(Bounds(answers=2), LARGE) as running,
+        running.connect(GET_METRICS) as reading,
+        running.connect(GET_METRICS) as stuck,
+    ):
+        until(lambda: len(running.server._connections.answered) == 2, "answers to begin")
+        receive(reading, len(LARGE) // 2)
+        assert httpx.get(f"{running.url}/metrics").content == LARGE
+        assert len(read_to_end(stuck)) < len(LARGE)
+        receive(reading, len(LARGE) // 2)
+
+
+def test_out_of_descriptors_is_said_once_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who only takes up room gives a descriptor back; the next try takes it."""
+    monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.01)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (
+        capture_logs() as logs,
+        serving(Bounds(header_seconds=1000.0)) as running,
+        running.connect() as idle,
+    ):
+        until(lambda: running.server._connections.by_age, "the connection")
+        with socket.socket() as late:
+            late.settimeout(DEADLINE_SECONDS)
+            # A new one has the lowest number that is free.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, limits[1]))
+            try:
+                late.connect(running.server.addresses[0])
+                late.sendall(GET_READY)
+                assert read_answer(late).endswith(b"Ready.\n")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert read_to_end(idle) == b""
+    assert [line["event"] for line in logs] == ["a connection can't be accepted"]
 
 
 @pytest.mark.parametrize("body", [b"", b"5\r\nhello\r\n" * 1000])
@@ -516,7 +489,7 @@ def test_busy_port_is_one_line_that_names_the_flag(running: Running, host: str) 
     with socket.create_server(("127.0.0.1", 0)) as found:
         free = found.getsockname()
     with pytest.raises(ListenError) as caught:
-        Server(running.server._app, [free, (host, port)])
+        Server(cast("Any", None), [free, (host, port)])
     assert str(caught.value) == (
         f"--web.listen-address: cannot listen on {host}:{port}: Address already in use; "
         "another program or an address before has this port, choose a free one"
@@ -529,7 +502,7 @@ def test_unusable_host_is_one_line_that_names_the_flag(host: str) -> None:
     """A host that is not ours, or no host, is named with what was expected."""
     expected = rf"^--web\.listen-address: cannot listen on {host}:0: .*; .*$"
     with pytest.raises(ListenError, match=expected):
-        bind(host, 0)
+        bind(host, 0, contextlib.ExitStack())
 
 
 @pytest.mark.parametrize("host", ["", "::", "0::0", "::1"])
@@ -537,8 +510,12 @@ def test_no_host_and_the_any_address_listen_on_ipv4_and_ipv6(host: str) -> None:
     """All interfaces, of both kinds where the machine has both; who names one means that one."""
     if not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6 that takes IPv4 as well")
-    (listening,) = bind(host, 0)
-    with listening, socket.socket() as version4, socket.socket(socket.AF_INET6) as version6:
+    with (
+        contextlib.ExitStack() as opened,
+        socket.socket() as version4,
+        socket.socket(socket.AF_INET6) as version6,
+    ):
+        (listening,) = bind(host, 0, opened)
         port = listening.getsockname()[1]
         version6.connect(("::1", port))
         assert (version4.connect_ex(("127.0.0.1", port)) == 0) == (host != "::1")
@@ -556,7 +533,7 @@ def test_stop_ends_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
         stuck = stack.enter_context(running.connect(GET_METRICS))
         until(lambda: len(running.asked) == 2, "requests to arrive")
         running.call(running.server.stop())
-        assert not running.server._by_age
+        assert not running.server._connections.by_age
         assert [read_to_end(each) for each in (idle, half, stuck)] == [b"", b"", b""]
         assert running.acknowledged == []
         with pytest.raises(ConnectionRefusedError):
