@@ -45,8 +45,10 @@ def read_ledger(state_url: str) -> list[KnownOrg]:
         StateError: the file can't be read, is not the exporter's, or of another version.
 
     """
+    if not state_url.startswith("sqlite://"):
+        raise StateError("state.url: backfill can read sqlite:/// alone")
     path = Path(state_url.removeprefix("sqlite:///"))
-    if not state_url.startswith("sqlite:///") or not path.exists() or not path.stat().st_size:
+    if state_url == "sqlite://" or not path.exists() or not path.stat().st_size:
         return []
     try:
         with _opened(path) as connection:
