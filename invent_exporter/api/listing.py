@@ -268,6 +268,12 @@ class RunsApi:
         self._maximum_page_size = page_size
         self._page_sizes: dict[str, PageSize] = {}
 
+    def apply(self, page_size: int) -> None:
+        """Let walks that begin from now on ask for no larger pages, and learn their size anew."""
+        if page_size != self._maximum_page_size:
+            self._maximum_page_size = page_size
+            self._page_sizes.clear()
+
     def listing(
         self,
         org_id: str,

@@ -232,6 +232,16 @@ def escape(text: str) -> str:
     return _NEEDS_ESCAPE.sub(lambda match: _escaped(match[0]), text)
 
 
+_ESCAPED = re.compile(r"\\(\\|x..|u....)")
+
+
+def is_too_long(label: str) -> bool:
+    """Tell whether what `escape` made is of a text that is too long to become a label."""
+    if len(label) * 4 <= MAX_LABEL_BYTES or len(label.encode()) <= MAX_LABEL_BYTES:
+        return False
+    return len(_ESCAPED.sub("?", label).encode()) > MAX_LABEL_BYTES
+
+
 def _escaped(character: str) -> str:
     if character == "\\":
         return "\\\\"

@@ -285,7 +285,7 @@ class Poller:
             if now >= self._odd_said_until.get(name, now):
                 self._odd_said_until[name] = now + _ODD_FIELD_SECONDS
                 # Redacted first: a secret that was cut would not be found.
-                shown = self._shared.redact(example)[:_EXAMPLE_CHARACTERS]
+                shown = self._shared.redactor.redact(example)[:_EXAMPLE_CHARACTERS]
                 odd = {"field": name, "example": shown, "run_id": run.id}
                 log.warning("a field of a run can't be read", org_id=self.label, **odd)
 

@@ -7,8 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from invent_exporter.collector.cleaning import (
+    without_keys_in_error,
+    without_labels_that_hold_keys,
+)
 from invent_exporter.errors import ApiError
 from invent_exporter.ledger.recorder import InvalidRow
 from invent_exporter.scan.order import PageFacts, RowFact, is_dated, page_signature, row_signature
@@ -79,7 +81,7 @@ class Reader:
         if read.status not in self._listings:
             self._listings[read.status] = self.listing(read.status)
         try:
-            chunk = await self._listings[read.status].read(read.offset, forward=read.forward)
+            page = await self._listings[read.status].read(read.offset, forward=read.forward)
         except ApiError as error:
             at = read.offset
             if not (read.optional and at and error.reason in _REFUSALS):
@@ -90,6 +92,7 @@ class Reader:
                 raise
             self.refused_rows = min(at, self.refused_rows or at)
             return PageFacts(at, at, at_end=True, count=None, rows=(), refused=True)
+        chunk = without_labels_that_hold_keys(page, self.shared.redactor)
         self.read_below = self.read_below or (read.offset > 0 and read.status == ALL)
         self._note_time(chunk)
         self.rows += chunk.end - chunk.start
@@ -114,7 +117,7 @@ class Reader:
     async def _record(self, read: Read, chunk: Chunk) -> list[RowFact]:
         recorded = await self.shared.ledger.record(
             self.org,
-            [self._without_secrets(run) for run in chunk.runs],
+            [without_keys_in_error(run, self.shared.redactor) for run in chunk.runs],
             [InvalidRow(row.run_id or row.digest, row.reason) for row in chunk.invalid],
             now=self.shared.clocks.time(),
             others=self.others,
@@ -155,10 +158,3 @@ class Reader:
         ]
         is_same = page_signature(row.signature for row in rows) == self.org.scan.signature
         return rows if is_same else None
-
-    def _without_secrets(self, run: Run) -> Run:
-        """Redact before anything shortens the error, stores it or shows it."""
-        if not run.error:
-            return run
-        error = self.shared.redact(run.error)
-        return run if error == run.error else msgspec.structs.replace(run, error=error)

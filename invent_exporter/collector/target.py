@@ -11,6 +11,7 @@ from invent_exporter.clocks import Clocks
 from invent_exporter.config.key import Key
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.metrics.publisher import Publisher
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 
 
@@ -40,4 +41,4 @@ class Shared:
     clocks: Clocks
     allowance: PageAllowance
     read_key: Callable[[Key], str]
-    redact: Callable[[str], str]
+    redactor: Redactor

@@ -29,6 +29,7 @@ from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import OrgCounts
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
 from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded, Recorder
+from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.sqlite import Database
 from invent_exporter.scan.poll import ScanState
 
@@ -68,8 +69,11 @@ def _in_thread(
 class Ledger:
     """The ledgers of all orgs, in one database. Every call may raise StorageError."""
 
-    def __init__(self, database: Database, settings: LedgerSettings) -> None:
+    def __init__(
+        self, database: Database, settings: LedgerSettings, room: TextRoom | None = None
+    ) -> None:
         self.settings = settings
+        self.room = room or TextRoom()
         self._database = database
         self._loaded: dict[int, OrgLedger] = {}
         self._thread = ThreadPoolExecutor(1, "ledger")
@@ -121,7 +125,7 @@ class Ledger:
                 row = connection.execute(query).one()
             org = self._loaded.get(row.org)
             if org is None:
-                org = stored.load_org(connection, row, self.settings.bounds)
+                org = stored.load_org(connection, row, self.settings.bounds, self.room)
         self._loaded[org.key] = org
         return org
 
@@ -210,7 +214,15 @@ class Ledger:
         until which runs that name it are not its own (`OrgLedger.history_until`); `now` is our
         time, seconds since the epoch; `recovering`: only the reconciliation reads this page.
         """
-        recorder = Recorder(self.settings, org, now, others, recovering=recovering)
+        recorder = Recorder(
+            self.settings,
+            org,
+            now,
+            others,
+            recovering=recovering,
+            room=self.room,
+            left_bytes=self.room.left_bytes(sum(each.text_bytes for each in self._loaded.values())),
+        )
         with self.transaction(org) as connection:
             recorder.record(connection, runs)
             recorder.record_invalid(connection, invalid)

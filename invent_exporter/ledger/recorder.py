@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from sqlalchemy import Connection, bindparam, func, select, tuple_
 
-from invent_exporter.api.models import Run, escape
+from invent_exporter.api.models import TIMED_STATUSES, Run, escape
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, series_key
 from invent_exporter.ledger.org import OrgLedger, WorkflowDrafts, to_json, update_org
+from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.schema import RunRow
 from invent_exporter.scan.order import RowFact, is_dated, row_signature
 
@@ -72,14 +73,19 @@ class Recorder:
         others: Mapping[str, float],
         *,
         recovering: bool,
+        room: TextRoom,
+        left_bytes: float,
     ) -> None:
         self._settings = settings
         self._org = org
         self._now = now
         self._others = others
         self._missed_until = org.missed_until if recovering else -math.inf
+        self._way = "reconciliation" if recovering else "poll" if org.contacted else "contact"
         self._walk = org.settled_walk + 1
-        self._workflows = WorkflowDrafts(org, settings.bounds, settings.max_workflows)
+        self._workflows = WorkflowDrafts(
+            org, settings.bounds, settings.max_workflows, room, left_bytes
+        )
         self._counts = org.counts.draft()
         self._given_up: list[RunRow] = []
         self._inserted: dict[str, RunRow] = {}
@@ -196,6 +202,8 @@ class Recorder:
             since=_since(run, self._now),
             updated=run.updated,
             seen=self._now,
+            met=self._now,
+            met_by=self._way,
         )
         if owned:
             counts = self._workflows.draft(run.workflow_label)
@@ -218,7 +226,9 @@ class Recorder:
         """Count a run with its first final status: the one place where it happens."""
         counts.finish(run)
         self._conclude(connection, run, counts)
-        row.counted = True
+        row.counted, row.counted_at = True, self._now
+        if run.status_label in TIMED_STATUSES:
+            row.duration, row.queue = run.duration_seconds, run.queue_seconds
         self._spend(run, row, counts)
         for name in run.unreadable:
             self._counts.unreadable[name] = self._counts.unreadable.get(name, 0) + 1

@@ -40,6 +40,12 @@ class RunRow(msgspec.Struct, gc=False):
     credits_ai: float | None = None
     credits_other: float | None = None
     steps: str | None = None  # credits by step, JSON, where they are counted
+    # For people who ask why a run counted, or did not: nothing depends on it.
+    met: float | None = None  # our time when it was first seen; null: by 0.1.0
+    met_by: str | None = None  # contact, poll or reconciliation
+    counted_at: float | None = None
+    duration: float | None = None
+    queue: float | None = None
 
 
 _TYPES = {str: Text, int: Integer, float: Float, bool: Boolean}

@@ -152,7 +152,8 @@ def _connect(path: str, *pragmas: str) -> sqlite3.Connection:
         for pragma in (*pragmas, *_PRAGMAS):
             connection.execute(f"PRAGMA {pragma}").fetchone()
         if connection.execute("PRAGMA auto_vacuum").fetchone() != (_VACUUM_FULL,):
-            connection.execute(f"PRAGMA auto_vacuum={_VACUUM_FULL}")
+            with suppress(sqlite3.OperationalError):  # a full disk: a later start does it
+                connection.execute(f"PRAGMA auto_vacuum={_VACUUM_FULL}")
         # The first look opens the log, which from now on belongs to the file.
         connection.execute("PRAGMA journal_mode=WAL").fetchone()
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()

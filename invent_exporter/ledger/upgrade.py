@@ -1,7 +1,8 @@
 """Brings a state file of an older version up to date: a copy beside it first, then one transaction.
 
-Schema 2 adds when first contact was; an org of an older file has none, and keeps its bound. Ids are
-written escaped, so that none has a character that a label or another database refuses.
+Schema 2 adds when first contact was; an org of an older file has none, and keeps its bound. It also
+adds to each run what `explain` tells. Ids are written escaped, so that none has a character that a
+label or another database refuses.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def upgrade(engine: Engine, path: Path) -> None:
 
 def _to_2(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE org ADD COLUMN contact FLOAT")
+    for column in ("met FLOAT", "met_by TEXT", "counted_at FLOAT", "duration FLOAT", "queue FLOAT"):
+        connection.exec_driver_sql(f"ALTER TABLE run ADD COLUMN {column}")
     driver = cast("sqlite3.Connection", connection.connection.driver_connection)
     driver.create_function("escaped", 1, lambda text: text and escape(text), deterministic=True)
     for table, columns in _IDS.items():

@@ -47,6 +47,8 @@ _POLLED = "From polls of the Invent API, not from the scrape."
 _EXEMPLAR_CHARACTERS = 128 - len("run_id")
 """OpenMetrics' limit for the names and values of an exemplar's labels together."""
 
+_ESCAPED = frozenset('\\"')
+
 
 @dataclass(frozen=True)
 class Family:
@@ -286,7 +288,8 @@ class _WorkflowSeries(_Series):
 def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
     if exemplar is None or len(exemplar.run_id) > _EXEMPLAR_CHARACTERS:
         return None
-    if not exemplar.run_id.isprintable() or "\\" in exemplar.run_id:
-        return None  # Prometheus' parsers drop the whole scrape for a NUL or its like
+    if not exemplar.run_id.isprintable() or not _ESCAPED.isdisjoint(exemplar.run_id):
+        # For a NUL or its like Prometheus' parsers drop the whole scrape, and escapes they keep.
+        return None
     timestamp = exemplar.timestamp_seconds or None
     return SampleExemplar({"run_id": exemplar.run_id}, exemplar.value, timestamp)

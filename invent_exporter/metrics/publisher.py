@@ -70,6 +70,16 @@ class Publisher:
             self._orgs[org.key] = org
             await self._publish(org, names, org_name)
 
+    async def apply(self, newborn_hold_seconds: float, workflow_names: Mapping[str, str]) -> None:
+        """Hold new groups for so long, and serve these names, from now on."""
+        before, self._names = self._names, workflow_names
+        self._hold_seconds = newborn_hold_seconds
+        self._wake.set()
+        for key, org in [*self._orgs.items()]:
+            names = {name for name in org.workflows if before.get(name) != workflow_names.get(name)}
+            if names and self._orgs.get(key) is org:
+                await self._publish(org, names, self._views[key].org_name)
+
     async def withdraw(self, org: OrgLedger) -> None:
         """Serve nothing of the org any more; `publish` brings it back, as it was committed."""
         for known in (self._orgs, self._views, self._open):
@@ -107,6 +117,8 @@ class Publisher:
         generation = await self._exposition.publish(changes)
         if self._orgs.get(org.key) is not org:
             return  # it was withdrawn meanwhile
+        born_bytes = sum(each.text_bytes for each in self._orgs.values())
+        self._ledger.room.grown_bytes = max(0, self._exposition.text_bytes - born_bytes)
         now = self._clock()
         for group in groups:
             self._held.setdefault(group, (generation, now))

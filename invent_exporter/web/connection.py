@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
+from typing import TypeAlias
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -28,16 +29,59 @@ class Bounds:
     """Far above what scrapers need: each has one, and a network behind one address has a few."""
 
 
+Peer: TypeAlias = str | bytes
+TURNS = 2
+"""Requests that are looked at in one round of the event loop."""
+_SERVED_MAX = 4096
+
+
 @dataclass
 class Connections:
     """All connections of a server, and whose answers are under way; who waits longest is first.
 
     Where there are too many, one goes that only takes up room: that is idle, or does not read.
+    Requests are looked at few at a time, first those of the peer that had its turn longest ago: a
+    flood of them keeps neither the loop nor a scraper.
     """
 
     bounds: Bounds
     by_age: dict[Connection, None] = field(default_factory=dict)
     answered: dict[Connection, None] = field(default_factory=dict)
+    _waiting: dict[Peer, dict[Connection, None]] = field(default_factory=dict)
+    _served: dict[Peer, int] = field(default_factory=dict)
+    _turns: int = 0
+    _turns_left: int = TURNS
+
+    def give_turn(self, connection: Connection) -> None:
+        """Let it go on: now, or when it is its turn."""
+        if self._turns_left:
+            self._take(connection)
+        else:
+            self._waiting.setdefault(connection.peer, {})[connection] = None
+
+    def _take(self, connection: Connection) -> None:
+        if self._turns_left == TURNS:
+            connection.loop.call_soon(self._next_round)
+        self._turns_left -= 1
+        self._turns += 1
+        if len(self._served) > _SERVED_MAX:
+            self._served.clear()
+        self._served[connection.peer] = self._turns
+        connection.go_on()
+
+    def _next_round(self) -> None:
+        self._turns_left = TURNS
+        while self._waiting and self._turns_left:
+            peer = min(self._waiting, key=lambda each: self._served.get(each, 0))
+            connection = next(iter(self._waiting[peer]))
+            self._leave_queue(connection)
+            self._take(connection)
+
+    def _leave_queue(self, connection: Connection) -> None:
+        of_peer = self._waiting.get(connection.peer, {})
+        of_peer.pop(connection, None)
+        if not of_peer:
+            self._waiting.pop(connection.peer, None)
 
     def admit(self, new: Connection) -> None:
         """Take a connection in the place of another, if its peer or all have too many."""
@@ -68,6 +112,7 @@ class Connections:
         """Leave out a connection that has ended."""
         self.by_age.pop(connection, None)
         self.answered.pop(connection, None)
+        self._leave_queue(connection)
 
 
 class Connection(H11Protocol):
@@ -75,10 +120,11 @@ class Connection(H11Protocol):
 
     def __init__(self, config: Config, state: ServerState, everyone: Connections) -> None:
         super().__init__(config, state, {"connection": self})
-        self.peer: str | bytes = ""
+        self.peer: Peer = ""
         self.everyone = everyone
         self._bounds = everyone.bounds
         self._ahead = b""  # not given to h11 yet
+        self._has_turn = False
         self._header_timer: asyncio.TimerHandle
 
     async def handed_over(self) -> bool:
@@ -109,18 +155,34 @@ class Connection(H11Protocol):
         self.everyone.admit(self)
 
     def data_received(self, data: bytes) -> None:
+        """Keep what came until it is its turn, and no more before that."""
+        self._ahead += data
+        if not self._answering:
+            self.everyone.give_turn(self)
+        if self._ahead:
+            self.flow.pause_reading()
+
+    def handle_events(self) -> None:
+        """Look at what h11 has, which may be the next request, only when it is its turn."""
+        if self._has_turn:
+            super().handle_events()
+
+    def go_on(self) -> None:
         """Hand on what came, in pieces that keep h11's buffer at the bound of a header.
 
         Nothing is handed on while an answer is under way, so no body is ever read: routes that are
         sent one answer without it and close.
         """
-        self._ahead += data
+        self._has_turn = True
+        if self.conn.trailing_data[0] and not self.transport.is_closing():
+            self.handle_events()
         while self._ahead and not self._answering and not self.transport.is_closing():
             room = self._bounds.header_bytes - len(self.conn.trailing_data[0])
             piece, self._ahead = self._ahead[:room], self._ahead[room:]
             super().data_received(piece)
-        if self._ahead:
-            self.flow.pause_reading()
+        self._has_turn = False
+        if not self._ahead:
+            self.flow.resume_reading()
         if self._answering:
             self.everyone.by_age[self] = self.everyone.by_age.pop(self, None)
             self._header_timer.cancel()
@@ -137,7 +199,7 @@ class Connection(H11Protocol):
         """Go on with what the client sent ahead."""
         super().on_response_complete()
         if self._ahead or self.conn.trailing_data[0]:
-            self.data_received(b"")
+            self.everyone.give_turn(self)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, unless an answer has already begun."""
@@ -166,7 +228,7 @@ class Connection(H11Protocol):
         self._header_timer = self.loop.call_later(self._bounds.header_seconds, self.abort)
 
 
-def _network(host: str) -> str | bytes:
+def _network(host: str) -> Peer:
     """Name the peer: an IPv4 address, or the half of an IPv6 address that one has for itself."""
     address = ip_address(host)
     if not isinstance(address, IPv6Address):

@@ -57,6 +57,10 @@ class WebFile:
         self.tls: SSLContext | None = None if self._context is None else current
         """For a server: each connection begins with what the files say then."""
 
+    def guard(self, app: ASGI3Application) -> Guard:
+        """Put an application behind what the files ask."""
+        return Guard(app, self)
+
     def read(self) -> WebConfig:
         """Return what the files say, as of a second ago at most."""
         now = self._clock()

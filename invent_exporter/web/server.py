@@ -34,10 +34,11 @@ BUFFER_OPTIONS: Final = (
 )
 """What the kernel keeps of one connection (it doubles the first two): requests are small, and what
 a client does not read is not to be kept for it, neither sent nor unsent."""
-ACCEPTED_AT_A_TIME, WAITING_TO_BE_ACCEPTED = 16, 1024
+ACCEPTED_AT_A_TIME, WAITING_TO_BE_ACCEPTED = 4, 1024
 """A flood of connections must not keep the loop from those that are there."""
-SCARCITY_SECONDS = 60.0
-"""How often it is said that there is no descriptor for a connection."""
+SCARCITY_SECONDS, GIVEN_BACK = 60.0, 8
+"""How often it is said that there is no descriptor for a connection, and how many each try that
+fails takes from those that only take up room."""
 
 log = get_logger(__name__)
 
@@ -304,7 +305,8 @@ class Server:
         if not context["message"].startswith("socket.accept() out of system resource"):
             loop.default_exception_handler(context)
             return
-        self._connections.make_room(self._connections.by_age)
+        for _ in range(GIVEN_BACK):
+            self._connections.make_room(self._connections.by_age)
         if loop.time() >= self._scarce_since + SCARCITY_SECONDS:
             self._scarce_since = loop.time()
             log.error("a connection can't be accepted", error=context["exception"])

@@ -54,7 +54,8 @@ async def test_who_gives_up_waiting_leaves_the_place_to_the_next() -> None:
     first.release()
     await waiting[1]
     assert third.covers(LARGEST)
-    assert not second.covers(LARGEST)
+    assert not second.covers(SHARE_BYTES + 1)
+    assert second.covers(SHARE_BYTES)
 
 
 async def test_work_is_done_in_turn_and_its_errors_come_back() -> None:

@@ -17,6 +17,7 @@ from invent_exporter.api.transport import Answer, Transport
 from invent_exporter.clocks import SystemClocks
 from invent_exporter.config.load import ApiConfig
 from invent_exporter.errors import ApiError, TooLargeError
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 from tests.raw_server import RawServer, always, answer
 
@@ -392,7 +393,8 @@ async def test_over_http_the_endpoint_is_asked_as_documented_and_a_large_page_is
     registry = CollectorRegistry()
     page = answer(b"[" + rows + b"]", "Pagination-Count: 100")
     async with RawServer(always(page)) as server:
-        transport = Transport(ApiConfig(url=server.url), Telemetry(registry), SystemClocks())
+        config, telemetry = ApiConfig(url=server.url), Telemetry(registry)
+        transport = Transport(config, telemetry, SystemClocks(), Redactor())
         listing = RunsApi(transport).listing("org/1", lambda: "k", "PENDING", label="real")
         chunk = await listing.read(0)
         await transport.aclose()

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from invent_exporter.api.transport import Answer
 from invent_exporter.errors import ApiError
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper, samples
@@ -885,11 +885,11 @@ async def test_an_odd_field_is_said_once_an_hour_with_an_example(desk: Desk, lin
     assert said(lines, "a field of a run", "field", "example") == [("version", "[]")] * 2
 
 
-SECRETS = Secrets()
-SECRETS.add("secret-0123456789")
+REDACTOR = Redactor()
+REDACTOR.add("secret-0123456789")
 
 
-@with_settings(redact=SECRETS.redact)
+@with_settings(redactor=REDACTOR)
 async def test_no_part_of_a_secret_is_left_where_an_example_is_cut(
     desk: Desk, lines: Lines
 ) -> None:

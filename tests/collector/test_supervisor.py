@@ -19,7 +19,7 @@ from invent_exporter.app import Exporter
 from invent_exporter.collector.target import Target
 from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
 from invent_exporter.errors import ApiError, StorageError
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Org, Settings, SimulatorServer, World, quiet_world
 from tests.process.harness import Samples, parse
 from tests.process.traffic import faults
@@ -131,7 +131,7 @@ async def running(folder: Path, *first: str) -> AsyncIterator[Desk]:
             state_url=f"sqlite:///{folder / 'state.db'}",
             metrics=MetricsConfig(newborn_hold_seconds=0.0),
         )
-        exporter = Exporter(config, Secrets())
+        exporter = Exporter(config, Redactor())
         await exporter.load()
         stop = asyncio.Event()
         life = asyncio.create_task(exporter.run(stop))

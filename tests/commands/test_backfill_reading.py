@@ -17,6 +17,7 @@ from invent_exporter.commands.backfill_reading import PastReader, Source
 from invent_exporter.commands.backfill_spool import Spool
 from invent_exporter.config.schema import ApiConfig
 from invent_exporter.errors import BackfillError
+from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Fault, Order, SimulatorServer
 from invent_exporter.telemetry import Telemetry
 from tests.commands.backfilling import DAY, HOUR
@@ -56,8 +57,8 @@ def api_with(order: Order) -> SimulatorServer:
 async def read(simulator: SimulatorServer, spool: Spool, clocks: Hurried) -> int:
     """Read the last two hours in pages of ten; return how many runs ended in them."""
     config = ApiConfig(url=simulator.url, page_size=10, requests_per_minute=60_000)
-    transport = Transport(config, Telemetry(CollectorRegistry()), clocks)
-    source = Source(0, "org-main", lambda: "key-main")
+    transport = Transport(config, Telemetry(CollectorRegistry()), clocks, Redactor())
+    source = Source(0, "org-main", lambda: "key-main", Redactor())
     try:
         with Bar("runs") as bar:
             reader = PastReader(source, RunsApi(transport, 10), spool, clocks, bar)

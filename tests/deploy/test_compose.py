@@ -32,6 +32,40 @@ def project() -> dict[str, Any]:
     return read
 
 
+def test_tls_and_a_login_lie_over_the_project() -> None:
+    """Prometheus asks as it is told to, and the health check knows no password."""
+    done = run_program(
+        LOADER, "--format", "json", "compose.yaml", "deploy/compose.tls.yaml", cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    for name in ("demo", "real"):
+        service = services[name]
+        place = "unix:///tmp/health.sock"
+        assert f"--web.health-address={place}" in service["command"]
+        assert place in str(service["environment"])
+        assert "--web.config.file=/etc/invent-exporter/web/web.yaml" in service["command"]
+        targets = [volume["target"] for volume in service["volumes"]]
+        assert "/etc/invent-exporter/web" in targets
+    assert services["demo"]["command"][:2] == [
+        "serve",
+        "--config.file=/etc/invent-exporter/config.yaml",
+    ]
+    (config,) = [
+        volume["source"]
+        for volume in services["prometheus"]["volumes"]
+        if volume["target"] == "/etc/prometheus/prometheus.yml"
+    ]
+    plain, secured = (
+        yaml.safe_load(path.read_text())
+        for path in (DEPLOY / "prometheus" / "prometheus.yml", Path(config))
+    )
+    (job,) = secured["scrape_configs"]
+    assert (job.pop("scheme"), job.pop("basic_auth")["username"]) == ("https", "prometheus")
+    assert job.pop("tls_config").keys() == {"ca_file"}
+    assert secured == plain
+
+
 def test_profiles_share_all_but_the_exporter(project: dict[str, Any]) -> None:
     """`demo`, which is the default, polls the simulator; `real` polls a real org."""
     profiles = {name: service["profiles"] for name, service in project["services"].items()}

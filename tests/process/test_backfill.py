@@ -19,7 +19,7 @@ from invent_exporter.commands.backfill import backfill as run_backfill
 from invent_exporter.commands.backfill_plan import Plan
 from invent_exporter.commands.backfill_spool import Spool
 from invent_exporter.config.load import load_config
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Fault, Order, SimulatorServer, Usage
 from invent_exporter.simulator.truth import TrueRun, Truth
 from tests.commands.backfilling import (
@@ -265,7 +265,7 @@ def test_a_break_and_going_on_make_the_same_file(tmp_path: Path) -> None:
         assert first == 0  # it is asked how much there is
         assert min(others) > 100
         plan = Plan(whole / "history.om", "1d", task.start_ms, 60_000, TARGET)
-        run_backfill(load_config(broken / "config.yaml", {}), Secrets(), plan, lambda _line: None)
+        run_backfill(load_config(broken / "config.yaml", {}), Redactor(), plan, lambda _line: None)
     assert (broken / "history.om").read_bytes() == (whole / "history.om").read_bytes()
     assert list(whole.iterdir()) == [whole / "history.om"]
 

@@ -29,6 +29,7 @@ from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper
@@ -86,7 +87,7 @@ class Settings:
     max_workflows: int = 1000
     step_credits: bool = False
     newborn_hold_seconds: float = 65.0
-    redact: Callable[[str], str] = str
+    redactor: Redactor = field(default_factory=Redactor)
     bounds: Bounds = field(
         default_factory=lambda: Bounds((1.0, 60.0, 3600.0), (1.0, 60.0), (1.0, 10.0))
     )
@@ -249,7 +250,7 @@ class Process:
                 clocks=clocks,
                 allowance=PageAllowance(3000, clocks.monotonic),
                 read_key=Key.read,
-                redact=settings.redact,
+                redactor=settings.redactor,
             ),
             _NoPeers(),
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from invent_exporter.metrics.exposition import Answer
 from invent_exporter.web.connection import Bounds
-from invent_exporter.web.guard import Guard, WebFile
+from invent_exporter.web.guard import WebFile
 from invent_exporter.web.routes import Application
 from invent_exporter.web.server import HealthPlace, Server
 
@@ -105,7 +105,7 @@ def serving(
     both = cast("Any", running)
     app = Application(both, both, lambda: (), telemetry_path=path)
     running.server = Server(
-        app if file is None else Guard(app, file),
+        app if file is None else file.guard(app),
         [("127.0.0.1", 0)],
         bounds=bounds,
         tls=None if file is None else file.tls,

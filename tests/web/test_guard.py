@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -21,6 +24,7 @@ from invent_exporter.web.server import Server, parse_health_address
 from tests.web.certificates import Authority, Pair
 from tests.web.running import BODY, GET_METRICS, LARGE, Running, read_answer, serving, until
 
+HEALTHCHECK = Path(__file__).parents[2] / "deploy" / "image" / "healthcheck.py"
 PASSWORD = "open sesame"
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
 USERS = {"basic_auth_users": {"alice": HASH}}
@@ -354,8 +358,15 @@ def health_place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_health_is_told_without_a_login_at_a_place_of_its_own(
     tmp_path: Path, pair: Pair, health_place: str
 ) -> None:
-    """Also beside TLS, and nothing else is told there."""
+    """Also beside TLS, and nothing else is told there; the image's health check asks there."""
     place = parse_health_address(health_place)
+
+    def check() -> int:
+        environment = os.environ | {"HEALTHCHECK_ADDRESS": health_place}
+        return subprocess.run(
+            [sys.executable, HEALTHCHECK], env=environment, check=False
+        ).returncode
+
     file = WebFile(write(tmp_path, **tls(pair), **USERS))
     with serving(file=file, health=place) as running:
         transport = httpx.HTTPTransport(uds=str(place) if isinstance(place, Path) else None)
@@ -363,11 +374,14 @@ def test_health_is_told_without_a_login_at_a_place_of_its_own(
         with httpx.Client(transport=transport, base_url=base) as client:
             assert client.get("/-/healthy").text == "Healthy.\n"
             assert client.get("/-/ready").text == "Ready.\n"
+            assert check() == 0
             running.stalled = lambda: ("org-1",)
             assert client.get("/-/healthy").status_code == 503
+            assert check() == 1
             for path in ("/metrics", "/", "/-/reload"):
                 assert client.get(path).status_code == 404
     assert not (tmp_path / "health.sock").exists()
+    assert check() == 1
 
 
 def test_socket_of_a_killed_process_is_replaced_and_no_other_file(tmp_path: Path) -> None:

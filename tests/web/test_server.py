@@ -8,6 +8,7 @@ import re
 import resource
 import socket
 from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from invent_exporter.errors import ListenError
-from invent_exporter.web.connection import Bounds, _network
+from invent_exporter.web.connection import TURNS, Bounds, Connections, _network
 from invent_exporter.web.routes import check_telemetry_path
 from invent_exporter.web.server import Server, bind, join_address, parse_listen_address
 from tests.web.running import (
@@ -344,6 +345,32 @@ def test_peer_is_who_can_choose_its_address(one: str, other: str, *, is_same: bo
     assert (_network(one) == _network(other)) == is_same
 
 
+def test_who_asks_seldom_has_its_turn_before_a_flood() -> None:
+    """Few requests are looked at in a round of the loop; a peer's that was served longest ago."""
+    rounds: list[Callable[[], None]] = []
+    everyone = Connections(Bounds())
+    served: list[str] = []
+
+    def ask(peer: str) -> None:
+        asking = Mock(peer=peer, go_on=lambda: served.append(peer))
+        asking.loop.call_soon = rounds.append
+        everyone.give_turn(asking)
+
+    for _ in range(TURNS * 5):
+        ask("flood")
+    assert served == ["flood"] * TURNS
+    rounds.pop()()
+    assert served == ["flood"] * TURNS * 2
+    ask("scraper")
+    rounds.pop()()
+    assert served[TURNS * 2 :] == ["scraper", *["flood"] * (TURNS - 1)]
+    while rounds:
+        rounds.pop()()
+    assert len(served) == TURNS * 5 + 1
+    ask("flood")
+    assert len(served) == TURNS * 5 + 2
+
+
 def test_answers_under_way_have_a_limit_and_health_is_apart() -> None:
     """One more is refused, as client_golang's handlers do it, until one is done."""
     with serving(Bounds(answers=2)) as running, contextlib.ExitStack() as stack:
@@ -375,13 +402,15 @@ def test_answer_that_nobody_reads_gives_way_to_one_more() -> None:
         receive(reading, len(LARGE) // 2)
 
 
-def test_out_of_descriptors_is_said_once_and_passes(
-    running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_descriptors_is_said_once_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who only takes up room gives a descriptor back; the next try takes it."""
     monkeypatch.setattr("asyncio.constants.ACCEPT_RETRY_DELAY", 0.01)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with running.connect() as idle, capture_logs() as logs:
+    with (
+        capture_logs() as logs,
+        serving(Bounds(header_seconds=1000.0)) as running,
+        running.connect() as idle,
+    ):
         until(lambda: running.server._connections.by_age, "the connection")
         with socket.socket() as late:
             late.settimeout(DEADLINE_SECONDS)

@@ -1,0 +1,155 @@
+"""The `explain` command: why a run counted, where and when, or why it did not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from sqlite3 import Connection
+from typing import NamedTuple
+
+import msgspec
+
+from invent_exporter.api.models import OTHER_WORKFLOW, TIMED_STATUSES, escape
+from invent_exporter.errors import StateError
+from invent_exporter.ledger.ledger import VANISHED
+from invent_exporter.ledger.reading import reading
+from invent_exporter.ledger.schema import RunRow
+
+_REASONS = {
+    "id": "its id can't be read",
+    "status": "its status can't be read",
+    "time": "it has no time that can be read, so it can't be told from history",
+    "row": "it is no JSON object",
+    "undecodable": "its bytes can't be decoded",
+    "too_large": "it is larger than api.max_response",
+    "server_error": "the API fails whenever its row is asked for",
+}
+_WAYS = {
+    "contact": "at first contact with the org",
+    "poll": "by a poll",
+    "reconciliation": "by a look back: the polls had missed it",
+    None: "by version 0.1.0, which did not note when",
+}
+
+
+class _Org(NamedTuple):
+    org: int
+    org_id: str
+    contact: float | None
+    floor: float
+
+
+def explain(state_url: str, run_id: str) -> tuple[list[str], bool]:
+    """Say what the ledger knows of a run, in lines; and whether it knows anything.
+
+    Raises:
+        StateError: there is no state file, or it can't be read.
+
+    """
+    with reading(state_url) as state:
+        if state is None:
+            raise StateError(f"state.url: {state_url} is no state file; that of `serve` is read")
+        orgs = [_Org(*row) for row in state.connection.execute(_ORGS)]
+        key = escape(run_id)
+        lines = [line for org in orgs for line in _of_org(state.connection, org, key)]
+        if lines:
+            return lines, True
+        return [f"run {key}: not known", *_unknown(state.connection, orgs)], False
+
+
+def _of_org(connection: Connection, org: _Org, key: str) -> Iterator[str]:
+    found = connection.execute(_RUN, (org.org, key)).fetchone()
+    noted = connection.execute(_INVALID, (org.org, key)).fetchall()
+    if found is None and not noted:
+        return
+    yield f"run {key} in org {org.org_id}"
+    for reason, seen in noted:
+        yield f"  left out when it was listed at {_utc(seen)}: {_REASONS.get(reason, reason)};"
+        yield f"  it is in invent_runs_invalid_total, reason={reason}, and tried at later polls"
+    if found is not None:
+        fields = dict(zip(RunRow.__struct_fields__, found, strict=True))
+        row = msgspec.convert(fields, RunRow, strict=False)
+        where = connection.execute(_WORKFLOW, (org.org, row.workflow_id)).fetchone()
+        is_folded = where is not None and where[0] is None
+        yield f"  status {row.status}, workflow {row.workflow_id}, origin {row.origin}"
+        when = "" if row.met is None else f" at {_utc(row.met)}"
+        yield f"  first seen{when} {_WAYS.get(row.met_by, row.met_by)}"
+        yield from _counting(row, org, is_folded=is_folded)
+
+
+def _counting(row: RunRow, org: _Org, *, is_folded: bool) -> Iterator[str]:
+    if not row.owned:
+        yield "  not counted here: it belongs to another org that is polled"
+    elif not row.final:
+        yield from _open(row)
+    elif row.counted:
+        yield from _counted(row, org, is_folded=is_folded)
+    else:
+        yield f"  not counted: history. {_why_history(row, org)}"
+
+
+def _open(row: RunRow) -> Iterator[str]:
+    since = "since it was created" if row.status == "PENDING" else "since it started"
+    if row.absent >= VANISHED:
+        yield "  not counted: it left the API without a final status (invent_runs_vanished_total);"
+        yield "  should it be listed as final later, it still counts"
+    else:
+        yield f"  open {since}, {_utc(row.since)}; it counts when it ends"
+
+
+def _counted(row: RunRow, org: _Org, *, is_folded: bool) -> Iterator[str]:
+    workflow = OTHER_WORKFLOW if is_folded else row.workflow_id
+    base = f'org_id="{org.org_id}",workflow_id="{workflow}"'
+    of_run = f'{base},origin="{row.origin}",status="{row.status}"'
+    when = "" if row.counted_at is None else f" at {_utc(row.counted_at)}"
+    yield f"  counted{when}; it ended at {_utc(row.since)}"
+    if is_folded:
+        yield "  its workflow came after metrics.max_workflows others: folded into __other__"
+    yield f"  invent_runs_finished_total{{{of_run}}} +1"
+    if row.status in TIMED_STATUSES and row.counted_at is not None:
+        of_duration = f'{base},status="{row.status}"'
+        for name, labels, seconds in (
+            ("invent_run_duration_seconds", of_duration, row.duration),
+            ("invent_run_queue_seconds", base, row.queue),
+        ):
+            said = "not observed: a time is missing" if seconds is None else f"observed {seconds:g}"
+            yield f"  {name}{{{labels}}} {said}"
+    if row.credits_ai is None or row.credits_other is None:
+        yield "  its credits are not known yet; they count when the API tells them"
+    else:
+        for kind, credits_spent in (("ai", row.credits_ai), ("other", row.credits_other)):
+            yield f'  invent_credits_total{{{of_run},kind="{kind}"}} +{credits_spent:g}'
+    if row.revised is not None:
+        yield f"  revised to {row.revised} afterwards: a run keeps its first final status"
+
+
+def _why_history(row: RunRow, org: _Org) -> str:
+    if row.met_by == "contact":
+        return "First contact with its org met it as final already."
+    if org.contact is not None and row.since <= org.contact:
+        ended, contact = _utc(row.since), _utc(org.contact)
+        return f"It ended at {ended}, and first contact with its org was at {contact}."
+    return "When it was first seen, its first time was before the window of ids that are kept."
+
+
+def _unknown(connection: Connection, orgs: list[_Org]) -> Iterator[str]:
+    for org in orgs:
+        (newest,) = connection.execute(_NEWEST, (org.org,)).fetchone()
+        of_org = f"  org {org.org_id}: ids are kept of runs since {_utc(org.floor)}"
+        yield of_org + ("" if newest is None else f", the newest is of {_utc(newest)}")
+    yield "  an older run is history or was counted and forgotten; a newer one was not listed yet,"
+    yield "  or belongs to an org that is not polled"
+
+
+def _utc(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return "a time that no calendar has"
+
+
+_ORGS = "SELECT org, coalesce(org_id, alias, ''), contact, floor FROM org ORDER BY org"
+_RUN = f"SELECT {', '.join(RunRow.__struct_fields__)} FROM run WHERE org = ? AND run_id = ?"  # noqa: S608 (names of ours)
+_INVALID = "SELECT reason, seen FROM invalid WHERE org = ? AND run_key = ? ORDER BY seen"
+_WORKFLOW = "SELECT numbers FROM workflow WHERE org = ? AND workflow_id = ?"
+_NEWEST = "SELECT max(created) FROM run WHERE org = ?"

@@ -1,0 +1,84 @@
+"""Reads a state file while `serve` may be running, and without a trace.
+
+A reader must neither take `serve`'s lock nor leave files behind: SQLite would make a log and its
+index for a file that nobody has open, with the rights of whoever runs the command.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from invent_exporter.errors import StateError
+from invent_exporter.ledger.examine import APPLICATION_ID
+from invent_exporter.ledger.schema import SCHEMA_VERSION
+
+
+class State(NamedTuple):
+    """A state file that is read, as it was committed at one moment."""
+
+    path: Path
+    connection: sqlite3.Connection
+
+
+@contextmanager
+def reading(state_url: str) -> Iterator[State | None]:
+    """Read what is committed; None where there is no state file.
+
+    Raises:
+        StateError: the file can't be read, is not the exporter's, or of another version.
+
+    """
+    path = Path(state_url.removeprefix("sqlite:///"))
+    if not state_url.startswith("sqlite:///") or not path.exists() or not path.stat().st_size:
+        yield None
+        return
+    try:
+        with _opened(path) as connection:
+            connection.execute("BEGIN")
+            _check(connection, path)
+            yield State(path, connection)
+    except (sqlite3.Error, OSError) as error:
+        raise StateError(f"state.url: {path} can't be read: {error}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    log, index = Path(f"{path}-wal"), Path(f"{path}-shm")
+    if not log.exists():
+        # Nobody has it open, and all of it is in the one file.
+        before = path.stat()
+        with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+            yield connection
+        if log.exists() or path.stat().st_mtime_ns != before.st_mtime_ns:
+            raise StateError(f"state.url: {path} was opened meanwhile; run the same command again")
+    elif index.exists():
+        with closing(_connect(path, "mode=ro")) as connection:
+            yield connection
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(shutil.copy(path, folder))
+            shutil.copy(log, folder)
+            with closing(_connect(copy, "mode=rw")) as connection:
+                yield connection
+
+
+def _connect(path: Path, how: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?{how}", uri=True)
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise StateError(f"state.url: {path} is another program's SQLite file")
+    (version,) = connection.execute("SELECT max(schema_version) FROM meta").fetchone()
+    if version != SCHEMA_VERSION:
+        raise StateError(
+            f"state.url: {path} has schema version {version}, expected {SCHEMA_VERSION}; "
+            "let `serve` of this version open it first"
+        )
