@@ -41,7 +41,7 @@ class Exporter:
             f"orgs:\n{listed}poll_interval: {poll_interval}\n"
             f"reconcile_interval: {reconcile_interval}\n"
             f"state:\n  url: sqlite:///{state}\n"
-            "metrics:\n  newborn_hold: 100ms\n  max_workflows: 5000\n"
+            "metrics:\n  newborn_hold: 100ms\n  max_workflows: 5000\n  max_exposition: 1GiB\n"
         )
         command = [sys.executable, str(ROOT / "exporter.py"), "serve", "--log.level", "info"]
         command += ["--config.file", str(self.directory / "config.yaml")]

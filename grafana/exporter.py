@@ -205,7 +205,7 @@ def _api(board: dashboard.Dashboard) -> None:
             query(rise_by("reason", "invent_poll_errors_total", ORG), "{{reason}}"),
             bars=True,
             shades=RED,
-            empty="No poll failed",
+            empty="No failed poll is known",
         )
     )
 
@@ -236,7 +236,7 @@ def _ledger(y: int) -> dashboard.Row:
                 query(rise_by("reason", "invent_runs_invalid_total", ORG), "{{reason}}"),
                 bars=True,
                 shades=RED,
-                empty="No run was invalid",
+                empty="No invalid run is known",
             ),
             lines(
                 "Unreadable fields",
@@ -246,7 +246,7 @@ def _ledger(y: int) -> dashboard.Row:
                 query(rise_by("field", "invent_run_fields_unreadable_total", ORG), "{{field}}"),
                 bars=True,
                 shades=YELLOW,
-                empty="No field was unreadable",
+                empty="No unreadable field is known",
             ),
             worst(
                 "Time since the reconciliation",
@@ -260,7 +260,8 @@ def _ledger(y: int) -> dashboard.Row:
             ),
             tile(
                 "Workflows folded",
-                "Workflows behind __other__: more than metrics.max_workflows. Normal: 0.",
+                "Workflows behind __other__: more than metrics.max_workflows, or than "
+                "metrics.max_exposition has room for. Normal: 0.",
                 Place(20, y + 1, 4, 3),
                 now(f"sum(max {BY_ORG} (invent_workflows_folded{{{ORG}}}))"),
                 limits=warning(1),

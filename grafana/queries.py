@@ -202,4 +202,6 @@ def oldest(status: str, selector: str = ORG) -> str:
 def stuck() -> str:
     """Find the workflows of InventRunStuck and InventQueueBackingUp."""
     waiting = f"{oldest('PENDING')} > {limit('queue_wait_max_seconds'):g}"
-    return f"({oldest('RUNNING')} > {STUCK_AFTER}{{{ORG}}}) or {ON_WORKFLOW} ({waiting})"
+    found = f"({oldest('RUNNING')} > {STUCK_AFTER}{{{ORG}}}) or {ON_WORKFLOW} ({waiting})"
+    # Of an org that is not read the gauges are old: its runs may have ended.
+    return f"({found}) unless {ON_ORG} max {BY_ORG} (invent_up{{{ORG}}}) == 0"

@@ -42,7 +42,9 @@ def _rows_below(
         description = _description_above(lines, key.start_mark.line)
         if description:
             default = yaml.SafeLoader("").construct_object(value, deep=True)
-            yield name, json.dumps(default, ensure_ascii=False), description
+            # As helm-docs writes it.
+            written = json.dumps(default, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+            yield name, written, description
         elif isinstance(value, yaml.MappingNode) and value.value:
             yield from _rows_below(value, f"{name}.", lines)
         else:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import platform
 import signal
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -17,19 +20,23 @@ from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
-from invent_exporter.collector.status import org_status
+from invent_exporter.collector.status import OrgStatus, org_status
 from invent_exporter.collector.supervisor import Supervisor
 from invent_exporter.collector.target import Shared, Target
 from invent_exporter.config.key import Key
 from invent_exporter.config.load import Config
+from invent_exporter.config.reload import Reloader
 from invent_exporter.errors import ConfigError, StateError, StorageError
-from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.counts import Bounds, WorkflowCounts
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
+from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.sqlite import open_database
-from invent_exporter.log import Secrets, get_logger
-from invent_exporter.metrics.exposition import Exposition
+from invent_exporter.log import get_logger
+from invent_exporter.metrics.exposition import Exposition, newborn_text
+from invent_exporter.metrics.families import WorkflowView
 from invent_exporter.metrics.publisher import Publisher
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 from invent_exporter.web.listening import HealthPlace, join_address
 from invent_exporter.web.routes import Application
@@ -39,7 +46,7 @@ if TYPE_CHECKING:
     from invent_exporter.web.guard import WebFile
 
 _STOP_SECONDS = 2.0
-_NO_RELOAD = "SIGHUP: reloading is not supported yet; restart to read the configuration again"
+_SWITCH_SECONDS = 0.001
 
 log = get_logger(__name__)
 
@@ -47,35 +54,32 @@ log = get_logger(__name__)
 class Exporter:
     """All of one process: what polls, the ledger, what is served."""
 
-    def __init__(self, config: Config, secrets: Secrets, *, revision: str = "") -> None:
+    def __init__(self, config: Config, redactor: Redactor, *, revision: str = "") -> None:
         """Open the state; raises StateError when it can't be used."""
-        self._config = config
-        self._secrets = secrets
+        self.config = config
+        self._redactor = redactor
         self.clocks = clocks = SystemClocks()
-        metrics = config.metrics
-        settings = LedgerSettings(
-            Bounds(metrics.duration_buckets, metrics.queue_buckets, metrics.credit_buckets),
-            metrics.max_workflows,
-            metrics.step_credits,
-            config.reconcile_window_seconds,
-        )
-        self.ledger = Ledger(open_database(config.state_url), settings)
+        settings = _ledger_settings(config)
+        newborn = WorkflowView("", "", "", WorkflowCounts.empty(settings.bounds), ())
+        room = TextRoom(config.metrics.max_exposition_bytes, *newborn_text(newborn))
+        self.ledger = Ledger(open_database(config.state_url), settings, room)
         registry = CollectorRegistry()
-        telemetry = Telemetry(registry)
+        self.telemetry = telemetry = Telemetry(registry)
         telemetry.set_build(__version__, revision, platform.python_version())
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
         self.exposition = Exposition(registry, clocks.monotonic)
+        telemetry.watch_exposition(lambda: self.exposition.text_bytes + self.exposition.own_bytes)
         self.publisher = Publisher(
             self.exposition,
             self.ledger,
             telemetry,
-            newborn_hold_seconds=metrics.newborn_hold_seconds,
-            workflow_names=config.workflow_names,
+            newborn_hold_seconds=config.metrics.newborn_hold_seconds,
+            workflows=config.workflows,
             clock=clocks.monotonic,
         )
-        self._transport = Transport(config.api, telemetry, clocks, __version__)
-        shared = Shared(
+        self._transport = Transport(config.api, telemetry, clocks, redactor, __version__)
+        self._shared = Shared(
             ledger=self.ledger,
             api=RunsApi(self._transport, config.api.page_size),
             telemetry=telemetry,
@@ -83,13 +87,13 @@ class Exporter:
             clocks=clocks,
             allowance=PageAllowance(config.api.requests_per_minute, clocks.monotonic),
             read_key=self._read_key,
-            redact=secrets.redact,
+            redactor=redactor,
         )
-        self.supervisor = Supervisor(shared)
+        self.supervisor = Supervisor(self._shared)
 
     def _read_key(self, key: Key) -> str:
         secret = key.read()
-        self._secrets.add(secret)
+        self._redactor.add(secret)
         return secret
 
     async def load(self) -> None:
@@ -99,22 +103,46 @@ class Exporter:
             StateError: the state can't be read.
 
         """
-        for org in self._config.orgs:
+        for org in self.config.orgs:
             # So that it is known as a secret before anything is logged. A key that can't be read
             # now is an error of the poll, which tries again.
             with contextlib.suppress(ConfigError):
                 self._read_key(org.key)
         try:
-            await self.supervisor.apply(_targets(self._config))
+            await self.supervisor.apply(_targets(self.config))
         except StorageError as error:
-            raise StateError(f"state.url: {self._config.state_url}: {error}") from error
+            raise StateError(f"state.url: {self.config.state_url}: {error}") from error
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def apply(self, config: Config) -> None:
+        """Go on with another configuration; raises ConfigError before anything has changed."""
+        shared, metrics = self._shared, config.metrics
+        async with self._transport.changing(config.api):
+            self.config = config
+            shared.api.apply(config.api.page_size)
+            shared.allowance.apply(config.api.requests_per_minute)
+            self.ledger.settings = _ledger_settings(config)
+            self.ledger.room.most_bytes = metrics.max_exposition_bytes
+            await self.publisher.apply(metrics.newborn_hold_seconds, config.workflows)
+            await self.supervisor.apply(_targets(config))
+
+    def statuses(self) -> Iterable[OrgStatus]:
+        """Say how each org is."""
+        status = partial(
+            org_status,
+            publisher=self.publisher,
+            redact=self._redactor.redact,
+            workflow_names=self.config.workflow_names,
+            run_link=self.config.run_link,
+        )
+        return map(status, self.supervisor.collectors)
+
+    async def run(self, stop: asyncio.Event, *beside: Coroutine[None, None, NoReturn]) -> None:
         """Poll every org until `stop` is set; a loop that died of a bug is the end too."""
         tasks: list[asyncio.Task[object]] = [
             asyncio.create_task(stop.wait()),
             asyncio.create_task(self.publisher.run(), name="releases"),
             asyncio.create_task(self.supervisor.run(), name="polls"),
+            *map(asyncio.create_task, beside),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -132,6 +160,17 @@ class Exporter:
         self.ledger.close()
 
 
+def _ledger_settings(config: Config) -> LedgerSettings:
+    metrics = config.metrics
+    return LedgerSettings(
+        Bounds(metrics.duration_buckets, metrics.queue_buckets, metrics.credit_buckets),
+        metrics.max_workflows,
+        metrics.step_credits,
+        config.reconcile_window_seconds,
+        config.workflows,
+    )
+
+
 def _targets(config: Config) -> tuple[Target, ...]:
     """List the orgs that the configuration names."""
     target = partial(
@@ -145,48 +184,56 @@ def _targets(config: Config) -> tuple[Target, ...]:
 
 async def serve(
     config: Config,
-    secrets: Secrets,
+    redactor: Redactor,
     *,
     addresses: Sequence[tuple[str, int]],
     telemetry_path: str,
+    config_file: Path | None = None,
+    may_reload: bool = False,
     revision: str = "",
     web_file: WebFile | None = None,
     health: HealthPlace | None = None,
     outlives_hangup: bool = True,
     on_listening: Callable[[Sequence[tuple[str, int]]], None] = lambda _addresses: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; a hang-up is only noted, unless it shall end the process too.
+    """Serve until SIGTERM or SIGINT; a hang-up reloads, unless it shall end the process too.
 
-    `web_file` asks for TLS, logins and the like; `health` is told apart from that at a local place.
-    `on_listening` gets hosts and ports; a port is the system's choice where 0 was asked for.
+    `config_file` is where `config` comes from; `may_reload` lets clients reload it. `web_file` asks
+    for TLS, logins and the like; `health` is told apart from that at a local place. `on_listening`
+    gets hosts and ports; a port is the system's choice where 0 was asked for.
 
     Raises:
         ListenError: an address can't be listened on.
         StateError: the state can't be used.
 
     """
-    exporter = Exporter(config, secrets, revision=revision)
+    # A scrape waits so long, and not 5 ms, each time that a thread decodes or encodes meanwhile.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    exporter = Exporter(config, redactor, revision=revision)
     try:
-        status = partial(
-            org_status,
-            publisher=exporter.publisher,
-            redact=secrets.redact,
-            workflow_names=config.workflow_names,
-            run_link=config.run_link,
+        reloader = Reloader(
+            config_file,
+            environ=os.environ,
+            redactor=redactor,
+            config=config,
+            apply=exporter.apply,
+            telemetry=exporter.telemetry,
+            clocks=exporter.clocks,
         )
         application = Application(
             exporter.exposition,
             exporter.supervisor,
-            lambda: map(status, exporter.supervisor.collectors),
+            exporter.statuses,
             telemetry_path=telemetry_path,
             clock=exporter.clocks.time,
+            reload=reloader.reload if may_reload else None,
         )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         if outlives_hangup:
-            loop.add_signal_handler(signal.SIGHUP, log.warning, _NO_RELOAD)
+            loop.add_signal_handler(signal.SIGHUP, reloader.ask)
         await exporter.load()
         server = Server(
             application if web_file is None else web_file.guard(application),
@@ -198,7 +245,7 @@ async def serve(
             on_listening(server.addresses)
             for host, port in server.addresses:
                 log.info("listening", address=join_address(host or "*", port), version=__version__)
-            await exporter.run(stop)
+            await exporter.run(stop, reloader.run())
             log.info("stopping")
     finally:
         with contextlib.suppress(TimeoutError):

@@ -30,7 +30,7 @@ from invent_exporter.errors import (
 
 if TYPE_CHECKING:
     from invent_exporter.config.load import Config
-    from invent_exporter.log import Secrets
+    from invent_exporter.redaction import Redactor
     from invent_exporter.web.listening import HealthPlace
 
 PROGRAM = "invent-exporter"
@@ -70,11 +70,12 @@ def _run(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        from invent_exporter.log import Secrets, setup_logging
+        from invent_exporter.log import setup_logging
+        from invent_exporter.redaction import Redactor
 
-        secrets = Secrets()
-        setup_logging(flags.log_level, flags.log_format, secrets)
-        return int(flags.run(flags, secrets))
+        redactor = Redactor()
+        setup_logging(flags.log_level, flags.log_format, redactor)
+        return int(flags.run(flags, redactor))
     except KeyboardInterrupt:
         # 0 of `check` would say that every org has answered, and of `backfill` that it is done.
         if flags.run in (_check, _backfill):
@@ -155,7 +156,7 @@ def _parser() -> _Parser:
     serve.add("--web.config.file", of_web, metavar="FILE", type=_file)
     health = "where health is told without TLS and login: unix:///PATH, or HOST:PORT of loopback"
     serve.add("--web.health-address", health, metavar="ADDRESS")
-    serve.add("--web.enable-lifecycle", _NOT_YET, action="store_true")
+    serve.add("--web.enable-lifecycle", "let POST /-/reload reload it", action="store_true")
     here, at = "where the simulated API listens, a loopback address", "127.0.0.1:10481"
     for each in (demo, simulate):
         each.add(
@@ -196,21 +197,19 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _load(flags: argparse.Namespace) -> Config:
+def _load(flags: argparse.Namespace, redactor: Redactor) -> Config:
     from invent_exporter.api.client import make_client
     from invent_exporter.config.load import load_config
 
-    config = load_config(flags.config_file, os.environ)
+    config = load_config(flags.config_file, os.environ, redactor)
     make_client(config.api.url)  # for its errors, before anything is opened
     return config
 
 
-def _serve(flags: argparse.Namespace, secrets: Secrets) -> int:
-    if flags.web_enable_lifecycle:
-        raise UsageError(f"--web.enable-lifecycle is {_NOT_YET}; leave it out")
+def _serve(flags: argparse.Namespace, redactor: Redactor) -> int:
     place = _web_place(flags)
     health = _health_place(flags.web_health_address)
-    config = _load(flags)
+    config = _load(flags, redactor)
     if (web_file := flags.web_config_file) is not None:
         from invent_exporter.web.guard import WebFile
 
@@ -218,7 +217,8 @@ def _serve(flags: argparse.Namespace, secrets: Secrets) -> int:
     if flags.config_check:
         _say("ok")
         return EXIT_OK
-    return _run_serve(config, secrets, place, web_file=web_file, health=health)
+    reload = {"config_file": flags.config_file, "may_reload": flags.web_enable_lifecycle}
+    return _run_serve(config, redactor, place, web_file=web_file, health=health, **reload)
 
 
 def _web_place(flags: argparse.Namespace) -> Place:
@@ -250,43 +250,43 @@ def _address(flag: str, text: str) -> tuple[str, int]:
         raise UsageError(f"{flag}: {error}") from None
 
 
-def _run_serve(config: Config, secrets: Secrets, place: Place, **options: Any) -> int:  # noqa: ANN401
+def _run_serve(config: Config, redactor: Redactor, place: Place, **options: Any) -> int:  # noqa: ANN401
     import asyncio
 
     from invent_exporter.app import serve
 
     options |= {"addresses": place[0], "telemetry_path": place[1]}
     options["revision"] = os.environ.get("INVENT_EXPORTER_REVISION", "")
-    asyncio.run(serve(config, secrets, **options))
+    asyncio.run(serve(config, redactor, **options))
     return EXIT_OK
 
 
-def _check(flags: argparse.Namespace, secrets: Secrets) -> int:
-    config = _load(flags)
+def _check(flags: argparse.Namespace, redactor: Redactor) -> int:
+    config = _load(flags, redactor)
     import asyncio
 
     from invent_exporter.commands.check import ask, table_of
 
-    found = asyncio.run(ask(config, secrets))
-    _say(table_of(found, secrets))
+    found = asyncio.run(ask(config, redactor))
+    _say(table_of(found, redactor))
     return EXIT_OK if all(one.answer == "ok" for one in found) else EXIT_FAILED
 
 
-def _demo(flags: argparse.Namespace, secrets: Secrets) -> int:
+def _demo(flags: argparse.Namespace, redactor: Redactor) -> int:
     place = _web_place(flags)
     with _simulator(flags) as url:
         from invent_exporter.commands.demo import demo_config, places
 
         return _run_serve(
             demo_config(url),
-            secrets,
+            redactor,
             place,
             outlives_hangup=False,  # it ends with the terminal that it was started in
             on_listening=lambda addresses: _say(places(addresses, place[1], url)),
         )
 
 
-def _simulate(flags: argparse.Namespace, _secrets: Secrets) -> int:
+def _simulate(flags: argparse.Namespace, _redactor: Redactor) -> int:
     with _simulator(flags) as url:
         from invent_exporter.simulator import DEMO_KEY
 
@@ -305,7 +305,7 @@ def _simulator(flags: argparse.Namespace) -> contextlib.AbstractContextManager[s
     return simulator(address, flags.seed, settings)
 
 
-def _assets(flags: argparse.Namespace, _secrets: Secrets) -> int:
+def _assets(flags: argparse.Namespace, _redactor: Redactor) -> int:
     from invent_exporter.commands.assets import write_assets
 
     try:
@@ -316,15 +316,17 @@ def _assets(flags: argparse.Namespace, _secrets: Secrets) -> int:
     return EXIT_OK
 
 
-def _explain(flags: argparse.Namespace, secrets: Secrets) -> int:
+def _explain(flags: argparse.Namespace, redactor: Redactor) -> int:
     from invent_exporter.commands.explain import explain
+    from invent_exporter.config.load import load_config
 
-    lines, is_known = explain(_state_url(flags), flags.run_id)
-    _say("\n".join(secrets.redact(line) for line in lines))
+    config = load_config(flags.config_file, os.environ, redactor)
+    lines, is_known = explain(config.state_url, flags.run_id, config.workflows)
+    _say("\n".join(redactor.redact(line) for line in lines))
     return EXIT_OK if is_known else EXIT_FAILED
 
 
-def _ledger(flags: argparse.Namespace, _secrets: Secrets) -> int:
+def _ledger(flags: argparse.Namespace, _redactor: Redactor) -> int:
     from invent_exporter.commands import ledger
 
     action, what = flags.action, flags.what
@@ -347,10 +349,10 @@ def _state_url(flags: argparse.Namespace) -> str:
     return load_config(flags.config_file, os.environ).state_url
 
 
-def _backfill(flags: argparse.Namespace, secrets: Secrets) -> int:
+def _backfill(flags: argparse.Namespace, redactor: Redactor) -> int:
     from invent_exporter.commands.backfill import backfill
     from invent_exporter.commands.backfill_plan import make_plan
 
     plan = make_plan(flags.output, flags.since, flags.step, flags.label or (), time.time())
-    backfill(_load(flags), secrets, plan, _say)
+    backfill(_load(flags, redactor), redactor, plan, _say)
     return EXIT_OK

@@ -12,44 +12,22 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final, TextIO, cast
-from urllib.parse import quote
+from typing import Final, TextIO, TypeAlias, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from invent_exporter.redaction import Redactor
 
 LEVELS: Final = {"debug": 10, "info": 20, "warn": 30, "error": 40}
 FORMATS: Final[dict[str, Processor]] = {
     "logfmt": structlog.processors.LogfmtRenderer(),
     "json": structlog.processors.JSONRenderer(ensure_ascii=False, separators=(",", ":")),
 }
-MIN_SECRET_CHARACTERS: Final = 4
-"""Anything shorter is no secret, and redacting it would spoil every line."""
 MAX_CHARACTERS, MAX_DEPTH, MAX_NUMBER = 10_000, 6, 2**63
 """Bounds of one field: its length, its nesting, and what readers of JSON take for an integer."""
-
-
-class Secrets:
-    """The secrets that are known so far; a new key is added when it is read."""
-
-    def __init__(self) -> None:
-        self._known: frozenset[str] = frozenset()
-        self._pattern = re.compile("(?!)")  # matches nothing
-
-    def add(self, secret: str) -> None:
-        """Redact this text from now on, as it is, and as JSON and URLs spell it."""
-        if len(secret) < MIN_SECRET_CHARACTERS or secret in self._known:
-            return
-        self._known |= {secret, json.dumps(secret)[1:-1], quote(secret, safe="", errors="replace")}
-        # The longest first, so that no end of a secret stays behind that begins with another.
-        longest_first = sorted(self._known, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
-
-    def redact(self, text: str) -> str:
-        """Replace each occurrence of a known secret with `[redacted]`."""
-        return self._pattern.sub("[redacted]", text)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -57,7 +35,7 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger(logger_name=name))
 
 
-def setup_logging(level: str, form: str, secrets: Secrets, stream: TextIO | None = None) -> None:
+def setup_logging(level: str, form: str, redactor: Redactor, stream: TextIO | None = None) -> None:
     """Send the lines of structlog and of `logging` to one stream (stderr), in one format.
 
     A second call replaces the first. `level` is one of `LEVELS`, `form` one of `FORMATS`.
@@ -68,7 +46,7 @@ def setup_logging(level: str, form: str, secrets: Secrets, stream: TextIO | None
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
-            _Clean(secrets, is_json=form == "json"),
+            _Clean(redactor, is_json=form == "json"),
             FORMATS[form],
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -80,6 +58,11 @@ def setup_logging(level: str, form: str, secrets: Secrets, stream: TextIO | None
     others = [each for each in handlers if not isinstance(each, _Bridge)]
     handlers[:] = [*others, _Bridge(logging.WARNING)]
     logging.captureWarnings(capture=True)
+
+
+Redact: TypeAlias = Callable[[str], str]
+_LABELS: Final = frozenset({"org_id", "workflow_id", "run_id", "run_ids", "entry", "before"})
+"""Fields that name something: a random id may share some characters with a key."""
 
 
 class _Bridge(logging.Handler):
@@ -98,25 +81,29 @@ class _Bridge(logging.Handler):
 class _Clean:
     """Makes every field what both formats can say: plain, bounded, without secrets."""
 
-    def __init__(self, secrets: Secrets, *, is_json: bool) -> None:
-        self._secrets = secrets
+    def __init__(self, redactor: Redactor, *, is_json: bool) -> None:
+        self._redactor = redactor
         self._is_json = is_json
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         level = event.pop("level", "info").replace("warning", "warn")
-        line = {"ts": now, "level": level, "msg": self._field(event.pop("event", ""))}
+        redact = self._redactor.redact
+        line = {"ts": now, "level": level, "msg": self._field(event.pop("event", ""), redact)}
         if "logger_name" in event:  # structlog keeps `logger` for itself
-            line["logger"] = self._field(event.pop("logger_name"))
+            line["logger"] = self._field(event.pop("logger_name"), redact)
         for name, value in event.items():
-            shown = re.sub(r"[^\w.-]", "_", self._text(name), flags=re.ASCII) or "_"
+            shown = re.sub(r"[^\w.-]", "_", _text(name, redact), flags=re.ASCII) or "_"
+            is_label = name in _LABELS
             # A field that is called as one of the first does not replace it.
-            line[f"{shown}_" if shown in line else shown] = self._field(value)
+            line[f"{shown}_" if shown in line else shown] = self._field(
+                value, self._redactor.redact_label if is_label else redact
+            )
         return line
 
-    def _field(self, value: object) -> object:
+    def _field(self, value: object, redact: Redact) -> object:
         try:
-            plain = self._plain(value)
+            plain = _plain(value, redact)
             encoded = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
         except Exception:  # noqa: BLE001 - a value that can't be shown must not cost the line
             return f"<{type(value).__name__} that can't be shown>"
@@ -124,23 +111,25 @@ class _Clean:
             return plain
         return _cut(encoded)
 
-    def _plain(self, value: object, depth: int = 0) -> object:
-        """Turn any value into what JSON has, with its secrets redacted."""
-        if value is None or (isinstance(value, (int, float)) and abs(value) < MAX_NUMBER):
-            return value
-        if isinstance(value, Mapping) and depth < MAX_DEPTH:
-            items = value.items()
-            return {self._text(name): self._plain(item, depth + 1) for name, item in items}
-        if isinstance(value, (list, tuple, set, frozenset)) and depth < MAX_DEPTH:
-            return [self._plain(item, depth + 1) for item in value]
-        return self._text(value)
 
-    def _text(self, value: object) -> str:
-        text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-        if isinstance(value, BaseException):
-            text = f"{type(value).__name__}: {text}".removesuffix(": ")
-        # Redacted first: a secret that was cut would not be found.
-        return _cut(self._secrets.redact(text))
+def _plain(value: object, redact: Redact, depth: int = 0) -> object:
+    """Turn any value into what JSON has, with its secrets redacted."""
+    if value is None or (isinstance(value, (int, float)) and abs(value) < MAX_NUMBER):
+        return value
+    if isinstance(value, Mapping) and depth < MAX_DEPTH:
+        items = value.items()
+        return {_text(name, redact): _plain(item, redact, depth + 1) for name, item in items}
+    if isinstance(value, (list, tuple, set, frozenset)) and depth < MAX_DEPTH:
+        return [_plain(item, redact, depth + 1) for item in value]
+    return _text(value, redact)
+
+
+def _text(value: object, redact: Redact) -> str:
+    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    if isinstance(value, BaseException):
+        text = f"{type(value).__name__}: {text}".removesuffix(": ")
+    # Redacted first: a secret that was cut would not be found.
+    return _cut(redact(text))
 
 
 def _cut(text: str) -> str:

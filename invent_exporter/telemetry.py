@@ -6,6 +6,8 @@ is read from the API goes another way, through the ledger.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.metrics import Counter, Gauge, Histogram, Info
 
@@ -86,6 +88,22 @@ class Telemetry:
             f"Bytes of the state file, its write-ahead log included. {_OF_A_POLL}",
             registry=registry,
         )
+        self._reload_successful = Gauge(
+            "invent_config_last_reload_successful",
+            "1 when the configuration was read the last time that it was tried, else 0.",
+            registry=registry,
+        )
+        self._reload_success = Gauge(
+            "invent_config_last_reload_success_timestamp_seconds",
+            "Unix time in seconds at which the configuration was last read and applied.",
+            registry=registry,
+        )
+        self._exposition_size = Gauge(
+            "invent_exposition_size_bytes",
+            "Bytes of /metrics as text, as it was last published; near metrics.max_exposition new "
+            "workflows are folded.",
+            registry=registry,
+        )
         self._build = Info("invent_exporter_build", "The version that runs.", registry=registry)
         self._of_orgs: tuple[Counter | Gauge, ...] = (
             *(self._poll_errors, self._requests, self._up, self._poll_last_success),
@@ -162,6 +180,16 @@ class Telemetry:
     def set_ledger_size(self, size_bytes: int) -> None:
         """Show the size of the state."""
         self._ledger_size.set(size_bytes)
+
+    def config_read(self, moment: float | None) -> None:
+        """Record when the configuration was read and applied; None: it was tried in vain."""
+        self._reload_successful.set(moment is not None)
+        if moment is not None:
+            self._reload_success.set(moment)
+
+    def watch_exposition(self, size_bytes: Callable[[], float]) -> None:
+        """Show at each scrape how large it is."""
+        self._exposition_size.set_function(size_bytes)
 
     def set_build(self, version: str, revision: str, python_version: str) -> None:
         """Show which program runs."""

@@ -15,7 +15,7 @@ import pytest
 from invent_exporter.app import Exporter, serve
 from invent_exporter.collector.loop import Collector
 from invent_exporter.config.load import ApiConfig, Config, Key, OrgConfig
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Settings, SimulatorServer, add_many, quiet_world
 
 ORG = "org-main"
@@ -38,7 +38,7 @@ def test_the_first_answer_after_a_restart_has_every_series(
         serving = asyncio.create_task(
             serve(
                 config,
-                Secrets(),
+                Redactor(),
                 addresses=[("127.0.0.1", 0)],
                 telemetry_path="/metrics",
                 on_listening=places.put_nowait,
@@ -53,7 +53,7 @@ def test_the_first_answer_after_a_restart_has_every_series(
             await asyncio.gather(serving, return_exceptions=True)
 
     async def story(config: Config) -> None:
-        exporter = Exporter(config, Secrets())
+        exporter = Exporter(config, Redactor())
         await exporter.load()
         await exporter.supervisor.collectors[0].poll()
         await exporter.close()

@@ -18,7 +18,7 @@ from sqlalchemy import event
 
 from invent_exporter.app import Exporter
 from invent_exporter.config.load import ApiConfig, Config, Key, OrgConfig
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Settings, SimulatorServer, World, add_many, quiet_world
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ async def metered(tmp_path: Path) -> AsyncIterator[Meter]:
             orgs=(OrgConfig(id=ORG, key=Key.literal("key-main")),),
             state_url=f"sqlite:///{tmp_path / 'state.db'}",
         )
-        exporter = Exporter(config, Secrets())
+        exporter = Exporter(config, Redactor())
         try:
             meter = Meter(exporter, server, world)
             await exporter.load()

@@ -79,6 +79,8 @@ def test_there_are_no_created_series_and_build_is_an_info() -> None:
     telemetry.request_done("a", "200", 1)
     telemetry.throttled(2)
     telemetry.set_ledger_size(4096)
+    telemetry.config_read(1000.0)
+    telemetry.config_read(None)
     telemetry.set_build("1.0", "abc", "3.11")
     text = shown(registry)
     assert "_created" not in text
@@ -86,3 +88,6 @@ def test_there_are_no_created_series_and_build_is_an_info() -> None:
     assert 'invent_exporter_build_info{python_version="3.11",revision="abc",version="1.0"}' in text
     assert registry.get_sample_value("invent_api_throttled_seconds_total") == 2
     assert registry.get_sample_value("invent_ledger_size_bytes") == 4096
+    assert registry.get_sample_value("invent_config_last_reload_successful") == 0
+    moment = registry.get_sample_value("invent_config_last_reload_success_timestamp_seconds")
+    assert moment == 1000

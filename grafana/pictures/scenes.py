@@ -32,12 +32,12 @@ _MINUTES_AGO: Final = {
     "The exporter is killed": 6,
 }
 
-_AT_ONCE: Final = (
-    "A workflow starts to fail",
-    "The queue jams",
-    "A loop burns credits",
-    "The key is revoked",
-)
+_AT_ONCE: Final = {
+    "A workflow starts to fail": 52,
+    "The queue jams": 45,
+    "A loop burns credits": 25,
+    "The key is revoked": 14,
+}
 
 DRILL: Final = {
     "A quiet day": QUIET,
@@ -84,7 +84,7 @@ SIZES: Final = {
     "an incident": replace(
         QUIET,
         acts=(
-            *((_MINUTES_AGO[name], _BEGIN[name]) for name in _AT_ONCE),
+            *((at, _BEGIN[name]) for name, at in _AT_ONCE.items()),
             (45, _new_version),
             (103, _BEGIN["The exporter is killed"]),
             (100, lambda theater: theater.start_exporter()),

@@ -6,7 +6,7 @@ import asyncio
 import html
 import re
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 
@@ -74,7 +74,7 @@ async def _gunzipped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise BadBodyError("gzip: cut off")
 
 
-async def read_error_text(response: httpx.Response, secret: str) -> str:
+async def read_error_text(response: httpx.Response, redact: Callable[[str], str]) -> str:
     """Read the beginning of an error's body as one line; the status matters more than the body."""
     body = bytearray()
     try:
@@ -87,13 +87,11 @@ async def read_error_text(response: httpx.Response, secret: str) -> str:
         pass  # what came until then is shown
     text = body.decode("utf-8", "replace")
     text = re.sub(r"<(script|style)\b.*?(</\1\s*>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
-    return one_line(html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text)), secret)
+    return one_line(html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text)), redact)
 
 
-def one_line(text: str, secret: str = "") -> str:
+def one_line(text: str, redact: Callable[[str], str]) -> str:
     """Make text fit for a log line: no control characters, no key, a bounded length."""
-    text = " ".join(re.sub(r"[^\S ]+", " ", text).split())
+    text = redact(" ".join(re.sub(r"[^\S ]+", " ", text).split()))
     text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    if secret:
-        text = text.replace(secret, "***")
     return text if len(text) <= LINE_LENGTH else text[: LINE_LENGTH - 1] + "…"

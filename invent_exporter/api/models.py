@@ -3,6 +3,8 @@
 Only the fields that are used are decoded; everything else on a page (`result`, `outputs`, the steps
 of a version) is skipped without being built. Times stay what the API said, in seconds since the
 epoch, so that no clock of ours enters a number.
+
+Longer than most modules: each reading of a run beside the others.
 """
 
 from __future__ import annotations
@@ -230,6 +232,16 @@ def escape(text: str) -> str:
     No two texts become the same one.
     """
     return _NEEDS_ESCAPE.sub(lambda match: _escaped(match[0]), text)
+
+
+_ESCAPED = re.compile(r"\\(\\|x..|u....)")
+
+
+def is_too_long(label: str) -> bool:
+    """Tell whether what `escape` made is of a text that is too long to become a label."""
+    if len(label) * 4 <= MAX_LABEL_BYTES or len(label.encode()) <= MAX_LABEL_BYTES:
+        return False
+    return len(_ESCAPED.sub("?", label).encode()) > MAX_LABEL_BYTES
 
 
 def _escaped(character: str) -> str:

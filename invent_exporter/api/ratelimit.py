@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC
@@ -34,13 +35,11 @@ class RateLimiter:
     """
 
     def __init__(self, requests_per_minute: float, clocks: Clocks) -> None:
-        self._capacity = max(1.0, requests_per_minute / 10)
-        # At 1 a minute nothing would be left to refill with: then one goes out every two minutes.
-        refill_per_minute = max(requests_per_minute - self._capacity, requests_per_minute / 2)
-        self._refill_per_second = refill_per_minute / 60
         self._clocks = clocks
-        self._tokens = self._capacity
         self._refilled_at = clocks.monotonic()
+        self._tokens = math.inf
+        self._refill_per_second = 0.0
+        self.apply(requests_per_minute)
         self._all_paused_until = float("-inf")
         self._paused_until: dict[str, float] = {}
         self._is_in_doubt = False  # after a pause of all, until a probe is answered
@@ -48,6 +47,15 @@ class RateLimiter:
         self._limited_alone: set[str] = set()
         self._turn = asyncio.Lock()
         self._waiting = 0
+
+    def apply(self, requests_per_minute: float) -> None:
+        """Keep this limit from now on; tokens that the one before had saved beyond it are lost."""
+        self._refill()
+        self._capacity = max(1.0, requests_per_minute / 10)
+        # At 1 a minute nothing would be left to refill with: then one goes out every two minutes.
+        refill_per_minute = max(requests_per_minute - self._capacity, requests_per_minute / 2)
+        self._refill_per_second = refill_per_minute / 60
+        self._tokens = min(self._tokens, self._capacity)
 
     def pause_seconds(self, org_id: str) -> float:
         """Tell what is left of the pauses that hold an org."""
@@ -122,12 +130,15 @@ class RateLimiter:
             heartbeat(seconds)
             await self._clocks.sleep(seconds)
 
+    def _refill(self) -> None:
+        now = self._clocks.monotonic()
+        self._tokens += (now - self._refilled_at) * self._refill_per_second
+        self._refilled_at = now
+
     def _refill_seconds(self) -> float:
         """Refill, and tell how long it takes until there is a token."""
-        now = self._clocks.monotonic()
-        grown = self._tokens + (now - self._refilled_at) * self._refill_per_second
-        self._tokens = min(self._capacity, grown)
-        self._refilled_at = now
+        self._refill()
+        self._tokens = min(self._capacity, self._tokens)
         # A rounding error short of a whole token would ask for a wait that no clock can measure.
         missing = 1 - self._tokens if self._tokens < 1 - 1e-9 else 0.0
         return missing / self._refill_per_second
@@ -168,11 +179,15 @@ class PageAllowance:
     """
 
     def __init__(self, requests_per_minute: float, clock: Callable[[], float]) -> None:
-        self._share_per_minute = max(1.0, requests_per_minute * RECONCILE_SHARE)
+        self.apply(requests_per_minute)
         self._clock = clock
         self._saved = self._share_per_minute
         self._at = clock()
         self._waiting: dict[str, float] = {}
+
+    def apply(self, requests_per_minute: float) -> None:
+        """Share this budget from now on."""
+        self._share_per_minute = max(1.0, requests_per_minute * RECONCILE_SHARE)
 
     def take(self, org_id: str) -> int:
         """Take as many pages as the org may read now; 0 when it has to ask again."""

@@ -2,13 +2,15 @@
 
 Whatever goes wrong ends as one `ApiError` with a reason of the contract. Retrying and waiting live
 together here, because `Retry-After` touches both.
+
+Longer than most modules: what a request is bounded by, and how each failure ends, side by side.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -16,7 +18,7 @@ from http import HTTPStatus
 import httpx
 
 from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_error_text
-from invent_exporter.api.budget import LARGE_SECONDS, Budget, Lease
+from invent_exporter.api.budget import Budget, Lease
 from invent_exporter.api.client import make_client
 from invent_exporter.api.models import EARLIEST_SECONDS
 from invent_exporter.api.ratelimit import (
@@ -29,6 +31,7 @@ from invent_exporter.api.ratelimit import (
 from invent_exporter.clocks import Clocks
 from invent_exporter.config.schema import ApiConfig
 from invent_exporter.errors import ApiError, BadAnswerError, BadBodyError, TooLargeError
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 
 TRIES = 4
@@ -72,24 +75,70 @@ class Answer:
         return max(self.asked_seconds, self.date_seconds or 0.0) + DAY_SECONDS
 
 
+@dataclass(slots=True)
+class _Client:
+    """The connections to one API, and how many requests use them now."""
+
+    http: httpx.AsyncClient
+    requests: int = 0
+
+    async def close_unless_used(self) -> None:
+        if self.requests == 0:
+            await self.http.aclose()
+
+
 class Transport:
     """GET requests to one API, over connections that are kept; see `make_client` for errors."""
 
     def __init__(
-        self, config: ApiConfig, telemetry: Telemetry, clocks: Clocks, version: str = "dev"
+        self,
+        config: ApiConfig,
+        telemetry: Telemetry,
+        clocks: Clocks,
+        redactor: Redactor,
+        version: str = "dev",
     ) -> None:
-        self._config = config
+        self._version = version
         self._telemetry = telemetry
         self._clocks = clocks
+        self._redact = redactor.redact
         self._limiter = RateLimiter(config.requests_per_minute, clocks)
         self._budget = Budget()
-        self._client = make_client(
-            config.url, version=version, timeout_seconds=config.timeout_seconds
-        )
+        self._config = config
+        self._client = self._make_client(config)
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+
+    def _make_client(self, config: ApiConfig) -> _Client:
+        timeout = config.timeout_seconds
+        return _Client(make_client(config.url, version=self._version, timeout_seconds=timeout))
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.http.aclose()
+
+    @asynccontextmanager
+    async def changing(self, config: ApiConfig) -> AsyncIterator[None]:
+        """Ask as this says from now on; what is under way ends as it began.
+
+        Nothing is asked within the block, in which keys change too: none may get to a host that it
+        was not given for. Raises ConfigError, and has changed nothing then.
+        """
+        before = self._client
+        is_same = (config.url, config.timeout_seconds) == (
+            self._config.url,
+            self._config.timeout_seconds,
+        )
+        client = before if is_same else self._make_client(config)
+        self._is_open.clear()
+        try:
+            self._config, self._client = config, client
+            self._limiter.apply(config.requests_per_minute)
+            yield
+        finally:
+            self._is_open.set()
+        if not is_same:
+            await before.close_unless_used()
 
     async def get(
         self, path: str, params: Params, key: ReadKey, org_id: str, heartbeat: Heartbeat
@@ -165,33 +214,35 @@ class Transport:
     async def _ask(
         self, path: str, params: Params, key: ReadKey, org_id: str, heartbeat: Heartbeat
     ) -> Answer:
-        secret = _read_key(key)
+        await self._is_open.wait()
+        secret, client = _read_key(key), self._client
         url, headers = self._config.url + path, {"Authorization": f"Bearer {secret}"}
-        request = self._client.build_request("GET", url, params=params, headers=headers)
+        request = client.http.build_request("GET", url, params=params, headers=headers)
         heartbeat(self._config.timeout_seconds)
         status: int | None = None  # what is known of the try, whatever breaks it off
         started, asked_seconds = self._clocks.monotonic(), self._clocks.time()
         lease, answer = Lease(self._budget), None
+        client.requests += 1
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as deadline:
-                response = await self._client.send(request, stream=True)
+                response = await client.http.send(request, stream=True)
                 async with aclosing(response):
                     status = response.status_code
-                    place = partial(self._wait_for_place, lease, deadline, heartbeat)
-                    body = await self._read(response, secret, lease, place)
+                    grow = partial(lease.grow, deadline=deadline, heartbeat=heartbeat)
+                    body = await self._read(response, grow)
             answer = Answer(status, response.headers, body, asked_seconds, lease.release)
             return answer
         except ApiError:
             raise
         except BadBodyError as error:
-            raise BadAnswerError(one_line(str(error), secret)) from error
+            raise BadAnswerError(one_line(str(error), self._redact)) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             message = f"no complete answer within {self._config.timeout_seconds:g} s"
             raise ApiError("timeout", message) from error
         except Exception as error:
             # httpx, its backends and ssl let exceptions out that share no base class; what they
             # say of the network is one reason, and a poll must outlive all of them.
-            what = one_line(str(error), secret) or "no further words"
+            what = one_line(str(error), self._redact) or "no further words"
             message = f"{type(error).__name__}: {what}"
             raise ApiError("network", message, status=status) from error
         finally:
@@ -199,31 +250,18 @@ class Transport:
                 lease.release()
             code = "error" if status is None else str(status)
             self._telemetry.request_done(org_id, code, self._clocks.monotonic() - started)
-
-    async def _wait_for_place(
-        self, lease: Lease, deadline: asyncio.Timeout, heartbeat: Heartbeat
-    ) -> None:
-        """Wait for the place of a large body; what others take does not count as slow."""
-        loop = asyncio.get_running_loop()
-        left_seconds = (deadline.when() or loop.time()) - loop.time()
-        deadline.reschedule(None)
-        heartbeat(lease.wait_seconds + self._config.timeout_seconds)
-        await lease.become_large()
-        deadline.reschedule(loop.time() + min(left_seconds, LARGE_SECONDS))
+            client.requests -= 1
+            if client is not self._client:
+                await client.close_unless_used()
 
     async def _read(
-        self,
-        response: httpx.Response,
-        secret: str,
-        lease: Lease,
-        wait_for_place: Callable[[], Awaitable[None]],
+        self, response: httpx.Response, grow: Callable[[int], Awaitable[None]]
     ) -> bytearray:
         status, body = response.status_code, bytearray()
         if status != HTTPStatus.OK:
-            raise self._error_of(response, await read_error_text(response, secret), secret)
+            raise self._error_of(response, await read_error_text(response, self._redact))
         async for piece in decoded(response):
-            if not lease.covers(len(body) + len(piece)):
-                await wait_for_place()
+            await grow(len(body) + len(piece))
             body += piece
             if len(body) > self._config.max_response_bytes:
                 raise TooLargeError(
@@ -231,10 +269,11 @@ class Transport:
                 )
         return body
 
-    def _error_of(self, response: httpx.Response, text: str, secret: str) -> ApiError:
+    def _error_of(self, response: httpx.Response, text: str) -> ApiError:
         status, headers = response.status_code, response.headers
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
-            target = one_line(headers.get("location", "").split("?")[0], secret) or "nowhere"
+            where = headers.get("location", "").split("?")[0]
+            target = one_line(where, self._redact) or "nowhere"
             message = f"HTTP {status}: redirect to {target} not followed"
             return ApiError("invalid_response", message, status=status)
         retry_after_seconds = parse_retry_after(

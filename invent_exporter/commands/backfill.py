@@ -30,14 +30,14 @@ from invent_exporter.commands.backfill_spool import Spool, Task, TaskOrg
 from invent_exporter.commands.backfill_writing import PastWriter, forecast_of, real_id
 from invent_exporter.config.load import Config, OrgConfig
 from invent_exporter.errors import BackfillError
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 
 Say = Callable[[str], None]
 """Tells the user a line."""
 
 
-def backfill(config: Config, secrets: Secrets, plan: Plan, say: Say) -> None:
+def backfill(config: Config, redactor: Redactor, plan: Plan, say: Say) -> None:
     """Write the past; what an earlier run of the command has read is not read again.
 
     Raises:
@@ -56,10 +56,10 @@ def backfill(config: Config, secrets: Secrets, plan: Plan, say: Say) -> None:
             say(f"goes on with what {path} holds: {spool.runs():,} runs")
         plan = msgspec.structs.replace(plan, start_ms=task.start_ms)
         try:
-            _Backfill(config, secrets, plan, spool, task, say).run()
-        except BackfillError as error:
-            hint = "the same command goes on from here"
-            raise BackfillError(f"{secrets.redact(str(error))}; {hint}") from error
+            _Backfill(config, redactor, plan, spool, task, say).run()
+        except (BackfillError, KeyboardInterrupt) as error:
+            what = redactor.redact(str(error)) or "interrupted"
+            raise BackfillError(f"{what}; the same command goes on from here") from error
         spool.remove()
 
 
@@ -103,7 +103,7 @@ class _Backfill:
     """One task on its way: read, replayed, written."""
 
     config: Config
-    secrets: Secrets
+    redactor: Redactor
     plan: Plan
     spool: Spool
     task: Task
@@ -129,11 +129,11 @@ class _Backfill:
         """Read every org; return from which row on the API refused to list, by org."""
         clocks = SystemClocks()
         telemetry = Telemetry(CollectorRegistry())
-        transport = Transport(self.config.api, telemetry, clocks, __version__)
+        transport = Transport(self.config.api, telemetry, clocks, self.redactor, __version__)
         api = RunsApi(transport, self.config.api.page_size)
 
         sources = [
-            Source(number, org.id, partial(self._read_key, org))
+            Source(number, org.id, partial(self._read_key, org), self.redactor)
             for number, org in enumerate(self.config.orgs)
         ]
         refused = {}
@@ -159,14 +159,15 @@ class _Backfill:
 
     def _read_key(self, org: OrgConfig) -> str:
         secret = org.key.read()
-        self.secrets.add(secret)
+        self.redactor.add(secret)
         return secret
 
     def _window(self, number: int) -> Window:
         org, start = self.task.orgs[number], self.plan.start_ms / 1000
         ends = {self._real_id(place): one.end or 0.0 for place, one in enumerate(self.task.orgs)}
         ends.pop(self._real_id(number))
-        return Window(start, org.end or 0.0, ends, org.live, org.history)
+        known = org.live, org.history
+        return Window(start, org.end or 0.0, ends, *known, workflows=self.config.workflows)
 
     def _real_id(self, number: int) -> str:
         return real_id(self.spool, number, self.task.orgs[number])

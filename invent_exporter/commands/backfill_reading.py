@@ -14,9 +14,11 @@ from invent_exporter.api.listing import Chunk, Listing, RunsApi
 from invent_exporter.api.models import FINAL_STATUSES, OPEN_STATUSES, Run
 from invent_exporter.api.transport import ReadKey
 from invent_exporter.clocks import Clocks
+from invent_exporter.collector.cleaning import without_labels_that_hold_keys
 from invent_exporter.commands.backfill_placing import Window, place
 from invent_exporter.commands.backfill_spool import Spool, WalkState
 from invent_exporter.errors import ApiError, BackfillError
+from invent_exporter.redaction import Redactor
 from invent_exporter.scan.order import PageFacts, RowFact, is_dated, is_older
 from invent_exporter.scan.walk import ALL, Answer, Read, Request, Walk
 
@@ -46,6 +48,7 @@ class Source:
     number: int
     asked_id: str
     key: ReadKey
+    redactor: Redactor
 
 
 class PastReader:
@@ -149,7 +152,8 @@ class PastReader:
         was_sick = False
         while True:
             try:
-                return await listing.read(read.offset, forward=read.forward)
+                page = await listing.read(read.offset, forward=read.forward)
+                return without_labels_that_hold_keys(page, self._source.redactor)
             except ApiError as error:
                 if read.offset and error.reason in _REFUSED:
                     return None

@@ -16,7 +16,7 @@ from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
 from invent_exporter.config.load import Config, OrgConfig
 from invent_exporter.errors import ApiError
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
 
 
@@ -32,40 +32,40 @@ class Found(NamedTuple):
     problem: str = ""
 
 
-async def ask(config: Config, secrets: Secrets) -> list[Found]:
+async def ask(config: Config, redactor: Redactor) -> list[Found]:
     """Ask each org for one page."""
     telemetry = Telemetry(CollectorRegistry())
-    transport = Transport(config.api, telemetry, SystemClocks(), __version__)
+    transport = Transport(config.api, telemetry, SystemClocks(), redactor, __version__)
     api = RunsApi(transport, config.api.page_size)
     try:
-        return [await _ask(api, org, secrets) for org in config.orgs]
+        return [await _ask(api, org, redactor) for org in config.orgs]
     finally:
         await transport.aclose()
 
 
-def table_of(found: list[Found], secrets: Secrets) -> str:
+def table_of(found: list[Found], redactor: Redactor) -> str:
     """Draw a table of what each org answered, as wide as the terminal."""
     # A pipe gets the whole table, however wide.
     width = None if sys.stdout.isatty() else 200
     console = Console(file=sys.stdout, width=width, markup=False, highlight=False)
     table = Table(*(name.replace("_", " ") for name in Found._fields))
     for one in found:
-        table.add_row(*(_shown(text, secrets) for text in one))
+        *others, problem = one
+        table.add_row(*map(_shown, [*map(redactor.redact_label, others), redactor.redact(problem)]))
     with console.capture() as drawn:
         console.print(table)
     return drawn.get().rstrip("\n")
 
 
-def _shown(text: str, secrets: Secrets) -> str:
+def _shown(text: str) -> str:
     """Make text of the API fit for a terminal, which obeys control characters."""
-    redacted = secrets.redact(text)
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in redacted)
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
-async def _ask(api: RunsApi, org: OrgConfig, secrets: Secrets) -> Found:
+async def _ask(api: RunsApi, org: OrgConfig, redactor: Redactor) -> Found:
     def read_key() -> str:
         secret = org.key.read()
-        secrets.add(secret)
+        redactor.add(secret)
         return secret
 
     began = time.monotonic()

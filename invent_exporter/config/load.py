@@ -11,7 +11,7 @@ org's own key goes over `api.key` and its variables.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,26 +19,69 @@ from typing import TypeVar
 from invent_exporter.config.key import Key
 from invent_exporter.config.schema import KEYS, ApiConfig, Config, MetricsConfig, OrgConfig, Setting
 from invent_exporter.config.yaml_nodes import Value, parse
-from invent_exporter.errors import ConfigError
+from invent_exporter.errors import ConfigError, escaped
+from invent_exporter.redaction import Redactor
 
 __all__ = ["ApiConfig", "Config", "Key", "MetricsConfig", "OrgConfig", "load_config"]
 
 T = TypeVar("T")
 
 
-def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+def load_config(
+    path: Path | None,
+    environ: Mapping[str, str],
+    redactor: Redactor | None = None,
+    running: Config | None = None,
+) -> Config:
     """Read the configuration file, if any, and the environment; see the module for which wins.
+
+    `redactor` learns all keys, those of a file with a mistake among them. What is `running` can't
+    change in everything.
 
     Raises:
         ConfigError: a mistake in them, or a key file that can't be read.
 
     """
-    given = find_values(None if path is None else parse(path), KEYS)
+    redactor = redactor or Redactor()
+    try:
+        return _load(path, environ, redactor, running)
+    except ConfigError as error:
+        raise ConfigError(redactor.redact(str(error))) from None
+
+
+def _load(
+    path: Path | None, environ: Mapping[str, str], redactor: Redactor, running: Config | None
+) -> Config:
+    file = None if path is None else parse(path)
+    leaves = [] if file is None else [*file.leaves()]
+    for name, value in leaves:
+        if name.lower().endswith("key") and value.node.value != name:
+            redactor.add(value.node.value.strip())
+    redactor.add(environ.get("INVENT_API_KEY", "").strip())
+    given = find_values(file, KEYS)
     api = build(ApiConfig, given, environ)
     orgs = _orgs(given.get("orgs"), environ, api.key)
     for org in orgs:
-        org.key.read()
-    return build(Config, given, environ, api=api, orgs=orgs)
+        redactor.add(org.key.read())
+    for name, value in leaves:
+        if name not in ("key", "key_file") and redactor.holds(value.node.value):
+            raise value.error("an API key stands here: expected it as `key`, or in a `key_file`")
+    config = build(Config, given, environ, api=api, orgs=orgs)
+    if path is not None and running is not None:
+        for before, after in ((running, config), (running.metrics, config.metrics)):
+            for key in _fixed_that_changed(before, after):
+                where = given[key].where if key in given else f"{escaped(str(path))}: {key}"
+                expected = "expected what the exporter started with, or a restart"
+                raise ConfigError(f"{where}: can't change while the exporter runs: {expected}")
+    return config
+
+
+def _fixed_that_changed(before: object, after: object) -> Iterator[str]:
+    for each in fields(before):  # type: ignore[arg-type]
+        about = each.metadata.get(Setting)
+        has_changed = getattr(before, each.name) != getattr(after, each.name)
+        if about is not None and about.is_fixed and has_changed:
+            yield about.keys[0]
 
 
 def find_values(value: Value | None, keys: Collection[str], section: str = "") -> dict[str, Value]:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, dataclass_transform
 
 from invent_exporter.config import values as read
 from invent_exporter.config.key import Key
+from invent_exporter.config.workflows import EVERY, Workflows
 from invent_exporter.config.yaml_nodes import Value
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ class Setting:
     keys: tuple[str, ...]
     rule: Callable[[Value], object]
     env: tuple[str, ...]
+    is_fixed: bool
 
 
 def setting(
@@ -31,11 +33,15 @@ def setting(
     rule: Callable[[Value], T],
     *,
     env: str = "",
+    is_fixed: bool = False,
     default: T = MISSING,  # type: ignore[assignment]
     **options: Any,  # noqa: ANN401 - those of `dataclasses.field`
 ) -> T:
-    """Declare a field; `keys` and `env` are one or several names between blanks."""
-    about = Setting(tuple(keys.split()), rule, tuple(env.split()))
+    """Declare a field; `keys` and `env` are one or several names between blanks.
+
+    One that `is_fixed` can't change while the exporter runs.
+    """
+    about = Setting(tuple(keys.split()), rule, tuple(env.split()), is_fixed)
     found: T = field(default=default, metadata={Setting: about}, **options)
     return found
 
@@ -85,20 +91,26 @@ class MetricsConfig:
     duration_buckets: tuple[float, ...] = setting(
         "metrics.duration_buckets",
         read.buckets,
+        is_fixed=True,
         default=(1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400),
     )
     queue_buckets: tuple[float, ...] = setting(
         "metrics.queue_buckets",
         read.buckets,
+        is_fixed=True,
         default=(0.5, 1, 2, 3, 5, 10, 30, 60, 300, 1800, 7200),
     )
     credit_buckets: tuple[float, ...] = setting(
-        "metrics.credit_buckets", read.buckets, default=(0.1, 1, 2, 5, 10, 20, 50, 100, 500, 1000)
+        "metrics.credit_buckets",
+        read.buckets,
+        is_fixed=True,
+        default=(0.1, 1, 2, 5, 10, 20, 50, 100, 500, 1000),
     )
     newborn_hold_seconds: float = setting(
         "metrics.newborn_hold", partial(read.duration, least=0.0), default=65.0
     )
     max_workflows: int = setting("metrics.max_workflows", read.whole, default=1000)
+    max_exposition_bytes: int = setting("metrics.max_exposition", read.size, default=64 * 1024**2)
     step_credits: bool = setting("metrics.step_credits", read.switch, default=False)
 
 
@@ -115,13 +127,28 @@ class Config:
     reconcile_interval_seconds: float = setting("reconcile_interval", read.duration, default=900.0)
     reconcile_window_seconds: float = setting("reconcile_window", read.duration, default=86400.0)
     state_url: str = setting(
-        "state.url", read.state_url, default="sqlite:///invent-exporter.db", env="INVENT_STATE_URL"
+        "state.url",
+        read.state_url,
+        is_fixed=True,
+        default="sqlite:///invent-exporter.db",
+        env="INVENT_STATE_URL",
     )
     metrics: MetricsConfig = MetricsConfig()
     workflow_names: Mapping[str, str] = setting(
         "workflow_names", read.names, default_factory=dict, hash=False
     )
+    workflow_labels: Mapping[str, Mapping[str, str]] = setting(
+        "workflow_labels", read.labels, default_factory=dict, hash=False
+    )
+    workflows_include: tuple[str, ...] = setting("workflows.include", read.globs, default=EVERY)
+    workflows_exclude: tuple[str, ...] = setting("workflows.exclude", read.globs, default=())
     run_link: str | None = setting("links.run", read.run_link, default=None)
+
+    @property
+    def workflows(self) -> Workflows:
+        """What is said of workflows."""
+        include, exclude = self.workflows_include, self.workflows_exclude
+        return Workflows(self.workflow_names, self.workflow_labels, include, exclude)
 
 
 def keys_of(kind: type) -> Iterator[str]:

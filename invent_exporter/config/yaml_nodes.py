@@ -7,7 +7,7 @@ YAML 1.1 turns text such as `yes` or `123` into other types without a word.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -119,6 +119,21 @@ class Value:
             raise self.error("line breaks or control characters: expected one line of plain text")
         return text
 
+    def leaves(self, name: str = "") -> Iterator[tuple[str, Value]]:
+        """Walk over all single values below this one, whatever they are; with their names."""
+        if isinstance(self.node, yaml.ScalarNode):
+            yield name, self
+        elif isinstance(self.node, yaml.SequenceNode):
+            for item in self.items():
+                yield from item.leaves(name)
+        else:
+            for key, node in self.node.value:
+                below = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
+                place = f"{self.key}.{excerpt(below)}".removeprefix(".")
+                if below:
+                    yield below, Value(key, place, self.file)
+                yield from Value(node, place, self.file).leaves(below)
+
     @property
     def _kind(self) -> str:
         if isinstance(self.node, yaml.CollectionNode):
@@ -151,11 +166,11 @@ def _refused(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
-def parse(path: Path) -> Value | None:
-    """Read a YAML file to its node tree; None for an empty one.
+def read(path: Path) -> bytes:
+    """Read a file that may be a configuration.
 
     Raises:
-        ConfigError: it can't be read, or is no YAML without tags and aliases.
+        ConfigError: it can't be read, or is too large.
 
     """
     name = escaped(str(path))
@@ -167,6 +182,17 @@ def parse(path: Path) -> Value | None:
         raise ConfigError(message) from None
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError(f"{name}: the file is too large: expected at most 1 MiB")
+    return raw
+
+
+def parse(path: Path) -> Value | None:
+    """Read a YAML file to its node tree; None for an empty one.
+
+    Raises:
+        ConfigError: it can't be read, or is no YAML without tags and aliases.
+
+    """
+    name, raw = escaped(str(path)), read(path)
     try:
         text = raw.decode("utf-8-sig")
         node = _Loader(text).get_single_node()

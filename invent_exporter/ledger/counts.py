@@ -53,6 +53,13 @@ class Histogram(msgspec.Struct, gc=False):
         """Copy what changes; bounds and exemplars are only ever replaced."""
         return Histogram(self.bounds, [*self.counts], self.total, {**self.exemplars})
 
+    def add(self, other: Histogram) -> None:
+        """Add the observations of another one with the same bounds."""
+        self.counts = [mine + more for mine, more in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+        for bucket, exemplar in other.exemplars.items():
+            keep_newest(self.exemplars, bucket, exemplar)
+
     def rebucket(self, bounds: tuple[float, ...]) -> Histogram:
         """Carry the observations over to other bounds, so that no cumulative count goes back.
 
@@ -150,6 +157,46 @@ class WorkflowCounts(_Counts, omit_defaults=True):
         self.queue = self.queue.rebucket(bounds.queue_seconds)
         self.run_credits = self.run_credits.rebucket(bounds.credits)
         return old != (self.duration, self.queue, self.run_credits)
+
+    def absorb(self, other: WorkflowCounts) -> None:
+        """Add all that another workflow counted; both have the same bounds.
+
+        What was shown at its value goes on to be: held at 0 it would fall.
+        """
+        for status, histogram in other.duration.items():
+            self.duration[status].add(histogram)
+        self.queue.add(other.queue)
+        self.run_credits.add(other.run_credits)
+        for name in ("finished", "submitted", "credits_ai", "credits_other"):
+            mine = getattr(self, name)
+            for key, value in getattr(other, name).items():
+                mine[key] = mine.get(key, 0) + value
+        for key, exemplar in other.finished_exemplars.items():
+            keep_newest(self.finished_exemplars, key, exemplar)
+        for step, total in other.steps.items():
+            self.spend_step(step, total)
+        for status, ended in other.last_finished.items():
+            self.last_finished[status] = max(self.last_finished.get(status, ended), ended)
+        self.released = [*dict.fromkeys(self.released + other.released)]
+
+    def drop_long_labels(self) -> bool:
+        """Take away what is too long to be a label, its credits kept; True when there was any.
+
+        Version 0.1.0 counted whatever the API sent.
+        """
+        before = msgspec.json.encode(self)
+        for step in [step for step in self.steps if models.is_too_long(step)]:
+            self.spend_step(models.OTHER_STEP, self.steps.pop(step))
+        if models.is_too_long(self.version):
+            self.version = ""
+        if models.is_too_long(self.workflow_org_id):
+            self.workflow_org_id = ""
+        histograms = (*self.duration.values(), self.queue, self.run_credits)
+        maps: list[dict[Any, Exemplar]] = [each.exemplars for each in histograms]
+        for exemplars in (self.finished_exemplars, *maps):
+            for key in [key for key, each in exemplars.items() if models.is_too_long(each.run_id)]:
+                del exemplars[key]
+        return msgspec.json.encode(self) != before
 
     def submit(self, run: Run) -> None:
         """Count a run that is seen for the first time."""

@@ -29,6 +29,7 @@ from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import OrgCounts
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
 from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded, Recorder
+from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.sqlite import Database
 from invent_exporter.scan.poll import ScanState
 
@@ -68,8 +69,11 @@ def _in_thread(
 class Ledger:
     """The ledgers of all orgs, in one database. Every call may raise StorageError."""
 
-    def __init__(self, database: Database, settings: LedgerSettings) -> None:
+    def __init__(
+        self, database: Database, settings: LedgerSettings, room: TextRoom | None = None
+    ) -> None:
         self.settings = settings
+        self.room = room or TextRoom()
         self._database = database
         self._loaded: dict[int, OrgLedger] = {}
         self._thread = ThreadPoolExecutor(1, "ledger")
@@ -97,6 +101,10 @@ class Ledger:
         """Size of the database, 0 for one in memory."""
         return self._database.size_bytes()
 
+    def room_bytes(self) -> float:
+        """Tell how much the database may grow; `inf` for one in memory."""
+        return self._database.room_bytes()
+
     def close(self) -> None:
         """End the thread, and let the next process have the file; what is committed stays."""
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -121,7 +129,11 @@ class Ledger:
                 row = connection.execute(query).one()
             org = self._loaded.get(row.org)
             if org is None:
-                org = stored.load_org(connection, row, self.settings.bounds)
+                org = stored.load_org(connection, row, self.settings.bounds, self.room)
+                if self.settings.workflows.leave_out_any:
+                    names = select(_RUN.workflow_id).where(_RUN.org == org.key).distinct()
+                    met = connection.execute(names).scalars()
+                    org.left_out.update(filter(self.settings.workflows.leave_out, met))
         self._loaded[org.key] = org
         return org
 
@@ -210,7 +222,15 @@ class Ledger:
         until which runs that name it are not its own (`OrgLedger.history_until`); `now` is our
         time, seconds since the epoch; `recovering`: only the reconciliation reads this page.
         """
-        recorder = Recorder(self.settings, org, now, others, recovering=recovering)
+        recorder = Recorder(
+            self.settings,
+            org,
+            now,
+            others,
+            recovering=recovering,
+            room=self.room,
+            left_bytes=self.room.left_bytes(sum(each.text_bytes for each in self._loaded.values())),
+        )
         with self.transaction(org) as connection:
             recorder.record(connection, runs)
             recorder.record_invalid(connection, invalid)
@@ -243,9 +263,11 @@ class Ledger:
         with self.transaction(org) as connection:
             for run_id in absent:
                 where = and_(_RUN.org == org.key, _RUN.run_id == run_id)
-                misses = connection.execute(select(_RUN.absent).where(where)).scalar_one() + 1
+                row = connection.execute(select(_RUN.absent, _RUN.workflow_id).where(where)).one()
+                misses = row.absent + 1
                 connection.execute(update(schema.run).where(where).values(absent=misses))
-                vanished += misses == VANISHED
+                is_counted = not self.settings.workflows.leave_out(row.workflow_id)
+                vanished += misses == VANISHED and is_counted
             counts.vanished += vanished
             update_org(
                 connection,

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
-from invent_exporter.api.models import OTHER_WORKFLOW
+from invent_exporter.api.models import MAX_LABEL_BYTES, OTHER_WORKFLOW, is_too_long
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
+from invent_exporter.ledger.room import TextRoom
 from invent_exporter.scan.poll import ScanState
 
 
@@ -29,6 +30,10 @@ class OrgLedger:
         self.counts = msgspec.json.decode(row.counts, type=OrgCounts)
         self.workflows: dict[str, WorkflowCounts] = {}
         self.folded: set[str] = set()
+        self.left_out: set[str] = set()
+        """Workflows of which runs were met while they were not to be counted."""
+        self.text_bytes = 0
+        """What the workflows take of /metrics, each as large as when it was born."""
         self.contact_seconds: float | None = row.contact
         """When first contact was, by the API's clock; None before, and in a ledger of 0.1.0."""
         self.missed_until = -math.inf
@@ -53,22 +58,64 @@ class OrgLedger:
         return votes[0][0] if votes else None
 
 
-def load_org(connection: Connection, row: Any, bounds: Bounds) -> OrgLedger:  # noqa: ANN401
+def load_org(connection: Connection, row: Any, bounds: Bounds, room: TextRoom) -> OrgLedger:  # noqa: ANN401
     """Load an org whole from its stored row; its histograms follow the configured bounds."""
     org = OrgLedger(row)
     changed = {}
+    too_long: dict[str, WorkflowCounts | None] = {}
     for stored in connection.execute(
         select(schema.workflow).where(schema.workflow.c.org == org.key)
     ):
-        if stored.counts is None:
-            org.folded.add(stored.workflow_id)
-            continue
-        counts = msgspec.json.decode(stored.counts, type=WorkflowCounts)
-        if counts.rebucket(bounds):
-            changed[stored.workflow_id] = counts
-        org.workflows[stored.workflow_id] = counts
+        name, counts = stored.workflow_id, None
+        if stored.counts is not None:
+            counts = msgspec.json.decode(stored.counts, type=WorkflowCounts)
+            # Both, whatever the first says.
+            if counts.rebucket(bounds) | counts.drop_long_labels():
+                changed[name] = counts
+        if is_too_long(name):
+            too_long[name] = counts
+        elif counts is None:
+            org.folded.add(name)
+        else:
+            org.workflows[name] = counts
+            org.text_bytes += room.newborn_bytes(org.org_id, name)
+    if too_long:
+        _fold(connection, org, too_long, bounds)
+        changed = {name: org.workflows[name] for name in changed.keys() - too_long.keys()}
     put_workflows(connection, org, changed)
     return org
+
+
+def _fold(
+    connection: Connection,
+    org: OrgLedger,
+    too_long: Mapping[str, WorkflowCounts | None],
+    bounds: Bounds,
+) -> None:
+    """Count workflows, and the runs that are known of them, as `__other__` from now on."""
+    other = org.workflows.setdefault(OTHER_WORKFLOW, WorkflowCounts.empty(bounds))
+    table = schema.workflow
+    for name, counts in too_long.items():
+        if counts is not None:
+            other.absorb(counts)
+        is_it = (table.c.org == org.key) & (table.c.workflow_id == name)
+        connection.execute(delete(table).where(is_it))
+    put_workflows(connection, org, {OTHER_WORKFLOW: other})
+    # Only these rows have no workflow any more.
+    run = schema.run.c
+    owner = select(table.c.org).where(
+        table.c.org == run.org, table.c.workflow_id == run.workflow_id
+    )
+    orphaned = (run.org == org.key) & (func.length(run.workflow_id) > MAX_LABEL_BYTES / 4)
+    connection.execute(
+        update(schema.run).where(orphaned, ~owner.exists()).values(workflow_id=OTHER_WORKFLOW)
+    )
+    org.counts.failed = [
+        each
+        for each in org.counts.failed
+        if not (is_too_long(each.workflow_id) or is_too_long(each.run_id))
+    ]
+    update_org(connection, org, counts=to_json(org.counts))
 
 
 def is_known(connection: Connection, org_id: str) -> bool:
@@ -120,12 +167,17 @@ def to_json(value: object) -> str:
 
 
 class WorkflowDrafts:
-    """Drafts of workflows' counts; the workflows beyond `max_workflows` are folded into one."""
+    """Drafts of workflows' counts; those for which there is no room are folded into one."""
 
-    def __init__(self, org: OrgLedger, bounds: Bounds, max_workflows: int) -> None:
+    def __init__(
+        self, org: OrgLedger, bounds: Bounds, max_workflows: int, room: TextRoom, left_bytes: float
+    ) -> None:
         self._org = org
         self._bounds = bounds
         self._max_workflows = max_workflows
+        self._room = room
+        self._left_bytes = left_bytes
+        self._born_bytes = 0
         self._drafts: dict[str, WorkflowCounts] = {}
         self._folded: set[str] = set()
 
@@ -145,7 +197,10 @@ class WorkflowDrafts:
         if workflow_id in org.folded or workflow_id in self._folded:
             return OTHER_WORKFLOW
         own = (org.workflows.keys() | self._drafts.keys()) - {OTHER_WORKFLOW}
-        if workflow_id == OTHER_WORKFLOW or len(own) < self._max_workflows:
+        size = self._room.newborn_bytes(org.org_id, workflow_id)
+        has_room = len(own) < self._max_workflows and self._born_bytes + size <= self._left_bytes
+        if workflow_id == OTHER_WORKFLOW or has_room:
+            self._born_bytes += size
             return workflow_id
         self._folded.add(workflow_id)
         return OTHER_WORKFLOW
@@ -158,4 +213,5 @@ class WorkflowDrafts:
         """After the commit: let the drafts be what is published; return their names."""
         self._org.workflows.update(self._drafts)
         self._org.folded.update(self._folded)
+        self._org.text_bytes += self._born_bytes
         return set(self._drafts)

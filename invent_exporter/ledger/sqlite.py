@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
+import shutil
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,6 +69,13 @@ class Database:
         """Size of the state file with its log, 0 for state in memory."""
         files = () if self.path is None else (self.path, Path(f"{self.path}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    def room_bytes(self) -> float:
+        """Room that is left on the state's disk, `inf` for state in memory."""
+        with suppress(OSError):  # without its folder the next transaction fails, and says so
+            if self.path is not None:
+                return shutil.disk_usage(self.path.parent).free
+        return math.inf
 
     def make_room(self) -> None:
         """Give back the log's space where one can: on a disk that is full it may be what fills it.
@@ -152,7 +161,8 @@ def _connect(path: str, *pragmas: str) -> sqlite3.Connection:
         for pragma in (*pragmas, *_PRAGMAS):
             connection.execute(f"PRAGMA {pragma}").fetchone()
         if connection.execute("PRAGMA auto_vacuum").fetchone() != (_VACUUM_FULL,):
-            connection.execute(f"PRAGMA auto_vacuum={_VACUUM_FULL}")
+            with suppress(sqlite3.OperationalError):  # a full disk: a later start does it
+                connection.execute(f"PRAGMA auto_vacuum={_VACUUM_FULL}")
         # The first look opens the log, which from now on belongs to the file.
         connection.execute("PRAGMA journal_mode=WAL").fetchone()
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -26,6 +26,7 @@ _GZIP_LEVEL = 1
 """Level 6 makes answers a fifth smaller and takes three times as long."""
 _GZIP_WINDOW = 31
 _QUALITY = re.compile(r"q=[01](\.[0-9]*)?")
+_EXEMPLAR = re.compile(rb' # \{run_id="(?:[^"\\]|\\.)*"\} \S+(?: \S+)?$', re.MULTILINE)
 _LIVE_SECONDS = 1.0
 _FORGET_SECONDS = 600.0
 """A form that nobody asked for so long is not made any more."""
@@ -94,6 +95,7 @@ class _Chunks:
 
     view: View
     encoded: dict[_Format, dict[str, bytes]] = field(default_factory=dict)
+    text_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ class Exposition:
         self.generation = 0
         self.acknowledged = 0
         self.encoded_chunks = 0
+        self.text_bytes = 0
+        """What is published, as text; 0 until anybody asked for it."""
+        self.own_bytes = 0
+        """The own metrics behind it."""
         self.on_acknowledge: Callable[[], None] = lambda: None
         self._own = own
         self._clock = clock
@@ -189,13 +195,17 @@ class Exposition:
         for chunk in chunks:
             if text not in chunk.encoded:
                 chunk.encoded[text] = _samples(text, chunk.view.metrics())
+                chunk.text_bytes = sum(map(_text_bytes, chunk.encoded[text].values()))
                 self.encoded_chunks += 1
         encoded = [chunk.encoded[text] for chunk in chunks]
         parts = []
+        text_bytes = sum(chunk.text_bytes for chunk in chunks)
         for family in FAMILIES:
             samples = [by_family[family.name] for by_family in encoded if family.name in by_family]
             if samples:
                 parts += [text.encode(_Registry(family.metric())), *samples]
+                text_bytes += len(_TEXT.encode(_Registry(family.metric())))
+        self.text_bytes = text_bytes
         return b"".join(parts)
 
     # -- the last step, for each answer that is not the same as the one before
@@ -218,6 +228,7 @@ class Exposition:
         if not live or now - made >= _LIVE_SECONDS:
             live = text.encode(self._own)
             self._live[text] = (now, live)
+            self.own_bytes = len(live)
         return live
 
 
@@ -226,6 +237,17 @@ def _samples(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:
     sections = {metric.name: text.encode(_Registry(metric)) for metric in metrics}
     samples = {name: section.split(b"\n", 2)[2] for name, section in sections.items()}
     return {name: lines for name, lines in samples.items() if lines}
+
+
+def _text_bytes(samples: bytes) -> int:
+    """Tell how large samples of either format are as text, which has no exemplars."""
+    return len(_EXEMPLAR.sub(b"", samples))
+
+
+def newborn_text(view: View) -> tuple[int, int]:
+    """Tell how many bytes and lines a view has as text."""
+    samples = b"".join(_samples(_TEXT, view.metrics()).values())
+    return len(samples), samples.count(b"\n")
 
 
 def _choose(accept: str, accept_encoding: str) -> _Form:

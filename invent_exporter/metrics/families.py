@@ -47,6 +47,8 @@ _POLLED = "From polls of the Invent API, not from the scrape."
 _EXEMPLAR_CHARACTERS = 128 - len("run_id")
 """OpenMetrics' limit for the names and values of an exemplar's labels together."""
 
+_ESCAPED = frozenset('\\"')
+
 
 @dataclass(frozen=True)
 class Family:
@@ -153,6 +155,10 @@ CORRECTIONS = _counter(
     "Credits by which usage was revised downward after it was counted.",
 )
 FOLDED = _gauge("invent_workflows_folded{org_id}", "Workflows behind workflow_id __other__.")
+EXCLUDED = _gauge(
+    "invent_workflows_excluded{org_id}",
+    "Workflows left out by the configuration: their runs are read, and not counted.",
+)
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,8 @@ class WorkflowView:
     workflow_name: str
     counts: WorkflowCounts
     open_runs: tuple[OpenGroup, ...] | None
+    more_labels: tuple[tuple[str, str], ...] = ()
+    """Of its info, as `workflow_labels` says."""
 
     def metrics(self) -> list[Metric]:
         """Build the series of the workflow."""
@@ -181,6 +189,7 @@ class OrgView:
     org_name: str
     counts: OrgCounts
     folded: int
+    excluded: int = 0
 
     def metrics(self) -> list[Metric]:
         """Build the series of the org."""
@@ -196,6 +205,7 @@ class OrgView:
         series.add(REVISED, self.counts.revised)
         series.add(CORRECTIONS, self.counts.credit_corrections)
         series.add(FOLDED, self.folded)
+        series.add(EXCLUDED, self.excluded)
         return list(series.metrics.values())
 
 
@@ -240,7 +250,7 @@ class _WorkflowSeries(_Series):
             self.add(STREAK, counts.consecutive_failures)
             self.add(
                 WORKFLOW,
-                {},
+                dict(self.view.more_labels),
                 workflow_name=self.view.workflow_name,
                 workflow_org_id=counts.workflow_org_id,
                 version=counts.version,
@@ -286,7 +296,8 @@ class _WorkflowSeries(_Series):
 def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
     if exemplar is None or len(exemplar.run_id) > _EXEMPLAR_CHARACTERS:
         return None
-    if not exemplar.run_id.isprintable() or "\\" in exemplar.run_id:
-        return None  # Prometheus' parsers drop the whole scrape for a NUL or its like
+    if not exemplar.run_id.isprintable() or not _ESCAPED.isdisjoint(exemplar.run_id):
+        # For a NUL or its like Prometheus' parsers drop the whole scrape, and escapes they keep.
+        return None
     timestamp = exemplar.timestamp_seconds or None
     return SampleExemplar({"run_id": exemplar.run_id}, exemplar.value, timestamp)

@@ -153,6 +153,24 @@ async def test_turns_are_given_in_order_and_the_limit_is_used() -> None:
     assert len(heartbeats) >= 270  # everybody who waits says so
 
 
+async def test_another_limit_holds_from_now_on() -> None:
+    """What the one before had saved beyond it is lost."""
+    clocks = FakeTime()
+    limiter = RateLimiter(6000, clocks)
+    allowance = PageAllowance(6000, clocks.monotonic)
+    limiter.apply(60)
+    allowance.apply(60)
+    assert allowance.take("org") == 60 * RECONCILE_SHARE
+    for _ in range(60):
+        await limiter.acquire("org", ignore)
+    assert clocks.now >= 54
+    limiter.apply(6000)
+    before = clocks.now
+    for _ in range(60):
+        await limiter.acquire("org", ignore)
+    assert clocks.now - before < 1
+
+
 async def test_a_turn_that_is_given_up_is_not_lost() -> None:
     """A cancelled waiter lets the next one through."""
     limiter = RateLimiter(10, SystemClocks())

@@ -8,13 +8,16 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpcore
 import pytest
 from prometheus_client import CollectorRegistry
 
-from invent_exporter.api.budget import SHARE_BYTES
+from invent_exporter.api.budget import POOL_BYTES
+from invent_exporter.api.connections import _Stream
 from invent_exporter.api.transport import Answer, Transport
 from invent_exporter.config.load import ApiConfig
-from invent_exporter.errors import ApiError, TooLargeError
+from invent_exporter.errors import ApiError, PausedError, TooLargeError
+from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 from tests.proof.process import FakeClocks
 from tests.raw_server import Handler, HangUpError, RawServer, Request, Say, always, answer
@@ -28,9 +31,7 @@ OK = answer(b"[]")
 class Setup(FakeClocks):
     """A transport with its own registry, no real waiting between tries, and a log of waits."""
 
-    def __init__(
-        self, url: str, *, timeout_seconds: float = 20, key: str = KEY, limit: int = LIMIT
-    ) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = 20, key: str = KEY) -> None:
         self.registry = CollectorRegistry()
         self.waits: list[float] = []
         self.heartbeats: list[float] = []
@@ -39,9 +40,11 @@ class Setup(FakeClocks):
             url=url,
             timeout_seconds=timeout_seconds,
             requests_per_minute=6000,
-            max_response_bytes=limit,
+            max_response_bytes=LIMIT,
         )
-        self.transport = Transport(config, Telemetry(self.registry), self, version="1.2.3")
+        redactor = Redactor()
+        redactor.add(key)
+        self.transport = Transport(config, Telemetry(self.registry), self, redactor, "1.2.3")
         self.limiter = self.transport._limiter
 
     def time(self) -> float:
@@ -54,10 +57,10 @@ class Setup(FakeClocks):
         self.now += seconds
         await asyncio.sleep(0)
 
-    async def get(self, path: str = "/runs") -> Answer:
+    async def get(self, path: str = "/runs", org_id: str = "org-1") -> Answer:
         """Ask once."""
         return await self.transport.get(
-            path, {"page": "1"}, lambda: self.key, "org-1", self.heartbeats.append
+            path, {"page": "1"}, lambda: self.key, org_id, self.heartbeats.append
         )
 
     async def error(self) -> ApiError:
@@ -84,15 +87,11 @@ class Setup(FakeClocks):
 
 @asynccontextmanager
 async def asking(
-    *answers: bytes,
-    handler: Handler | None = None,
-    timeout_seconds: float = 20,
-    key: str = KEY,
-    limit: int = LIMIT,
+    *answers: bytes, handler: Handler | None = None, timeout_seconds: float = 20, key: str = KEY
 ) -> AsyncIterator[tuple[Setup, RawServer]]:
     """Run a server that gives these answers, or does worse, and a transport that asks it."""
     async with RawServer(handler or always(*answers)) as server:
-        setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key, limit=limit)
+        setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key)
         try:
             yield setup, server
         finally:
@@ -309,15 +308,15 @@ async def empty_members(_request: Request, say: Say) -> None:
 
 
 @pytest.mark.parametrize(
-    ("handler", "reason", "turns_due"),
+    ("handler", "said", "turns_due"),
     [
-        (crumbs, "invalid_response", 31),
-        (interim, "network", 4 * 16),
-        (empty_members, "invalid_response", 0),
+        (crumbs, "1001 pieces", 31),
+        (interim, "without end", 0),
+        (empty_members, "too many parts", 0),
     ],
 )
 async def test_what_comes_in_crumbs_is_broken_off_and_others_have_their_turn(
-    handler: Handler, reason: str, turns_due: int
+    handler: Handler, said: str, turns_due: int
 ) -> None:
     """It is far from the limit in bytes, and no wait comes between its pieces."""
     turns = 0
@@ -332,8 +331,29 @@ async def test_what_comes_in_crumbs_is_broken_off_and_others_have_their_turn(
         waiting = asyncio.create_task(others())
         error = await setup.error()
         waiting.cancel()
-        assert error.reason == reason
+        assert said in error.message
+        assert setup.transport._budget.free_bytes == POOL_BYTES
         assert turns >= turns_due
+
+
+async def test_a_head_is_read_in_small_pieces_until_it_is_there() -> None:
+    """What is parsed in one go holds others up."""
+    wanted: list[int] = []
+
+    class Inner(httpcore.AsyncNetworkStream):
+        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+            del timeout
+            wanted.append(max_bytes)
+            return b"HTTP/1.1 100 Continue\r\n\r\n" if len(wanted) < 3 else OK
+
+        async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+            del buffer, timeout
+
+    stream = _Stream(Inner())
+    await stream.write(b"GET")
+    for _ in range(4):
+        await stream.read(65536)
+    assert wanted == [2048, 2048, 2048, 65536]
 
 
 async def test_no_cookie_is_kept_or_sent() -> None:
@@ -345,29 +365,6 @@ async def test_no_cookie_is_kept_or_sent() -> None:
             setup.key = key
             await setup.get()
         assert [request.headers.get("cookie") for request in server.requests] == [None] * 3
-
-
-async def test_waiting_for_the_place_of_a_large_body_is_not_slow() -> None:
-    """One that stalls holds it for no longer than its own timeout; then the next comes whole."""
-    size = SHARE_BYTES + 1024 * 1024
-    both = asyncio.Event()
-
-    async def handler(request: Request, say: Say) -> None:
-        whole = answer(b" " * size)
-        if request.path == "/slow":
-            await say(whole[: SHARE_BYTES + 100_000])
-            both.set()
-            await asyncio.sleep(3600)
-        await say(whole)
-
-    async with asking(handler=handler, timeout_seconds=1, limit=2 * size) as (setup, _):
-        slow = asyncio.create_task(setup.get("/slow"))
-        await both.wait()
-        while not setup.transport._budget.large.locked():  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(0.01)
-        assert len((await setup.get()).body) == size
-        with pytest.raises(ApiError, match="no complete answer"):
-            await slow
 
 
 async def test_a_body_of_exactly_the_limit_is_read() -> None:
@@ -449,7 +446,7 @@ async def test_a_key_that_comes_back_in_an_error_is_not_shown() -> None:
     """Some services repeat what they refuse."""
     body = f'{{"message": "the key <b>{KEY}</b> is not valid", "k": "{KEY}"}}'.encode()
     message = (await failure(always(answer(body, status="401 No")))).message
-    assert "the key *** is not valid" in message
+    assert "the key [redacted] is not valid" in message
     assert KEY not in message
     redirect = answer(b"", f"Location: https://other.example/{KEY}", status="307 No")
     assert KEY not in (await failure(always(redirect))).message
@@ -541,6 +538,29 @@ async def test_a_long_retry_after_fails_at_once_and_holds_all_requests() -> None
         assert setup.waits == [20.0]
 
 
+async def test_one_orgs_long_retry_after_holds_another_for_a_minute_at_most() -> None:
+    """Then the other asks; where it is answered, it goes on and the throttled one waits."""
+
+    async def handler(request: Request, say: Say) -> None:
+        refusal = answer(b"", "Retry-After: 3600", status="429 No")
+        await say(refusal if request.path == "/throttled" else OK)
+
+    async with asking(handler=handler) as (setup, server):
+        with pytest.raises(ApiError):
+            await setup.get("/throttled")
+        for org_id, seconds in (("org-2", 60), ("org-1", 3600)):
+            with pytest.raises(PausedError) as caught:
+                await setup.get(org_id=org_id)
+            assert caught.value.retry_after_seconds == seconds
+        setup.now += 60
+        for _ in range(2):
+            await setup.get(org_id="org-2")
+        with pytest.raises(PausedError):
+            await setup.get("/throttled")
+        assert [request.path for request in server.requests] == ["/throttled", "/runs", "/runs"]
+        assert setup.waits == []
+
+
 async def test_all_waits_of_a_request_are_bounded_together() -> None:
     """Three short ones can be too long as well."""
     async with asking(answer(b"", "Retry-After: 14", status="503 No")) as (setup, server):
@@ -559,3 +579,29 @@ async def test_a_request_that_is_dropped_passes_the_cancellation_on() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_while_url_and_keys_change_nothing_is_asked() -> None:
+    """A key goes to the one host that it was given for; what was under way ends as it began."""
+    came, went_on = asyncio.Event(), asyncio.Event()
+
+    async def answer_late(_request: Request, say: Say) -> None:
+        came.set()
+        await went_on.wait()
+        await say(OK)
+
+    async with asking(handler=answer_late) as (setup, first), RawServer(always(OK)) as second:
+        under_way = asyncio.create_task(setup.get())
+        await came.wait()
+        changed = ApiConfig(url=second.url, requests_per_minute=6000, max_response_bytes=LIMIT)
+        async with setup.transport.changing(changed):
+            waiting = asyncio.create_task(setup.get())
+            await asyncio.wait([waiting], timeout=0.2)
+            assert (len(first.requests), second.requests) == (1, [])
+            setup.key = "another"
+        await waiting
+        went_on.set()
+        assert (await under_way).status == 200
+        (request,) = second.requests
+        assert request.headers["authorization"] == "Bearer another"
+        assert len(first.requests) == 1

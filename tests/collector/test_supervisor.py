@@ -19,7 +19,7 @@ from invent_exporter.app import Exporter
 from invent_exporter.collector.target import Target
 from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
 from invent_exporter.errors import ApiError, StorageError
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Org, Settings, SimulatorServer, World, quiet_world
 from tests.process.harness import Samples, parse
 from tests.process.traffic import faults
@@ -131,7 +131,7 @@ async def running(folder: Path, *first: str) -> AsyncIterator[Desk]:
             state_url=f"sqlite:///{folder / 'state.db'}",
             metrics=MetricsConfig(newborn_hold_seconds=0.0),
         )
-        exporter = Exporter(config, Secrets())
+        exporter = Exporter(config, Redactor())
         await exporter.load()
         stop = asyncio.Event()
         life = asyncio.create_task(exporter.run(stop))
@@ -280,6 +280,33 @@ async def test_c_gives_way_when_it_turns_out_to_be_an_earlier_target(desk: Desk)
     await desk.wait_for(lambda _: desk.polled == ["org-main"])
     await desk.wait_until_up(["org-main"])
     desk.finish("org-main")
+    await desk.wait_until_exact()
+
+
+@polling("org-main")
+async def test_an_org_that_is_withdrawn_while_c_turns_out_to_be_it_leaves_whole(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target that gave way had served it; `c` has not taken its ledger over yet."""
+    ledger, is_named = desk.exporter.ledger, asyncio.Event()
+    identify = ledger.identify
+
+    async def hold(*args: Any, **more: Any) -> None:  # noqa: ANN401
+        await identify(*args, **more)
+        is_named.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ledger, "identify", hold)
+    await desk.wait_until_up(["org-main"])
+    await desk.apply("c", "org-main")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await is_named.wait()
+    assert desk.polled == ["c"]
+    await desk.apply("org-b")
+    assert org_ids(await desk.scrape()) <= {"org-b"}
+    monkeypatch.setattr(ledger, "identify", identify)
+    desk.finish("org-main")
+    await desk.apply("c")
     await desk.wait_until_exact()
 
 

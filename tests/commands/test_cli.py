@@ -96,7 +96,6 @@ def test_help_lists_commands_and_flags(
         (("--web.telemetry-path=/-/healthy",), "--web.telemetry-path"),
         (("--web.config.file=",), "--web.config.file: the path is empty"),
         (("--web.health-address=:10482",), "--web.health-address: ':10482' is not only for this"),
-        (("--web.enable-lifecycle",), "--web.enable-lifecycle is not supported yet"),
         (("backfill",), "--output"),
         (("--config.file=/nowhere/config.yaml",), "/nowhere/config.yaml"),
         (("--config.file=",), "--config.file: the path is empty"),

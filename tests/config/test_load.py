@@ -31,8 +31,10 @@ reconcile_interval: 10m
 reconcile_window: 36h
 state: {url: sqlite:////var/lib/invent.db}
 metrics: {duration_buckets: [1, 5, 1e3], queue_buckets: [0.5, 1], credit_buckets: [0.1, 100],
-  newborn_hold: 0s, max_workflows: 7, step_credits: true}
+  newborn_hold: 0s, max_workflows: 7, max_exposition: 128MiB, step_credits: true}
 workflow_names: {wf-1: nightly import, "42": the answer}
+workflow_labels: {wf-1: {team: payments}}
+workflows: {include: ["wf-*"], exclude: ["wf-dev-*"]}
 links: {run: "https://app.example.com/{org_id}/{workflow_id}/{run_id}"}
 """
 
@@ -91,9 +93,13 @@ def test_every_key_of_the_file_reaches_the_config(tmp_path: Path) -> None:
             credit_buckets=(0.1, 100.0),
             newborn_hold_seconds=0.0,
             max_workflows=7,
+            max_exposition_bytes=128 * 1024**2,
             step_credits=True,
         ),
         workflow_names={"wf-1": "nightly import", "42": "the answer"},
+        workflow_labels={"wf-1": {"team": "payments"}},
+        workflows_include=("wf-*",),
+        workflows_exclude=("wf-dev-*",),
         run_link="https://app.example.com/{org_id}/{workflow_id}/{run_id}",
     )
     assert [org.key.read() for org in config.orgs] == ["other", SECRET]

@@ -119,6 +119,29 @@ def test_readme_is_made_from_the_values() -> None:
     assert generate.readme(text, (CHART / "values.yaml").read_text()) == text
 
 
+ROWS_OF_HELM_DOCS = """| key | default | meaning |
+| --- | --- | --- |
+{{ range .Values -}}
+| `{{ .Key }}` | {{ .Default | replace "nil" "null" }} | {{ .AutoDescription }} |
+{{ end -}}
+"""
+
+
+def test_helm_docs_writes_the_same_readme(tmp_path: Path) -> None:
+    """What the tool that other charts use makes of the comments, to the last byte."""
+    copy = tmp_path / "invent-exporter"
+    shutil.copytree(CHART, copy)
+    text = (CHART / "README.md").read_text()
+    head, rest = text.split(generate.BEGIN)
+    tail = rest.split(generate.END)[1]
+    template = head + generate.BEGIN + ROWS_OF_HELM_DOCS + generate.END + tail
+    (copy / "README.md.gotmpl").write_text(template)
+    (copy / "README.md").unlink()
+    done = run("helm-docs", "--chart-search-root", tmp_path, "--sort-values-order", "file")
+    assert done.returncode == 0, done.stderr
+    assert (copy / "README.md").read_text() == text
+
+
 def test_readme_needs_a_description_of_each_value() -> None:
     """A value without its comment is an error that names it."""
     with pytest.raises(ValueError, match=r"line 3: a\.c has no"):
@@ -235,7 +258,6 @@ REFUSED = """
   - [{extraArgs: ["--web.listen-address=0.0.0.0:10480"]},
      "extraArgs: --web.listen-address=0.0.0.0:10480: the chart gives"]
   - [{extraArgs: [--web.config.file=/a]}, "--web.config.file=/a: it is not supported yet"]
-  - [{extraArgs: [--web.enable-lifecycle]}, "--web.enable-lifecycle: it is not supported"]
   - [{extraArgs: [--web.telemetry-path=/a]}, expected telemetryPath]
   # What would have no effect.
   - [{config: {existingConfigMap: a, poll_interval: 1m}},

@@ -41,8 +41,6 @@ NOT_YET = {
     "invent_org_promo_balance_credits": {"org_id"},
     "invent_org_spending_cap_credits": {"org_id"},
     "invent_org_spending_cap_used_credits": {"org_id"},
-    # Of a configuration that can be read again.
-    "invent_config_last_reload_successful": set[str](),
 }
 """Metrics of the contract that are not served yet, with their labels."""
 

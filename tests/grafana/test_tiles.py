@@ -80,6 +80,11 @@ KNOWN = {NAME % "a": "1x120", NAME % "b": "1x120"}
             0,
         ),
         ("Stuck or waiting", {**KNOWN, OLDEST % ("b", "PENDING"): "6000x120"}, 1),
+        (
+            "Stuck or waiting",
+            {**KNOWN, OLDEST % ("b", "PENDING"): "6000x120", UP % ("a", "acme"): "0x120"},
+            0,
+        ),
     ],
 )
 def test_workflows_are_counted_where_the_alert_begins_and_0_only_where_they_are_known(

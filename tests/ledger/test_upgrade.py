@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from invent_exporter.api.models import FINAL_STATUSES
 from invent_exporter.errors import StateError
 from invent_exporter.ledger import upgrade
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.schema import SCHEMA_VERSION
 from invent_exporter.ledger.sqlite import open_database
+from invent_exporter.simulator import Org, Settings, SimulatorServer, Workflow, World
+from invent_exporter.simulator.runs import Status
 from tests.ledger.blocking import BlockingLedger
+from tests.process.expected import differences
+from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
+from tests.process.test_storage import fill, tmpfs
 from tests.proof.runs import BOUNDS, NOW, run
 
 OLD = Path(__file__).parent / "ledger-0.1.0.db"
 """`c` is org-1; four runs were counted, two are history, one is open; two ids are odd."""
+FINISHED = "invent_runs_finished_total"
 SETTINGS = LedgerSettings(BOUNDS, 1000, step_credits=True, reconcile_window_seconds=86400.0)
 
 
@@ -110,3 +119,79 @@ def test_an_upgrade_that_breaks_off_leaves_the_old_file(
     assert rows(old, "SELECT schema_version FROM meta") == [(1,)]
     open_database(f"sqlite:///{old}").close()
     assert rows(old, "SELECT schema_version FROM meta") == [(SCHEMA_VERSION,)]
+
+
+@pytest.mark.system
+def test_a_disk_without_room_for_the_copy_ends_the_start(old: Path, tmp_path: Path) -> None:
+    """With exit status 1 and a line; the file is as it was, and there is nothing of a copy."""
+    with tmpfs(tmp_path / "disk") as disk:
+        shutil.copy(old, disk / "state.db")
+        fill(disk)
+        config = make_config("http://127.0.0.1:9", disk)
+        (tmp_path / "config.yaml").write_text(json.dumps(config))
+        done = run_command("serve", f"--config.file={tmp_path}/config.yaml")
+        assert done.returncode == 1
+        said = done.stderr.splitlines()[-1]
+        assert "room for a copy of the state file is expected beside it" in said
+        assert (disk / "state.db").read_bytes() == OLD.read_bytes()
+        names = {"state.db", "state.db-shm", "state.db.lock", "filler"}
+        assert {file.name for file in disk.iterdir()} <= names
+
+
+def test_runs_that_end_while_the_file_is_upgraded_count_once(old: Path, tmp_path: Path) -> None:
+    """The API goes on all the while; the process is killed over its copy, and started again."""
+    world = World()
+    world.add_org(Org(id="org-1", name="old", key="key-main"))
+    for run_id, workflow_id, status, created, ended in _bring_to(time.time() - 60, old):
+        world.add_run(
+            run_id=run_id,
+            workflow_id=workflow_id,
+            origin="TRIGGER",
+            status=status,
+            created_at=created,
+            started_at=created + 1,
+            ended_at=None if status == "RUNNING" else ended,
+        )
+    fast = Workflow(
+        id="wf-fast", name="", org_id="org-1", runs_per_hour=7200, duration_seconds=0.5, failed=0.3
+    )
+    world.add_workflow(fast)
+    since = time.time()
+
+    def is_exact(samples: Samples) -> bool:
+        wrong = differences(samples, world.truth(since))
+        return not [line for line in wrong if "wf-fast" in line]
+
+    with SimulatorServer(world, settings=Settings(rate_limit_per_minute=None)) as simulator:
+        exporter = Exporter(tmp_path, make_config(simulator.url, tmp_path, reconcile_interval="1s"))
+        exporter.launch()
+        wait_for("the copy", Path(f"{old}.schema-1").exists)
+        exporter.kill()
+        world.finish_run("open-1")
+        with exporter:
+            exporter.wait_for("traffic", lambda now: now.total(FINISHED, workflow_id="wf-fast") > 5)
+            world.automatic = False
+            exporter.wait_for("exact", is_exact)
+            samples = exporter.wait_for_reconciliation("org-1")
+    assert is_exact(samples)
+    known = [samples.total(FINISHED, workflow_id="wf", status=each) for each in FINAL_STATUSES]
+    assert dict(zip(FINAL_STATUSES, known, strict=True)) == {
+        "CANCELED": 0,
+        "COMPLETED": 3,
+        "SKIPPED": 0,
+        "FAILED": 1,
+    }
+    assert samples.total(FINISHED) == 5 + samples.total(FINISHED, workflow_id="wf-fast")
+
+
+def _bring_to(begun: float, old: Path) -> list[tuple[str, str, Status, float, float]]:
+    """Let what the old file knows have happened about that time; return its runs."""
+    shift = begun - NOW
+    with closing(sqlite3.connect(old)) as connection, connection:
+        connection.execute("UPDATE org SET floor = floor + ?", [shift])
+        times = ("created", "since", "updated", "seen")
+        moved = ", ".join(f"{name} = {name} + {shift!r}" for name in times)
+        connection.execute(f"UPDATE run SET {moved}")  # noqa: S608 - a number of this module's
+        return connection.execute(
+            "SELECT run_id, workflow_id, status, created, since FROM run"
+        ).fetchall()

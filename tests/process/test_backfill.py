@@ -19,7 +19,7 @@ from invent_exporter.commands.backfill import backfill as run_backfill
 from invent_exporter.commands.backfill_plan import Plan
 from invent_exporter.commands.backfill_spool import Spool
 from invent_exporter.config.load import load_config
-from invent_exporter.log import Secrets
+from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Fault, Order, SimulatorServer, Usage
 from invent_exporter.simulator.truth import TrueRun, Truth
 from tests.commands.backfilling import (
@@ -265,7 +265,7 @@ def test_a_break_and_going_on_make_the_same_file(tmp_path: Path) -> None:
         assert first == 0  # it is asked how much there is
         assert min(others) > 100
         plan = Plan(whole / "history.om", "1d", task.start_ms, 60_000, TARGET)
-        run_backfill(load_config(broken / "config.yaml", {}), Secrets(), plan, lambda _line: None)
+        run_backfill(load_config(broken / "config.yaml", {}), Redactor(), plan, lambda _line: None)
     assert (broken / "history.om").read_bytes() == (whole / "history.om").read_bytes()
     assert list(whole.iterdir()) == [whole / "history.om"]
 
@@ -355,6 +355,24 @@ def test_an_api_that_does_not_answer_ends_it_with_what_to_do(tmp_path: Path) -> 
     assert line.endswith("; the same command goes on from here")
     assert "key-main" not in done.stderr
     assert (tmp_path / "history.om.spool").exists()
+
+
+def test_a_signal_ends_it_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """SIGTERM: exit status 1, for the file is not there."""
+    with quiet_api() as simulator:
+        simulator.add_faults(Fault(kind="slow", seconds=60))
+        with subprocess.Popen(
+            [sys.executable, ROOT / "exporter.py", *arguments(simulator.url, tmp_path)],
+            env=clean_environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            wait_for("it asks", lambda: simulator.requests)
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    line = "invent-exporter: interrupted; the same command goes on from here"
+    assert said.splitlines()[-1] == line
 
 
 def test_another_task_does_not_go_on_with_a_spool(tmp_path: Path) -> None:

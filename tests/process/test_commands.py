@@ -300,17 +300,6 @@ def test_signal_ends_it_before_it_has_begun(
     assert b"Traceback" not in said
 
 
-def test_hangup_does_not_end_it(simulator: SimulatorServer, start: Start) -> None:
-    """SIGHUP, which asks for a reload elsewhere, is answered in the log; it goes on counting."""
-    exporter = start()
-    exporter.wait_until_up()
-    exporter.signal(signal.SIGHUP)
-    wait_for("its words", lambda: "reloading is not supported yet" in exporter.log)
-    simulator.world.add_run(status="FAILED")
-    exporter.wait_for_finished(1)
-    assert exporter.stop() == 0
-
-
 def test_simulate_and_demo_end_by_signal(tmp_path: Path) -> None:
     """`demo` prints the addresses and serves both; `simulate` the API alone; SIGTERM ends them."""
     exporter = Exporter(

@@ -95,10 +95,10 @@ def _case(folder: Path, state: Path, environment: dict[str, str] | None = None) 
 
 
 @contextmanager
-def _tmpfs(folder: Path) -> Iterator[Path]:
-    """Mount a disk of 16 MiB: SQLite's log alone may take 4 before it is written back."""
+def tmpfs(folder: Path) -> Iterator[Path]:
+    """Mount a disk of 6 MiB, of which SQLite's log alone may take 4."""
     folder.mkdir()
-    mount = (require("mount"), "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder)
+    mount = (require("mount"), "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder)
     done = subprocess.run(mount, capture_output=True, check=False, text=True)
     if done.returncode:
         pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")
@@ -108,7 +108,8 @@ def _tmpfs(folder: Path) -> Iterator[Path]:
         subprocess.run([require("umount"), "-l", folder], check=True)
 
 
-def _fill(disk: Path) -> None:
+def fill(disk: Path) -> None:
+    """Leave no room on a disk."""
     with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"\0" * 4096)
@@ -118,11 +119,11 @@ def _fill(disk: Path) -> None:
 @pytest.mark.parametrize("end", [SIGTERM, SIGKILL])
 def test_start_on_a_full_disk(tmp_path: Path, end: int) -> None:
     """What can be read is served, the log says why no more; it counts again when there is room."""
-    with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
+    with tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
         before = case.exporter.scrape().total("invent_runs_finished_total")
         case.exporter.stop(end)
         case.happen()
-        _fill(disk)
+        fill(disk)
         case.exporter.start()
         case.wait_for_storage_errors()
         assert case.exporter.scrape().total("invent_runs_finished_total") == before == 20
@@ -138,9 +139,9 @@ def test_disk_full(tmp_path: Path) -> None:
 
     The same process goes on then, and so does the next one when it was killed meanwhile.
     """
-    with _tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
+    with tmpfs(tmp_path / "disk") as disk, _case(tmp_path, disk) as case:
         for is_killed in (False, True):
-            _fill(disk)
+            fill(disk)
             case.happen(500)
             case.wait_for_storage_errors()
             if is_killed:

@@ -64,7 +64,6 @@
   "--web.listen-address" "the chart gives the exporter its address; expected port"
   "--web.telemetry-path" "Service and monitors have to know it; expected telemetryPath"
   "--web.config.file" "it is not supported yet; expected a proxy in extraContainers"
-  "--web.enable-lifecycle" "it is not supported yet; a change of config restarts the pod"
 -}}
 {{- range $argument := .Values.extraArgs -}}
 {{- range $flag, $why := $expected -}}

@@ -1,0 +1,88 @@
+"""How large /metrics is as text is known in every form; near a limit new workflows are folded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from pathlib import Path
+from signal import SIGHUP
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
+from invent_exporter.ledger.room import TextRoom
+from invent_exporter.metrics.exposition import Exposition, View, newborn_text
+from invent_exporter.metrics.families import OrgView, WorkflowView
+from tests.process.harness import Exporter, make_config
+from tests.process.traffic import quiet_api
+from tests.proof.process import FakeClocks
+from tests.proof.runs import BOUNDS, run, usage
+from tests.proof.views import released
+
+
+def _full() -> WorkflowCounts:
+    """Make numbers with exemplars, which stand in OpenMetrics alone."""
+    counts = WorkflowCounts.empty(BOUNDS)
+    for each in (run('odd"id', credits_used=usage(3.0, 1.0)), run("r2", "FAILED", origin=None)):
+        counts.submit(each)
+        counts.finish(each)
+        counts.spend_first(f"{each.origin_label}/{each.status_label}", each)
+    return released(counts)
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text"])
+async def test_the_size_is_that_of_the_text_whatever_was_asked_for(accept: str) -> None:
+    """Prometheus asks for OpenMetrics; nothing is encoded twice to know the other's size."""
+    exposition = Exposition(CollectorRegistry(), FakeClocks().monotonic)
+    names = ("wf", 'a " # {run_id="b"} 1')
+    views: dict[Hashable, View | None] = {
+        name: WorkflowView("org-1", name, name, _full(), ()) for name in names
+    }
+    await exposition.publish({**views, "org": OrgView("org-1", "acme", OrgCounts(), 0)})
+    await exposition.answer(accept, "")
+    told = exposition.text_bytes
+    assert told == len((await exposition.answer("text/plain", "")).body)
+    exposition.close()
+
+
+def test_a_newborn_workflow_is_as_large_as_its_labels_make_it() -> None:
+    """So that it is known before it is there."""
+    room = TextRoom(0, *newborn_text(WorkflowView("", "", "", WorkflowCounts.empty(BOUNDS), ())))
+    view = WorkflowView("org-1", "a-workflow", "", WorkflowCounts.empty(BOUNDS), ())
+    assert room.newborn_bytes("org-1", "a-workflow") == newborn_text(view)[0]
+
+
+def test_no_scrape_is_larger_than_the_limit_and_none_is_refused(tmp_path: Path) -> None:
+    """Workflows beyond it are folded, and each run counts all the same."""
+    with quiet_api() as simulator:
+        metrics = {"newborn_hold": "0ms", "max_exposition": "512KiB"}
+        config = make_config(simulator.url, tmp_path, metrics=metrics)
+        with Exporter(tmp_path, config) as exporter:
+            exporter.wait_until_up()
+            for number in range(100):
+                simulator.world.add_run(status="COMPLETED", workflow_id=f"wf-{number}")
+            samples = exporter.wait_for(
+                "all runs", lambda now: now.total("invent_runs_finished_total") == 100
+            )
+            body = exporter.get("/metrics", accept="text/plain").content
+            assert 256 * 1024 < len(body) < 512 * 1024
+            folded = samples.find("invent_workflows_folded", org_id="org-main")
+            own = samples.among("invent_workflow_info")
+            assert folded == 101 - len(own)  # one is there from the start
+            assert 10 < len(own) < 50
+            told = exporter.scrape().find("invent_exposition_size_bytes")
+            assert told == pytest.approx(len(body), rel=0.01)
+            # A larger limit holds from the next reading of the configuration on.
+            config["metrics"] = {"newborn_hold": "0ms", "max_exposition": "1MiB"}
+            exporter.config_file.write_text(json.dumps(config))
+            read_at = "invent_config_last_reload_success_timestamp_seconds"
+            before = exporter.scrape().find(read_at)
+            assert exporter.process is not None
+            exporter.process.send_signal(SIGHUP)
+            exporter.wait_for("another reading", lambda now: now.find(read_at) != before)
+            simulator.world.add_run(status="COMPLETED", workflow_id="wf-late")
+            exporter.wait_for(
+                "a workflow of its own",
+                lambda now: now.total("invent_runs_finished_total", workflow_id="wf-late"),
+            )
