@@ -136,13 +136,15 @@ class Exporter:
         )
         return map(status, self.supervisor.collectors)
 
-    async def run(self, stop: asyncio.Event, *beside: Coroutine[None, None, NoReturn]) -> None:
+    async def run(
+        self, stop: asyncio.Event, *beside: Callable[[], Coroutine[None, None, NoReturn]]
+    ) -> None:
         """Poll every org until `stop` is set; a loop that died of a bug is the end too."""
         tasks: list[asyncio.Task[object]] = [
             asyncio.create_task(stop.wait()),
             asyncio.create_task(self.publisher.run(), name="releases"),
             asyncio.create_task(self.supervisor.run(), name="polls"),
-            *map(asyncio.create_task, beside),
+            *(asyncio.create_task(life()) for life in beside),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -178,6 +180,7 @@ def _targets(config: Config) -> tuple[Target, ...]:
         poll_interval_seconds=config.poll_interval_seconds,
         lookback_seconds=config.lookback_seconds,
         reconcile_interval_seconds=config.reconcile_interval_seconds,
+        logged_runs=config.logged_runs,
     )
     return tuple(target(id=org.id, name=org.name, key=org.key) for org in config.orgs)
 
@@ -245,7 +248,7 @@ async def serve(
             on_listening(server.addresses)
             for host, port in server.addresses:
                 log.info("listening", address=join_address(host or "*", port), version=__version__)
-            await exporter.run(stop, reloader.run())
+            await exporter.run(stop, reloader.run)
             log.info("stopping")
     finally:
         with contextlib.suppress(TimeoutError):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 PROGRAM = "invent-exporter"
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 DEFAULT_ADDRESS = ":10480"
-_NOT_YET = "not supported yet"
+
 
 Place = tuple[list[tuple[str, int]], str]
 """Where to serve, and the path of the metrics."""

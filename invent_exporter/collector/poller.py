@@ -257,8 +257,8 @@ class Poller:
         self._unsettled = self._unsettled or recorded.news
         self._open_known = self._open_known or any(row.is_open for row in recorded.facts)
         self._history_failed += recorded.history_failed
-        for run in recorded.failed:
-            self._say_failed(run)
+        for run in recorded.finished:
+            self._say_finished(run)
         for run in recorded.odd:
             self._say_odd(run)
         if recorded.invalid:
@@ -269,19 +269,24 @@ class Poller:
         if self.publishing.is_due:
             await self.publish()
 
-    def _say_failed(self, run: Run) -> None:
-        """Say of a failed run what a metric must not carry."""
+    def _say_finished(self, run: Run) -> None:
+        """Say of a run that was counted what a metric must not carry, where that is wanted."""
+        has_failed, wanted = run.status_label == "FAILED", self.target.logged_runs
+        if wanted == "none" or (wanted == "failed" and not has_failed):
+            return
         duration = run.duration_seconds
-        log.warning(
-            "run failed",
-            org_id=self.label,
-            workflow_id=run.workflow_label,
-            run_id=run.id,
-            origin=run.origin_label,
-            duration_seconds=None if duration is None else round(duration, 3),
-            credits=run.credits_total,
-            error=(run.error or "")[:_ERROR_LENGTH],
-        )
+        fields = {
+            "org_id": self.label,
+            "workflow_id": run.workflow_label,
+            "run_id": run.id,
+            "origin": run.origin_label,
+            "duration_seconds": None if duration is None else round(duration, 3),
+            "credits": run.credits_total,
+        }
+        if has_failed:
+            log.warning("run failed", **fields, error=(run.error or "")[:_ERROR_LENGTH])
+        else:
+            log.info("run finished", status=run.status_label, **fields)
 
     def _say_odd(self, run: Run) -> None:
         for name, example in run.unreadable.items():

@@ -28,6 +28,8 @@ class Target:
     poll_interval_seconds: float
     lookback_seconds: float
     reconcile_interval_seconds: float
+    logged_runs: str = "failed"
+    """Which finished runs have a log line: `failed`, `all` or `none`."""
 
 
 @dataclass(frozen=True)

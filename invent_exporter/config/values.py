@@ -96,6 +96,14 @@ def switch(value: Value, *, can_be_on: bool = True) -> bool:
     return text.lower() == "true"
 
 
+def logged_runs(value: Value) -> str:
+    """Read which finished runs have a log line."""
+    text = value.text(is_any=True)
+    if text not in ("failed", "all", "none"):
+        raise value.error(f"{excerpt(text)} is not known: expected failed, all or none")
+    return text
+
+
 def buckets(value: Value) -> tuple[float, ...]:
     """Read rising, finite bounds above 0."""
     bounds: list[float] = []

@@ -46,13 +46,13 @@ class InvalidRow(msgspec.Struct, frozen=True):
 class Recorded(msgspec.Struct):
     """What a page brought: facts for the scan, and what to publish and log.
 
-    `changed` names the workflows whose numbers changed, `news` says whether any row did, `invalid`
-    lists unreadable runs that were noted now, `timeless` those that no time tells from history,
-    `odd` counted runs with fields that can't be read.
+    `changed` names the workflows whose numbers changed, `news` says whether any row did, `finished`
+    lists the runs that were counted, `odd` those of them with fields that can't be read, `invalid`
+    unreadable runs that were noted now, `timeless` those that no time tells from history.
     """
 
     facts: list[RowFact] = []
-    failed: list[Run] = []
+    finished: list[Run] = []
     history_failed: int = 0
     invalid: list[InvalidRow] = []
     timeless: list[str] = []
@@ -239,8 +239,8 @@ class Recorder:
             self._counts.unreadable[name] = self._counts.unreadable.get(name, 0) + 1
         if run.unreadable:
             self.recorded.odd.append(run)
+        self.recorded.finished.append(run)
         if run.status_label == "FAILED":
-            self.recorded.failed.append(run)
             self._keep_failed(run)
 
     def _conclude(self, connection: Connection, run: Run, counts: WorkflowCounts) -> None:

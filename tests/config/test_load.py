@@ -36,6 +36,7 @@ workflow_names: {wf-1: nightly import, "42": the answer}
 workflow_labels: {wf-1: {team: payments}}
 workflows: {include: ["wf-*"], exclude: ["wf-dev-*"]}
 links: {run: "https://app.example.com/{org_id}/{workflow_id}/{run_id}"}
+log: {runs: all}
 """
 
 
@@ -101,6 +102,7 @@ def test_every_key_of_the_file_reaches_the_config(tmp_path: Path) -> None:
         workflows_include=("wf-*",),
         workflows_exclude=("wf-dev-*",),
         run_link="https://app.example.com/{org_id}/{workflow_id}/{run_id}",
+        logged_runs="all",
     )
     assert [org.key.read() for org in config.orgs] == ["other", SECRET]
 
