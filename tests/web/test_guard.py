@@ -20,11 +20,21 @@ import pytest
 from structlog.testing import capture_logs
 
 from invent_exporter.errors import ConfigError, ListenError
+from invent_exporter.web.connection import Bounds
 from invent_exporter.web.guard import WebFile
 from invent_exporter.web.listening import parse_health_address
 from invent_exporter.web.server import Server
 from tests.web.certificates import Authority, Pair
-from tests.web.running import BODY, GET_METRICS, LARGE, Running, read_answer, serving, until
+from tests.web.running import (
+    BODY,
+    GET_METRICS,
+    LARGE,
+    Running,
+    read_answer,
+    read_to_end,
+    serving,
+    until,
+)
 
 HEALTHCHECK = Path(__file__).parents[2] / "deploy" / "image" / "healthcheck.py"
 PASSWORD = "open sesame"
@@ -94,6 +104,22 @@ def test_tls_changes_nothing(tmp_path: Path, authority: Authority, pair: Pair) -
             raw.recv(1)
         running.until_gone()
         assert running.acknowledged == [7]
+
+
+def test_handshakes_are_connections_of_their_peer(
+    tmp_path: Path, authority: Authority, pair: Pair
+) -> None:
+    """Who begins and does not go on gives way to who comes, and ends with the server."""
+    file = WebFile(write(tmp_path, **tls(pair)))
+    with serving(Bounds(connections_of_one_peer=2), file=file) as running:
+        with running.connect() as first, running.connect(b"\x16\x03\x01") as second:
+            until(lambda: len(running.server._connections.by_age) == 2, "handshakes to begin")
+            url = f"https://localhost:{port(running)}/-/ready"
+            assert httpx.get(url, verify=authority.trusting()).text == "Ready.\n"
+            assert read_to_end(first) == b""
+            running.call(running.server.stop())
+            assert read_to_end(second) == b""
+        running.until_gone()
 
 
 def test_certificates_may_stand_in_the_file(
