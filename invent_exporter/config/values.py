@@ -136,6 +136,35 @@ def names(value: Value) -> dict[str, str]:
     return {name: member.text() for name, member in members.items()}
 
 
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_TAKEN_LABELS: Final = (
+    *("org_id", "workflow_id", "workflow_name", "workflow_org_id", "version"),
+    *("job", "instance"),
+)
+
+
+def labels(value: Value) -> dict[str, dict[str, str]]:
+    """Read a mapping of free names to labels."""
+    members = {} if value.is_null else value.members(is_free=True)
+    return {name: _labels(member) for name, member in members.items()}
+
+
+def _labels(value: Value) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, member in value.members(is_free=True).items():
+        if not _LABEL.fullmatch(name) or name.startswith("__"):
+            raise member.error("not a label: expected letters, digits and _, such as team")
+        if name in _TAKEN_LABELS:
+            raise member.error("a label that is there already: expected another name")
+        found[name] = member.text()
+    return found
+
+
+def globs(value: Value) -> tuple[str, ...]:
+    """Read globs of workflow ids."""
+    return () if value.is_null else tuple(item.text() for item in value.items())
+
+
 def key(value: Value) -> Key:
     """Read a key, or from `key_file` (in any case) the file that holds it; nothing is shown of it.
 

@@ -334,8 +334,6 @@ def test_values_that_are_refused(program: str, values: dict[str, object], says: 
         ("links", "run", "https://app.example/{run_id:>9}"),
         ("links", "run", "https://app.example/{}"),
         ("links", "run", "app.example/{run_id}"),
-        ("log", "runs", "none"),
-        ("log", "runs", "errors"),
     ],
 )
 def test_the_schema_takes_the_urls_that_the_exporter_takes(
