@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,13 +38,15 @@ from invent_exporter.metrics.families import WorkflowView
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import Telemetry
+from invent_exporter.web.listening import HealthPlace, join_address
 from invent_exporter.web.routes import Application
-from invent_exporter.web.server import HealthPlace, Server, join_address
+from invent_exporter.web.server import Server
 
 if TYPE_CHECKING:
     from invent_exporter.web.guard import WebFile
 
 _STOP_SECONDS = 2.0
+_SWITCH_SECONDS = 0.001
 
 log = get_logger(__name__)
 
@@ -72,7 +75,7 @@ class Exporter:
             self.ledger,
             telemetry,
             newborn_hold_seconds=config.metrics.newborn_hold_seconds,
-            workflow_names=config.workflow_names,
+            workflows=config.workflows,
             clock=clocks.monotonic,
         )
         self._transport = Transport(config.api, telemetry, clocks, redactor, __version__)
@@ -118,7 +121,8 @@ class Exporter:
             shared.api.apply(config.api.page_size)
             shared.allowance.apply(config.api.requests_per_minute)
             self.ledger.settings = _ledger_settings(config)
-            await self.publisher.apply(metrics.newborn_hold_seconds, config.workflow_names)
+            self.ledger.room.most_bytes = metrics.max_exposition_bytes
+            await self.publisher.apply(metrics.newborn_hold_seconds, config.workflows)
             await self.supervisor.apply(_targets(config))
 
     def statuses(self) -> Iterable[OrgStatus]:
@@ -132,13 +136,15 @@ class Exporter:
         )
         return map(status, self.supervisor.collectors)
 
-    async def run(self, stop: asyncio.Event, *beside: Coroutine[None, None, NoReturn]) -> None:
+    async def run(
+        self, stop: asyncio.Event, *beside: Callable[[], Coroutine[None, None, NoReturn]]
+    ) -> None:
         """Poll every org until `stop` is set; a loop that died of a bug is the end too."""
         tasks: list[asyncio.Task[object]] = [
             asyncio.create_task(stop.wait()),
             asyncio.create_task(self.publisher.run(), name="releases"),
             asyncio.create_task(self.supervisor.run(), name="polls"),
-            *map(asyncio.create_task, beside),
+            *(asyncio.create_task(life()) for life in beside),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -163,6 +169,7 @@ def _ledger_settings(config: Config) -> LedgerSettings:
         metrics.max_workflows,
         metrics.step_credits,
         config.reconcile_window_seconds,
+        config.workflows,
     )
 
 
@@ -173,6 +180,7 @@ def _targets(config: Config) -> tuple[Target, ...]:
         poll_interval_seconds=config.poll_interval_seconds,
         lookback_seconds=config.lookback_seconds,
         reconcile_interval_seconds=config.reconcile_interval_seconds,
+        logged_runs=config.logged_runs,
     )
     return tuple(target(id=org.id, name=org.name, key=org.key) for org in config.orgs)
 
@@ -202,6 +210,8 @@ async def serve(
         StateError: the state can't be used.
 
     """
+    # A scrape waits so long, and not 5 ms, each time that a thread decodes or encodes meanwhile.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     exporter = Exporter(config, redactor, revision=revision)
     try:
         reloader = Reloader(
@@ -238,7 +248,7 @@ async def serve(
             on_listening(server.addresses)
             for host, port in server.addresses:
                 log.info("listening", address=join_address(host or "*", port), version=__version__)
-            await exporter.run(stop, reloader.run())
+            await exporter.run(stop, reloader.run)
             log.info("stopping")
     finally:
         with contextlib.suppress(TimeoutError):

@@ -31,12 +31,12 @@ from invent_exporter.errors import (
 if TYPE_CHECKING:
     from invent_exporter.config.load import Config
     from invent_exporter.redaction import Redactor
-    from invent_exporter.web.server import HealthPlace
+    from invent_exporter.web.listening import HealthPlace
 
 PROGRAM = "invent-exporter"
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 DEFAULT_ADDRESS = ":10480"
-_NOT_YET = "not supported yet"
+
 
 Place = tuple[list[tuple[str, int]], str]
 """Where to serve, and the path of the metrics."""
@@ -233,7 +233,7 @@ def _web_place(flags: argparse.Namespace) -> Place:
 
 
 def _health_place(address: str | None) -> HealthPlace | None:
-    from invent_exporter.web.server import parse_health_address
+    from invent_exporter.web.listening import parse_health_address
 
     try:
         return None if address is None else parse_health_address(address)
@@ -242,7 +242,7 @@ def _health_place(address: str | None) -> HealthPlace | None:
 
 
 def _address(flag: str, text: str) -> tuple[str, int]:
-    from invent_exporter.web.server import parse_listen_address
+    from invent_exporter.web.listening import parse_listen_address
 
     try:
         return parse_listen_address(text)
@@ -318,8 +318,10 @@ def _assets(flags: argparse.Namespace, _redactor: Redactor) -> int:
 
 def _explain(flags: argparse.Namespace, redactor: Redactor) -> int:
     from invent_exporter.commands.explain import explain
+    from invent_exporter.config.load import load_config
 
-    lines, is_known = explain(_state_url(flags), flags.run_id)
+    config = load_config(flags.config_file, os.environ, redactor)
+    lines, is_known = explain(config.state_url, flags.run_id, config.workflows)
     _say("\n".join(redactor.redact(line) for line in lines))
     return EXIT_OK if is_known else EXIT_FAILED
 

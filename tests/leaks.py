@@ -6,7 +6,7 @@ import base64
 import html
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
 PART = 8
@@ -32,23 +32,14 @@ def leaked(text: str, keys: Iterable[str]) -> set[str]:
     return found
 
 
-def _meanings(text: str) -> set[str]:
-    """Undo what escapes, in any order, and take tags away."""
-    known, new = set(), {text}
-    for _ in range(4):
-        known |= new
-        new = {
-            undone
-            for each in new
-            for undone in (
-                html.unescape(each),
-                unquote(each),
-                re.sub(r"\\(?:u00|x)([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), each),
-                re.sub(r"\\[nrt]", " ", each),
-                re.sub(r"<[^<>]*>", "", each),
-            )
-        } - known
-    return known | new
+def _meanings(text: str) -> Iterator[str]:
+    """Undo all escapes, again and again; with tags and without."""
+    for _ in range(5):
+        yield text
+        yield re.sub(r"<[^<>]*>", "", text)
+        text = unquote(html.unescape(text))
+        text = re.sub(r"\\(?:u00|x)([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), text)
+        text = re.sub(r"\\[nrt]", " ", text)
 
 
 def _plain(text: str) -> str:

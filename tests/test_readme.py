@@ -21,7 +21,7 @@ from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = (
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/how-it-counts.md"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/how-it-counts.md"),
     "docs/backfill.md",
 )
 
@@ -104,7 +104,7 @@ def test_example_configuration_has_every_key() -> None:
     lines = re.sub(r"^( *)# ( *)([a-z_]+:)", r"\1\2\3", example(), flags=re.MULTILINE)
     whole: dict[str, Any] = yaml.safe_load(lines)
     told = {*whole, *(f"orgs[].{key}" for key in whole["orgs"][0])}
-    for section_ in ("api", "state", "metrics", "links"):
+    for section_ in ("api", "state", "metrics", "workflows", "log", "links"):
         told = (told - {section_}) | {f"{section_}.{key}" for key in whole[section_]}
     assert told == set(KEYS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from hashlib import sha256
 
@@ -35,7 +36,7 @@ FORMS: dict[str, Callable[[str], str]] = {
     "another case": str.swapcase,
     "its first half": lambda key: key[: len(key) // 2],
     "its second half": lambda key: key[len(key) // 2 :],
-    "the fewest that can be recognized": lambda key: key[8:16],
+    "the fewest that can be recognized": lambda key: re.sub(r"[\W_]", "", key)[8:16],
     "blanks": " ".join,
     "dashes": "-".join,
     "line breaks": "\r\n".join,

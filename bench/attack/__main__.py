@@ -12,10 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.attack import by_apis
+from bench.attack import by_apis, by_clients
 from bench.attack.stage import Attack, Outcome, run
 
-ATTACKS: tuple[Attack, ...] = (*by_apis.ATTACKS,)
+ATTACKS: tuple[Attack, ...] = (*by_apis.ATTACKS, *by_clients.ATTACKS)
 
 
 def main() -> int:

@@ -7,10 +7,12 @@ exporter's port and is entered while scrapes are measured). Its bounds stand bes
 from __future__ import annotations
 
 import re
+import resource
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench.attack.hostile_api import HONEST_ORG, HostileApi
 from bench.client import Client, request
@@ -76,10 +78,12 @@ def run(attack: Attack, seconds: float) -> Outcome:
     ):
         with exporter.client() as client:
             _wait_until(lambda: _of_honest_org(client, "invent_up") == 1, "the honest org is up")
+            sockets_before = _socket_bytes()
             with attack.besiege(exporter.port):
                 scrapes, added = _scrape(client, api, seconds)
+                sockets = _socket_bytes() - sockets_before
                 honest = _judge_honest_org(client, added)
-            memory = exporter.peak_rss_bytes()
+            memory = exporter.peak_rss_bytes() + max(0, sockets)
         stop_seconds = exporter.stop()
     ms = [took * 1000 for took in scrapes]
     figures = (
@@ -120,6 +124,13 @@ def _judge_honest_org(client: Client, added: int) -> Figure:
     is_exact = counted() == added
     shown = f"{counted():g} of {added} runs, {'up' if is_up else 'DOWN'}"
     return Figure(shown, is_up and is_exact)
+
+
+def _socket_bytes() -> int:
+    """Tell what the kernel keeps of all TCP connections of this machine, at both of their ends."""
+    match = re.search(r"^TCP: .* mem (\d+)", Path("/proc/net/sockstat").read_text(), re.MULTILINE)
+    assert match is not None  # noqa: S101 (Linux)
+    return int(match[1]) * resource.getpagesize()
 
 
 def _of_honest_org(client: Client, name: str) -> float:

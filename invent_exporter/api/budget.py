@@ -8,6 +8,7 @@ comes to an end, and what waits for it holds no more than the pool.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 SHARE_BYTES = 4 * 2**20
 POOL_BYTES = 24 * 2**20
@@ -42,10 +43,18 @@ class Lease:
             self._held_bytes += _STEP_BYTES
         return True
 
-    @property
-    def wait_seconds(self) -> float:
-        """How long `become_large` may take, but for the decoding of those before."""
-        return LARGE_SECONDS * (self._budget.waiting + 1)
+    async def grow(
+        self, size_bytes: int, *, deadline: asyncio.Timeout, heartbeat: Callable[[float], None]
+    ) -> None:
+        """Take what a body of this size needs; the wait for others does not count as slow."""
+        if self.covers(size_bytes):
+            return
+        loop = asyncio.get_running_loop()
+        left_seconds = (deadline.when() or loop.time()) - loop.time()
+        deadline.reschedule(None)
+        heartbeat((self._budget.waiting + 2) * LARGE_SECONDS)
+        await self.become_large()
+        deadline.reschedule(loop.time() + min(left_seconds, LARGE_SECONDS))
 
     async def become_large(self) -> None:
         """Wait until no other body is large."""

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import httpcore
 import httpx
 
-READ_BYTES = 4096
+READ_BYTES = 2048
 """So much of a head is read before others have their turn."""
-MAX_HEAD_BYTES = 64 * 1024
+MAX_INTERIM_BYTES = 16 * 1024
 _FINAL = re.compile(rb"(?:^|\n)HTTP/\d\.\d [2-9]")
 
 
@@ -61,7 +61,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         self._head += data
         if _FINAL.search(self._head):
             self._head = None
-        elif len(self._head) > MAX_HEAD_BYTES:
+        elif len(self._head) > MAX_INTERIM_BYTES:
             raise httpcore.RemoteProtocolError("interim answers without end")
         return data
 

@@ -17,7 +17,7 @@ from invent_exporter.errors import SpoiledPageError
 MAX_PIECES = 2_000_000
 """What is passed over at the most before one value ends: about a second's work."""
 MAX_NAME_BYTES = 100
-_AT_ONCE = 4096
+_AT_ONCE = 1024
 """How many values one match passes over: it keeps all other threads waiting."""
 
 _SCALAR = rb'(?:[-+.\w]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")'

@@ -6,11 +6,14 @@ Longer than most modules: the search for a bad row and the size of pages depend 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import quote
 
+from invent_exporter.api.bad_rows import NOTHING, BadRows, Span
 from invent_exporter.api.decoding import (
     DecodedPage,
     InvalidRun,
@@ -25,7 +28,7 @@ from invent_exporter.api.transport import Answer, ReadKey, Transport
 from invent_exporter.api.worker import Worker
 from invent_exporter.errors import ApiError, BadAnswerError, SpoiledPageError, TooLargeError
 
-DECODE_IN_THREAD_BYTES = 64 * 1024
+DECODE_IN_THREAD_BYTES = 32 * 1024
 FAILURES_IN_A_READ = 3
 SAME_SPOILED_ROWS = 5
 LONGEST_NUMBER = 18
@@ -70,11 +73,14 @@ class _SpoiledAnswerError(Exception):
 class Listing:
     """One walk through the runs of one org with one status filter."""
 
-    def __init__(self, fetch: Fetch, page_size: PageSize) -> None:
+    def __init__(self, fetch: Fetch, page_size: PageSize, bad_rows: BadRows | None = None) -> None:
+        """Begin a walk; `bad_rows` are those that walks before this one met in the listing."""
         self._fetch = fetch
         self._page_size = page_size
         self._server_take: int | None = None
-        self._bad_rows: set[int] = set()
+        self._bad_rows = bad_rows or BadRows()
+        self._bad_rows.begin()
+        self._now = 0.0  # when the last answer was asked for
         self._suspect = range(0)  # rows among which one spoils its page
         self._cap: int | None = None  # largest page while one is searched, and shortly after
         self._last_spoiled = (-1, "", 0)  # row, digest, and how many had the same
@@ -91,6 +97,14 @@ class Listing:
             ApiError: the page can't be read, smaller either.
 
         """
+        bad = self._bad_rows.holding(offset)
+        chunk = None if bad is None else await self._read_beside(bad, forward=forward)
+        if chunk is None:
+            chunk = await self._read_page(offset, forward=forward)
+        await self._ask_again()
+        return chunk
+
+    async def _read_page(self, offset: int, *, forward: bool) -> Chunk:
         failures = 0
         while True:
             take = self._take_for(offset, forward=forward)
@@ -115,6 +129,46 @@ class Listing:
                 if chunk is not None:
                     self._went_well(offset, take)
                     return chunk
+
+    async def _read_beside(self, bad: Span, *, forward: bool) -> Chunk | None:
+        """Pass over bad rows if the run beside them, with which it reads on, proves the place."""
+        edge, neighbour = (bad.stop, bad.behind) if forward else (bad.start, bad.before)
+        if neighbour is None:
+            return None
+        pages = (
+            range(edge, edge + take) if forward else range(edge - take, edge)
+            for take in range(self._largest_take(), 0, -1)
+            if edge % take == 0
+        )
+        rows = next((rows for rows in pages if self._bad_rows.are_apart_from(rows)), None)
+        if rows is None:
+            return None
+        try:
+            answer, page = await self._ask(rows)
+        except _SpoiledAnswerError:
+            return None
+        except ApiError as error:
+            if error.reason != "server_error":
+                raise
+            return None
+        chunk = None if page.invalid else self._chunk_of(answer, page, rows, edge)
+        beside = ([run.id for run in page.runs] or [NOTHING])[0 if forward else -1]
+        is_gone = chunk is not None and chunk.count is not None and chunk.count < bad.stop
+        if chunk is None or beside != neighbour or is_gone:
+            self._bad_rows.forget(bad)
+            return None
+        bad.is_sure = bad.is_placed = True
+        start, end = min(bad.start, chunk.start), max(bad.stop, chunk.end)
+        return replace(chunk, start=start, end=end, invalid=[*bad.invalid])
+
+    async def _ask_again(self) -> None:
+        """Look, rarely, whether rows that are taken for bad ones can be read by now."""
+        for bad, rows in self._bad_rows.due(self._now):
+            for row in rows:
+                with suppress(_SpoiledAnswerError, ApiError):
+                    await self._ask(range(row, row + 1))
+                    self._bad_rows.forget(bad)
+                    break
 
     def _tries_smaller(self, error: ApiError, take: int, failures: int) -> bool:
         """Ask for fewer rows from now on where that may help; tell whether to ask again at once."""
@@ -145,7 +199,9 @@ class Listing:
 
     async def _answers_for(self, row: int) -> bool:
         try:
-            (await self._fetch(row + 1, 1)).release()
+            answer = await self._fetch(row + 1, 1)
+            answer.release()
+            self._now = answer.asked_seconds
         except TooLargeError:
             return True
         except ApiError:
@@ -157,6 +213,7 @@ class Listing:
             answer = await self._fetch(rows.start // len(rows) + 1, len(rows))
         except TooLargeError as error:
             raise _SpoiledAnswerError("too_large", error.prefix, None) from error
+        self._now = answer.asked_seconds
         try:
             decode = partial(decode_page, answer.body, answer.latest_seconds)
             is_small = len(answer.body) <= DECODE_IN_THREAD_BYTES
@@ -170,10 +227,8 @@ class Listing:
 
     def _take_for(self, offset: int, *, forward: bool) -> int:
         """Choose a page that holds the row and its neighbour, as many more, and no bad row."""
-        # Pages begin at multiples of their size: it decides what one shares with the one before.
-        limits = (self._page_size.current, self._server_take, self._cap)
-        largest = min(limit for limit in limits if limit is not None)
 
+        # Pages begin at multiples of their size: it decides what one shares with the one before.
         def reach(take: int) -> int:
             """Count the rows from this one on, in the walk's direction; 0 without its neighbour."""
             place = offset % take
@@ -181,9 +236,13 @@ class Listing:
                 return take - place if place or offset == 0 else 0
             return place + 1 if place + 1 < take else 0
 
-        takes = range(largest, 1, -1)
-        good = [take for take in takes if self._bad_rows.isdisjoint(_page_of(offset, take))]
+        takes = range(self._largest_take(), 1, -1)
+        good = [take for take in takes if self._bad_rows.are_apart_from(_page_of(offset, take))]
         return max(good or [1], key=reach)
+
+    def _largest_take(self) -> int:
+        limits = (self._page_size.current, self._server_take, self._cap)
+        return min(limit for limit in limits if limit is not None)
 
     def _search(self, offset: int, rows: range, *, too_large: bool) -> None:
         """Remember that one of these rows spoils its page, and look with smaller pages."""
@@ -204,7 +263,7 @@ class Listing:
         return self._passed_over(row, error.row, error.count)
 
     def _passed_over(self, row: int, invalid: InvalidRun, count: int | None) -> Chunk:
-        self._bad_rows.add(row)
+        self._bad_rows.met(row, invalid, self._now)
         self._suspect = range(0)
         # Bad rows often come together (one workflow makes them): don't start with a large page.
         self._cap = 1
@@ -248,6 +307,8 @@ class Listing:
         # the listing ends there, and so large a page need not be doubted again.
         if self._doubted is not None and self._doubted[1] == last:
             self._page_size.proved = max(self._page_size.proved, self._doubted[0])
+        if not page.invalid:
+            self._bad_rows.saw(start, [run.id for run in page.runs])
         return Chunk(
             start,
             end,
@@ -267,6 +328,7 @@ class RunsApi:
         self._transport = transport
         self._maximum_page_size = page_size
         self._page_sizes: dict[str, PageSize] = {}
+        self._bad_rows: defaultdict[tuple[str, str, str], BadRows] = defaultdict(BadRows)
 
     def apply(self, page_size: int) -> None:
         """Let walks that begin from now on ask for no larger pages, and learn their size anew."""
@@ -279,11 +341,12 @@ class RunsApi:
         org_id: str,
         key: ReadKey,
         status: str = "ALL",
+        origin: str = "ALL",
         *,
         label: str | None = None,
         heartbeat: Heartbeat = lambda _seconds: None,
     ) -> Listing:
-        """Start a walk through an org's runs with a status; ALL for any.
+        """Start a walk through an org's runs with a status and an origin; ALL for any.
 
         `org_id` is what the API is asked for (it may be `c`), `label` the `org_id` of the request's
         metrics where that differs.
@@ -291,12 +354,12 @@ class RunsApi:
         path = f"/orgs/{quote(org_id, safe='')}/workflows/runs"
 
         async def fetch(page: int, take: int) -> Answer:
-            query = {"expand": "false", "origin": "ALL", "status": status}
+            query = {"expand": "false", "origin": origin, "status": status}
             params = query | {"page": str(page), "take": str(take)}
             return await self._transport.get(path, params, key, label or org_id, heartbeat)
 
         page_size = self._page_sizes.setdefault(org_id, PageSize(self._maximum_page_size))
-        return Listing(fetch, page_size)
+        return Listing(fetch, page_size, self._bad_rows[org_id, status, origin])
 
 
 def _page_of(offset: int, take: int) -> range:

@@ -2,6 +2,8 @@
 
 Whatever goes wrong ends as one `ApiError` with a reason of the contract. Retrying and waiting live
 together here, because `Retry-After` touches both.
+
+Longer than most modules: what a request is bounded by, and how each failure ends, side by side.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from http import HTTPStatus
 import httpx
 
 from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_error_text
-from invent_exporter.api.budget import LARGE_SECONDS, Budget, Lease
+from invent_exporter.api.budget import Budget, Lease
 from invent_exporter.api.client import make_client
 from invent_exporter.api.models import EARLIEST_SECONDS
 from invent_exporter.api.ratelimit import (
@@ -226,8 +228,8 @@ class Transport:
                 response = await client.http.send(request, stream=True)
                 async with aclosing(response):
                     status = response.status_code
-                    place = partial(self._wait_for_place, lease, deadline, heartbeat)
-                    body = await self._read(response, lease, place)
+                    grow = partial(lease.grow, deadline=deadline, heartbeat=heartbeat)
+                    body = await self._read(response, grow)
             answer = Answer(status, response.headers, body, asked_seconds, lease.release)
             return answer
         except ApiError:
@@ -252,29 +254,14 @@ class Transport:
             if client is not self._client:
                 await client.close_unless_used()
 
-    async def _wait_for_place(
-        self, lease: Lease, deadline: asyncio.Timeout, heartbeat: Heartbeat
-    ) -> None:
-        """Wait for the place of a large body; what others take does not count as slow."""
-        loop = asyncio.get_running_loop()
-        left_seconds = (deadline.when() or loop.time()) - loop.time()
-        deadline.reschedule(None)
-        heartbeat(lease.wait_seconds + self._config.timeout_seconds)
-        await lease.become_large()
-        deadline.reschedule(loop.time() + min(left_seconds, LARGE_SECONDS))
-
     async def _read(
-        self,
-        response: httpx.Response,
-        lease: Lease,
-        wait_for_place: Callable[[], Awaitable[None]],
+        self, response: httpx.Response, grow: Callable[[int], Awaitable[None]]
     ) -> bytearray:
         status, body = response.status_code, bytearray()
         if status != HTTPStatus.OK:
             raise self._error_of(response, await read_error_text(response, self._redact))
         async for piece in decoded(response):
-            if not lease.covers(len(body) + len(piece)):
-                await wait_for_place()
+            await grow(len(body) + len(piece))
             body += piece
             if len(body) > self._config.max_response_bytes:
                 raise TooLargeError(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _PRUNE_SECONDS = 60.0
 _ERROR_LENGTH = 300
-_ODD_FIELD_SECONDS = 3600.0
+_HOUR_SECONDS = 3600.0
 _EXAMPLE_CHARACTERS = 80
 """How much is shown of what could not be read."""
 _CLOCKS_APART_SECONDS = 60.0
@@ -91,8 +91,9 @@ class Poller:
         self._unsettled = self._news = self._open_known = True
         self._pruned_at = 0.0
         self._history_failed = 0
-        self._has_said_depth = self._is_sick_below = False
-        self._odd_said_until: dict[str, float] = {}
+        self._is_sick_below = False
+        self._not_before: dict[str, float] = {}
+        self._given_up: set[str] = set()
         self._sure_of_key: str | None = None
         self._asked_with: str | None = None
 
@@ -153,7 +154,10 @@ class Poller:
     async def _poll(self, org: OrgLedger) -> bool:
         contact = not org.contacted
         floor = org.floor_seconds if contact else None
-        poll = Poll(org.scan, open_known=self._open_known, contact_floor=floor)
+        if self._is_time_for("given up"):
+            self._given_up = set()  # perhaps the API lists more by now
+        given_up, open_known = self._given_up, self._open_known
+        poll = Poll(org.scan, open_known=open_known, contact_floor=floor, given_up=given_up)
         # While nobody has named the org of `c`, a known run may do it, though nothing else changed.
         may_skip = not (self._unsettled or self._open_known or org.org_id is None)
         reader = await self._drive(org, poll.steps(), may_skip=may_skip)
@@ -161,6 +165,8 @@ class Poller:
             raise ApiError("invalid_response", "the listing changed too fast to be read whole")
         if poll.walked_all and not reader.readable_rows and reader.rows >= _ROWS_TO_JUDGE:
             raise ApiError("invalid_response", f"none of {reader.rows} runs can be read")
+        self._given_up = poll.given_up
+        self._say_beyond(poll.beyond)
         poll.note_unmet(org.counts.met)
         if poll.state.unmet > org.scan.unmet:
             line = "the API's count grew by more runs than the poll met; they are looked for"
@@ -229,15 +235,14 @@ class Poller:
         self._is_sick_below = still_sick or reader.refused_rows is not None
         if reader.refused_rows is not None:
             self._shared.telemetry.set_refused_depth(self.label, reader.refused_rows)
-            if not self._has_said_depth:
-                self._has_said_depth = True
-                line = "the API refuses to list all runs; what lies deeper is not read"
+            if self._is_time_for("depth"):
+                line = "the API refuses to list so far back"
                 log.warning(line, org_id=self.label, from_row=reader.refused_rows)
         return reader
 
-    def _listing(self, status: str) -> Listing:
+    def _listing(self, status: str, origin: str) -> Listing:
         return self._shared.api.listing(
-            self.target.id, self._key, status, label=self.label, heartbeat=self._beat
+            self.target.id, self._key, status, origin, label=self.label, heartbeat=self._beat
         )
 
     def _key(self) -> str:
@@ -252,8 +257,8 @@ class Poller:
         self._unsettled = self._unsettled or recorded.news
         self._open_known = self._open_known or any(row.is_open for row in recorded.facts)
         self._history_failed += recorded.history_failed
-        for run in recorded.failed:
-            self._say_failed(run)
+        for run in recorded.finished:
+            self._say_finished(run)
         for run in recorded.odd:
             self._say_odd(run)
         if recorded.invalid:
@@ -264,30 +269,49 @@ class Poller:
         if self.publishing.is_due:
             await self.publish()
 
-    def _say_failed(self, run: Run) -> None:
-        """Say of a failed run what a metric must not carry."""
+    def _say_finished(self, run: Run) -> None:
+        """Say of a run that was counted what a metric must not carry, where that is wanted."""
+        has_failed, wanted = run.status_label == "FAILED", self.target.logged_runs
+        if wanted == "none" or (wanted == "failed" and not has_failed):
+            return
         duration = run.duration_seconds
-        log.warning(
-            "run failed",
-            org_id=self.label,
-            workflow_id=run.workflow_label,
-            run_id=run.id,
-            origin=run.origin_label,
-            duration_seconds=None if duration is None else round(duration, 3),
-            credits=run.credits_total,
-            error=(run.error or "")[:_ERROR_LENGTH],
-        )
+        fields = {
+            "org_id": self.label,
+            "workflow_id": run.workflow_label,
+            "run_id": run.id,
+            "origin": run.origin_label,
+            "duration_seconds": None if duration is None else round(duration, 3),
+            "credits": run.credits_total,
+        }
+        if has_failed:
+            log.warning("run failed", **fields, error=(run.error or "")[:_ERROR_LENGTH])
+        else:
+            log.info("run finished", status=run.status_label, **fields)
 
     def _say_odd(self, run: Run) -> None:
-        """Name each field once an hour, with an example."""
-        now = self._shared.clocks.monotonic()
         for name, example in run.unreadable.items():
-            if now >= self._odd_said_until.get(name, now):
-                self._odd_said_until[name] = now + _ODD_FIELD_SECONDS
+            if self._is_time_for(name):
                 # Redacted first: a secret that was cut would not be found.
                 shown = self._shared.redactor.redact(example)[:_EXAMPLE_CHARACTERS]
                 odd = {"field": name, "example": shown, "run_id": run.id}
                 log.warning("a field of a run can't be read", org_id=self.label, **odd)
+
+    def _say_beyond(self, beyond: Mapping[tuple[str, str], int]) -> None:
+        new = [name for name in beyond if self._is_time_for("/".join(name))]
+        if new:
+            lists = ", ".join(f"{'/'.join(name)} from row {beyond[name]}" for name in new)
+            line = (
+                "the API refuses to list all runs, by status and origin too; the rest is not read"
+            )
+            log.warning(line, org_id=self.label, lists=lists)
+
+    def _is_time_for(self, what: str) -> bool:
+        """Tell whether this was not said, or done, within the last hour."""
+        now = self._shared.clocks.monotonic()
+        if now < self._not_before.get(what, now):
+            return False
+        self._not_before[what] = now + _HOUR_SECONDS
+        return True
 
     # -- who the org is
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,19 +34,21 @@ _REFUSALS = ("bad_request", "not_found", "server_error")
 class Reader:
     """Reads the pages of one poll, or of one slice of a reconciliation.
 
-    `listing` makes the listing of a status, `recorded` is told of each page that was committed.
-    `may_skip`: nothing is open or unsettled, so the last poll's first answer need not be recorded.
+    `listing` makes the listing of a status and an origin, `recorded` is told of each page that was
+    committed. `may_skip`: nothing is open or unsettled, so the last poll's first answer need not be
+    recorded.
     """
 
     org: OrgLedger
     shared: Shared
-    listing: Callable[[str], Listing]
+    listing: Callable[[str, str], Listing]
     recorded: Callable[[Recorded], Awaitable[None]]
     others: Mapping[str, float]
     may_skip: bool = False
     look_at: Callable[[Sequence[Run]], Awaitable[None]] | None = None
     """Is shown the runs of the first answer of all runs, before anything is recorded."""
-    _listings: dict[str, Listing] = field(default_factory=dict)
+    _listings: dict[tuple[str, str], Listing] = field(default_factory=dict)
+    _walked_rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     _timeless: Sequence[str] = ()
     _listed_ids: set[str] = field(default_factory=set)
     refused_rows: int | None = None
@@ -60,6 +63,11 @@ class Reader:
     contact_seconds: float | None = None
     """By the API's clock, or ours where it tells none: when the first answer was made."""
     clocks_apart_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Note what the state takes, and what it may."""
+        self._size_bytes = self.shared.ledger.size_bytes()
+        self._room_bytes = self.shared.ledger.room_bytes()
 
     async def drive(self, steps: Steps) -> None:
         """Do what the scan asks for."""
@@ -78,12 +86,15 @@ class Reader:
         return {run_id: runs[run_id] for run_id in runs.keys() - self._listed_ids}
 
     async def _read(self, read: Read) -> PageFacts:
-        if read.status not in self._listings:
-            self._listings[read.status] = self.listing(read.status)
+        name = read.status, read.origin
+        if name not in self._listings:
+            self._listings[name] = self.listing(*name)
         try:
-            page = await self._listings[read.status].read(read.offset, forward=read.forward)
+            page = await self._listings[name].read(read.offset, forward=read.forward)
         except ApiError as error:
             at = read.offset
+            if read.optional and not at and name != (ALL, ALL) and error.reason == "bad_request":
+                return PageFacts(0, 0, at_end=True, count=None, rows=(), refused=True)
             if not (read.optional and at and error.reason in _REFUSALS):
                 raise
             if error.reason == "server_error" and not self.was_sick_below:
@@ -96,6 +107,8 @@ class Reader:
         self.read_below = self.read_below or (read.offset > 0 and read.status == ALL)
         self._note_time(chunk)
         self.rows += chunk.end - chunk.start
+        self._walked_rows[name] += chunk.end - chunk.start
+        self._check_bounds(self._walked_rows[name])
         self.readable_rows += len(chunk.runs)
         if self.look_at is not None and read.status == ALL:
             look_at, self.look_at = self.look_at, None
@@ -113,6 +126,19 @@ class Reader:
             unreadable=[*(row.run_id for row in chunk.invalid), *self._timeless],
             met=self.org.counts.met,
         )
+
+    def _check_bounds(self, rows: int) -> None:
+        """Break off a walk that does not come to its end."""
+        bounds = self.shared.walk_bounds
+        if rows > bounds.rows:
+            message = f"the listing has no end: a walk read more than {bounds.rows} rows"
+            raise ApiError("invalid_response", message)
+        grown_bytes = self.shared.ledger.size_bytes() - self._size_bytes
+        if grown_bytes > bounds.growth_bytes(self._room_bytes):
+            message = (
+                f"the listing has no end: a walk filled {grown_bytes} bytes of the state's disk"
+            )
+            raise ApiError("invalid_response", message)
 
     async def _record(self, read: Read, chunk: Chunk) -> list[RowFact]:
         recorded = await self.shared.ledger.record(

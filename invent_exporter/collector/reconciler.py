@@ -43,6 +43,8 @@ class Reconciler:
         shared = self._shared
         now = shared.clocks.time()
         if is_fresh:
+            # Not committed, to spare a small org a write in each poll: the next one takes it along.
+            # After a crash before it the look back begins earlier than it need.
             org.scan = msgspec.structs.replace(org.scan, reconciled=now, reconcile_offset=None)
             shared.telemetry.reconciled(label, now)
             return

@@ -85,7 +85,7 @@ def org_status(
                 run.run_id,
                 workflow_names.get(run.workflow_id, run.workflow_id),
                 run.ended_seconds,
-                run.error,
+                redact(run.error),  # a key may have become known since
                 link(run.workflow_id, run.run_id),
             )
             for run in reversed([] if org is None else org.counts.failed)

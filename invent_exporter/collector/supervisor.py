@@ -185,11 +185,14 @@ class Supervisor:
         if self._is_polled(collector.label):
             return
         self._shared.telemetry.forget_org(collector.label)
-        if collector.org is not None:
-            await self._shared.publisher.withdraw(collector.org)
+        # A target that has just given way to this one may have served the org from another ledger.
+        served = self._shared.publisher.serving(collector.label)
+        orgs = {org.key: org for org in (collector.org, *served) if org is not None}
+        for org in orgs.values():
+            await self._shared.publisher.withdraw(org)
             if self._is_polled(collector.label):  # `c` may just have turned out to be this org
                 return
-            await self._shared.ledger.unload(collector.org)
+            await self._shared.ledger.unload(org)
         log.info("an org is not polled any more", org_id=collector.label)
 
     def _is_polled(self, org_id: str) -> bool:

@@ -28,6 +28,25 @@ class Target:
     poll_interval_seconds: float
     lookback_seconds: float
     reconcile_interval_seconds: float
+    logged_runs: str = "failed"
+    """Which finished runs have a log line: `failed`, `all` or `none`."""
+
+
+@dataclass(frozen=True)
+class WalkBounds:
+    """What one walk may take, however long the API says that the listing is.
+
+    So many rows, and this share of the room that is left on the state's disk; `spare_bytes` it may
+    always fill: a disk without room says so itself.
+    """
+
+    rows: int = 2_000_000
+    share_of_room: float = 0.5
+    spare_bytes: int = 64 * 1024 * 1024
+
+    def growth_bytes(self, room_bytes: float) -> float:
+        """Tell by how much the state may grow."""
+        return max(self.spare_bytes, self.share_of_room * room_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +61,4 @@ class Shared:
     allowance: PageAllowance
     read_key: Callable[[Key], str]
     redactor: Redactor
+    walk_bounds: WalkBounds = WalkBounds()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def backfill(config: Config, redactor: Redactor, plan: Plan, say: Say) -> None:
         plan = msgspec.structs.replace(plan, start_ms=task.start_ms)
         try:
             _Backfill(config, redactor, plan, spool, task, say).run()
-        except (BackfillError, KeyboardInterrupt) as error:
+        except (BackfillError, KeyboardInterrupt, sqlite3.Error) as error:
             what = redactor.redact(str(error)) or "interrupted"
             raise BackfillError(f"{what}; the same command goes on from here") from error
         spool.remove()
@@ -86,7 +87,9 @@ def _new_task(config: Config, plan: Plan, known: Sequence[KnownOrg]) -> Task:
                 found.folded,
             )
         )
-    return Task(config.api.url, plan.since, plan.start_ms, orgs)
+    read = {org.org_id for org in orgs}
+    others = {one.org_id: one.contact_seconds for one in known if one.org_id not in read}
+    return Task(config.api.url, plan.since, plan.start_ms, orgs, others)
 
 
 def _check_same(task: Task, config: Config, plan: Plan, path: Path) -> None:
@@ -164,9 +167,11 @@ class _Backfill:
 
     def _window(self, number: int) -> Window:
         org, start = self.task.orgs[number], self.plan.start_ms / 1000
-        ends = {self._real_id(place): one.end or 0.0 for place, one in enumerate(self.task.orgs)}
+        ends = dict(self.task.others)
+        ends |= {self._real_id(place): one.end or 0.0 for place, one in enumerate(self.task.orgs)}
         ends.pop(self._real_id(number))
-        return Window(start, org.end or 0.0, ends, org.live, org.history)
+        known = org.live, org.history
+        return Window(start, org.end or 0.0, ends, *known, workflows=self.config.workflows)
 
     def _real_id(self, number: int) -> str:
         return real_id(self.spool, number, self.task.orgs[number])

@@ -35,6 +35,8 @@ def read_ledger(state_url: str) -> list[KnownOrg]:
         StateError: the file can't be read, is not the exporter's, or of another version.
 
     """
+    if not state_url.startswith("sqlite://"):
+        raise StateError("state.url: backfill can read sqlite:/// alone")
     with reading(state_url) as state:
         if state is None:
             return []

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 import msgspec
 
 from invent_exporter.api.models import Run
+from invent_exporter.config.workflows import Workflows
 
 
 class Window(msgspec.Struct, frozen=True):
     """The past of one org: from `start` to `end`, seconds since the epoch, and what is known of it.
 
     `others` are the other orgs that are read, by their real ids, each with its own end; `live` and
-    `history` are runs that stand on the other side than their times say (`KnownOrg`).
+    `history` are runs that stand on the other side than their times say (`KnownOrg`); `workflows`
+    says which are left out.
     """
 
     start: float
@@ -25,6 +27,7 @@ class Window(msgspec.Struct, frozen=True):
     others: Mapping[str, float]
     live: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
+    workflows: Workflows = Workflows()
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -42,6 +45,8 @@ class Place(msgspec.Struct, frozen=True):
 def place(run: Run, window: Window) -> Place | None:
     """Place a run; None for one that nothing is to be written of, whoever else lists it."""
     if run.told_time is None or run.first_time is None or _is_foreign(run, window):
+        return None
+    if window.workflows.leave_out(run.workflow_label):
         return None
     is_history = run.id in window.history
     is_live = run.id in window.live or (run.told_time > window.end and not is_history)

@@ -84,10 +84,10 @@ class Forecast(msgspec.Struct, frozen=True):
     series_of_a_run: int
 
     def size_bytes(self, workflows: int, runs: int, window_ms: int, step_ms: int) -> int:
-        """Tell how large a file becomes at most, if the runs are spread over the window."""
+        """Tell how large a file becomes at most."""
         kept = workflows * math.ceil(window_ms / KEEP_MS) * self.all_series
-        changes = min(runs, workflows * math.ceil(window_ms / step_ms))
-        return kept + changes * self.series_of_a_run
+        most = workflows * math.ceil(window_ms / step_ms) * self.all_series
+        return kept + min(runs * self.series_of_a_run, most)
 
 
 def size(number: float) -> str:

@@ -38,6 +38,7 @@ class Workflow:
     name: str
     bounds: Bounds
     step_credits: bool
+    more_labels: tuple[tuple[str, str], ...] = ()
 
     def moments(
         self, events: Iterable[Event], moment_of: Callable[[float], int], step_ms: int
@@ -71,7 +72,8 @@ class Workflow:
 
     def _metrics(self, counts: WorkflowCounts) -> list[Metric]:
         counts.released = counts.groups()
-        return WorkflowView(self.org_id, self.workflow_id, self.name, counts, None).metrics()
+        of = self.org_id, self.workflow_id, self.name
+        return WorkflowView(*of, counts, None, self.more_labels).metrics()
 
 
 @dataclass

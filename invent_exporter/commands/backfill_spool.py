@@ -54,12 +54,17 @@ class TaskOrg(msgspec.Struct):
 
 
 class Task(msgspec.Struct):
-    """What is to be read: settled when it begins, and the same after a break."""
+    """What is to be read: settled when it begins, and the same after a break.
+
+    `others` are orgs of the ledger that are not read, with their contacts: what is listed may be
+    theirs.
+    """
 
     api_url: str
     since: str
     start_ms: int
     orgs: list[TaskOrg]
+    others: dict[str, float]
 
 
 class WalkState(msgspec.Struct):

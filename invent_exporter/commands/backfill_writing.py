@@ -56,12 +56,14 @@ class PastWriter:
     def workflow(self, org_id: str, workflow_id: str) -> Workflow:
         """Describe a workflow as the configuration has it."""
         metrics = self._config.metrics
+        name, more, _ = self._config.workflows.shown(workflow_id)
         return Workflow(
             org_id,
             workflow_id,
-            self._config.workflow_names.get(workflow_id, workflow_id),
+            name,
             Bounds(metrics.duration_buckets, metrics.queue_buckets, metrics.credit_buckets),
             metrics.step_credits,
+            tuple(more.items()),
         )
 
     @property

@@ -9,7 +9,7 @@ from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, O
 from invent_exporter.config.values import is_loopback
 from invent_exporter.errors import ListenError, UsageError
 from invent_exporter.simulator import DEMO_KEY, Settings, SimulatorServer, demo_world
-from invent_exporter.web.server import join_address
+from invent_exporter.web.listening import join_address
 
 SIMULATOR_FLAG = "--simulator.listen-address"
 

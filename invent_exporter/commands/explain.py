@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from invent_exporter.api.models import OTHER_WORKFLOW, TIMED_STATUSES, escape
+from invent_exporter.config.workflows import Workflows
 from invent_exporter.errors import StateError
 from invent_exporter.ledger.ledger import VANISHED
 from invent_exporter.ledger.reading import reading
@@ -39,8 +40,10 @@ class _Org(NamedTuple):
     floor: float
 
 
-def explain(state_url: str, run_id: str) -> tuple[list[str], bool]:
+def explain(state_url: str, run_id: str, workflows: Workflows) -> tuple[list[str], bool]:
     """Say what the ledger knows of a run, in lines; and whether it knows anything.
+
+    `workflows` says which are left out.
 
     Raises:
         StateError: there is no state file, or it can't be read.
@@ -51,13 +54,13 @@ def explain(state_url: str, run_id: str) -> tuple[list[str], bool]:
             raise StateError(f"state.url: {state_url} is no state file; that of `serve` is read")
         orgs = [_Org(*row) for row in state.connection.execute(_ORGS)]
         key = escape(run_id)
-        lines = [line for org in orgs for line in _of_org(state.connection, org, key)]
+        lines = [line for org in orgs for line in _of_org(state.connection, org, key, workflows)]
         if lines:
             return lines, True
         return [f"run {key}: not known", *_unknown(state.connection, orgs)], False
 
 
-def _of_org(connection: Connection, org: _Org, key: str) -> Iterator[str]:
+def _of_org(connection: Connection, org: _Org, key: str, workflows: Workflows) -> Iterator[str]:
     found = connection.execute(_RUN, (org.org, key)).fetchone()
     noted = connection.execute(_INVALID, (org.org, key)).fetchall()
     if found is None and not noted:
@@ -74,6 +77,8 @@ def _of_org(connection: Connection, org: _Org, key: str) -> Iterator[str]:
         yield f"  status {row.status}, workflow {row.workflow_id}, origin {row.origin}"
         when = "" if row.met is None else f" at {_utc(row.met)}"
         yield f"  first seen{when} {_WAYS.get(row.met_by, row.met_by)}"
+        if workflows.leave_out(row.workflow_id):
+            yield "  its workflow is left out by `workflows` of the configuration"
         yield from _counting(row, org, is_folded=is_folded)
 
 
@@ -85,7 +90,7 @@ def _counting(row: RunRow, org: _Org, *, is_folded: bool) -> Iterator[str]:
     elif row.counted:
         yield from _counted(row, org, is_folded=is_folded)
     else:
-        yield f"  not counted: history. {_why_history(row, org)}"
+        yield f"  not counted: {_why_not(row, org)}"
 
 
 def _open(row: RunRow) -> Iterator[str]:
@@ -104,7 +109,7 @@ def _counted(row: RunRow, org: _Org, *, is_folded: bool) -> Iterator[str]:
     when = "" if row.counted_at is None else f" at {_utc(row.counted_at)}"
     yield f"  counted{when}; it ended at {_utc(row.since)}"
     if is_folded:
-        yield "  its workflow came after metrics.max_workflows others: folded into __other__"
+        yield "  its workflow is folded into __other__ (metrics.max_workflows, max_exposition)"
     yield f"  invent_runs_finished_total{{{of_run}}} +1"
     if row.status in TIMED_STATUSES and row.counted_at is not None:
         of_duration = f'{base},status="{row.status}"'
@@ -123,13 +128,16 @@ def _counted(row: RunRow, org: _Org, *, is_folded: bool) -> Iterator[str]:
         yield f"  revised to {row.revised} afterwards: a run keeps its first final status"
 
 
-def _why_history(row: RunRow, org: _Org) -> str:
+def _why_not(row: RunRow, org: _Org) -> str:
     if row.met_by == "contact":
-        return "First contact with its org met it as final already."
+        return "history. First contact with its org met it as final already."
     if org.contact is not None and row.since <= org.contact:
         ended, contact = _utc(row.since), _utc(org.contact)
-        return f"It ended at {ended}, and first contact with its org was at {contact}."
-    return "When it was first seen, its first time was before the window of ids that are kept."
+        return f"history. It ended at {ended}, and first contact with its org was at {contact}."
+    return (
+        "when it was first seen its first time was before the window of ids that are kept, or\n"
+        "  its workflow was left out by `workflows` when it ended"
+    )
 
 
 def _unknown(connection: Connection, orgs: list[_Org]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, dataclass_transform
 
 from invent_exporter.config import values as read
 from invent_exporter.config.key import Key
+from invent_exporter.config.workflows import EVERY, Workflows
 from invent_exporter.config.yaml_nodes import Value
 
 T = TypeVar("T")
@@ -136,7 +137,19 @@ class Config:
     workflow_names: Mapping[str, str] = setting(
         "workflow_names", read.names, default_factory=dict, hash=False
     )
+    workflow_labels: Mapping[str, Mapping[str, str]] = setting(
+        "workflow_labels", read.labels, default_factory=dict, hash=False
+    )
+    workflows_include: tuple[str, ...] = setting("workflows.include", read.globs, default=EVERY)
+    workflows_exclude: tuple[str, ...] = setting("workflows.exclude", read.globs, default=())
     run_link: str | None = setting("links.run", read.run_link, default=None)
+    logged_runs: str = setting("log.runs", read.logged_runs, default="failed")
+
+    @property
+    def workflows(self) -> Workflows:
+        """What is said of workflows."""
+        include, exclude = self.workflows_include, self.workflows_exclude
+        return Workflows(self.workflow_names, self.workflow_labels, include, exclude)
 
 
 def keys_of(kind: type) -> Iterator[str]:

@@ -96,6 +96,14 @@ def switch(value: Value, *, can_be_on: bool = True) -> bool:
     return text.lower() == "true"
 
 
+def logged_runs(value: Value) -> str:
+    """Read which finished runs have a log line."""
+    text = value.text(is_any=True)
+    if text not in ("failed", "all", "none"):
+        raise value.error(f"{excerpt(text)} is not known: expected failed, all or none")
+    return text
+
+
 def buckets(value: Value) -> tuple[float, ...]:
     """Read rising, finite bounds above 0."""
     bounds: list[float] = []
@@ -126,6 +134,35 @@ def names(value: Value) -> dict[str, str]:
     """Read a mapping of free names to texts."""
     members = {} if value.is_null else value.members(is_free=True)
     return {name: member.text() for name, member in members.items()}
+
+
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_TAKEN_LABELS: Final = (
+    *("org_id", "workflow_id", "workflow_name", "workflow_org_id", "version"),
+    *("job", "instance"),
+)
+
+
+def labels(value: Value) -> dict[str, dict[str, str]]:
+    """Read a mapping of free names to labels."""
+    members = {} if value.is_null else value.members(is_free=True)
+    return {name: _labels(member) for name, member in members.items()}
+
+
+def _labels(value: Value) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, member in value.members(is_free=True).items():
+        if not _LABEL.fullmatch(name) or name.startswith("__"):
+            raise member.error("not a label: expected letters, digits and _, such as team")
+        if name in _TAKEN_LABELS:
+            raise member.error("a label that is there already: expected another name")
+        found[name] = member.text()
+    return found
+
+
+def globs(value: Value) -> tuple[str, ...]:
+    """Read globs of workflow ids."""
+    return () if value.is_null else tuple(item.text() for item in value.items())
 
 
 def key(value: Value) -> Key:

@@ -101,6 +101,10 @@ class Ledger:
         """Size of the database, 0 for one in memory."""
         return self._database.size_bytes()
 
+    def room_bytes(self) -> float:
+        """Tell how much the database may grow; `inf` for one in memory."""
+        return self._database.room_bytes()
+
     def close(self) -> None:
         """End the thread, and let the next process have the file; what is committed stays."""
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -126,6 +130,10 @@ class Ledger:
             org = self._loaded.get(row.org)
             if org is None:
                 org = stored.load_org(connection, row, self.settings.bounds, self.room)
+                if self.settings.workflows.leave_out_any:
+                    names = select(_RUN.workflow_id).where(_RUN.org == org.key).distinct()
+                    met = connection.execute(names).scalars()
+                    org.left_out.update(filter(self.settings.workflows.leave_out, met))
         self._loaded[org.key] = org
         return org
 
@@ -255,9 +263,11 @@ class Ledger:
         with self.transaction(org) as connection:
             for run_id in absent:
                 where = and_(_RUN.org == org.key, _RUN.run_id == run_id)
-                misses = connection.execute(select(_RUN.absent).where(where)).scalar_one() + 1
+                row = connection.execute(select(_RUN.absent, _RUN.workflow_id).where(where)).one()
+                misses = row.absent + 1
                 connection.execute(update(schema.run).where(where).values(absent=misses))
-                vanished += misses == VANISHED
+                is_counted = not self.settings.workflows.leave_out(row.workflow_id)
+                vanished += misses == VANISHED and is_counted
             counts.vanished += vanished
             update_org(
                 connection,

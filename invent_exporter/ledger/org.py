@@ -30,6 +30,8 @@ class OrgLedger:
         self.counts = msgspec.json.decode(row.counts, type=OrgCounts)
         self.workflows: dict[str, WorkflowCounts] = {}
         self.folded: set[str] = set()
+        self.left_out: set[str] = set()
+        """Workflows of which runs were met while they were not to be counted."""
         self.text_bytes = 0
         """What the workflows take of /metrics, each as large as when it was born."""
         self.contact_seconds: float | None = row.contact

@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, func, select, tuple_
 
 from invent_exporter.api.models import TIMED_STATUSES, Run, escape
+from invent_exporter.config.workflows import Workflows
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, series_key
 from invent_exporter.ledger.org import OrgLedger, WorkflowDrafts, to_json, update_org
@@ -32,6 +33,7 @@ class LedgerSettings(msgspec.Struct, frozen=True):
     max_workflows: int
     step_credits: bool
     reconcile_window_seconds: float
+    workflows: Workflows = Workflows()
 
 
 class InvalidRow(msgspec.Struct, frozen=True):
@@ -44,13 +46,13 @@ class InvalidRow(msgspec.Struct, frozen=True):
 class Recorded(msgspec.Struct):
     """What a page brought: facts for the scan, and what to publish and log.
 
-    `changed` names the workflows whose numbers changed, `news` says whether any row did, `invalid`
-    lists unreadable runs that were noted now, `timeless` those that no time tells from history,
-    `odd` counted runs with fields that can't be read.
+    `changed` names the workflows whose numbers changed, `news` says whether any row did, `finished`
+    lists the runs that were counted, `odd` those of them with fields that can't be read, `invalid`
+    unreadable runs that were noted now, `timeless` those that no time tells from history.
     """
 
     facts: list[RowFact] = []
-    failed: list[Run] = []
+    finished: list[Run] = []
     history_failed: int = 0
     invalid: list[InvalidRow] = []
     timeless: list[str] = []
@@ -90,6 +92,7 @@ class Recorder:
         self._given_up: list[RunRow] = []
         self._inserted: dict[str, RunRow] = {}
         self._updated: dict[str, RunRow] = {}
+        self._left_out: set[str] = set()
         self.recorded = Recorded()
 
     def record(self, connection: Connection, runs: Sequence[Run]) -> None:
@@ -147,7 +150,8 @@ class Recorder:
             if mine is not None and not mine.final:
                 mine.owned = self.recorded.news = True
                 self._updated[mine.run_id] = mine
-                self._workflows.draft(mine.workflow_id)
+                if not self._settings.workflows.leave_out(mine.workflow_id):
+                    self._workflows.draft(mine.workflow_id)
         return known, elsewhere
 
     def _is_below_floor(self, run: Run) -> bool:
@@ -187,7 +191,8 @@ class Recorder:
     def _meet(self, connection: Connection, run: Run, *, owned: bool) -> RunRow:
         created = self._now if run.first_time is None else run.first_time
         is_history = self._is_history(run)
-        counted = owned and run.is_final and not is_history
+        counts_here = owned and not self._leave_out(run)
+        counted = counts_here and run.is_final and not is_history
         row = RunRow(
             run_id=run.id,
             org=self._org.key,
@@ -205,7 +210,7 @@ class Recorder:
             met=self._now,
             met_by=self._way,
         )
-        if owned:
+        if counts_here:
             counts = self._workflows.draft(run.workflow_label)
             counts.learn(run)
             if not is_history:
@@ -234,8 +239,8 @@ class Recorder:
             self._counts.unreadable[name] = self._counts.unreadable.get(name, 0) + 1
         if run.unreadable:
             self.recorded.odd.append(run)
+        self.recorded.finished.append(run)
         if run.status_label == "FAILED":
-            self.recorded.failed.append(run)
             self._keep_failed(run)
 
     def _conclude(self, connection: Connection, run: Run, counts: WorkflowCounts) -> None:
@@ -251,6 +256,13 @@ class Recorder:
         )
         counts.consecutive_failures = connection.execute(query).scalar_one()
 
+    def _leave_out(self, run: Run) -> bool:
+        """Tell whether nobody wants this workflow's runs counted; what is final now never is."""
+        is_left_out = self._settings.workflows.leave_out(run.workflow_label)
+        if is_left_out:
+            self._left_out.add(run.workflow_label)
+        return is_left_out
+
     # -- a run that is known as open
 
     def _follow(self, connection: Connection, run: Run, row: RunRow) -> None:
@@ -260,7 +272,7 @@ class Recorder:
             row.origin = run.origin_label
             row.workflow_id = run.workflow_label
             row.since = _since(run, self._now)
-            if row.owned:
+            if row.owned and not self._leave_out(run):
                 counts = self._workflows.draft(run.workflow_label)
                 counts.learn(run)
                 self._count(connection, run, row, counts)
@@ -358,6 +370,7 @@ class Recorder:
         """After the commit: let the drafts be what is published."""
         self.recorded.changed = self._workflows.put_in_place()
         self._org.counts = self._counts
+        self._org.left_out |= self._left_out
         return self.recorded
 
 

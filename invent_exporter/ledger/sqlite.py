@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
+import shutil
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,6 +69,13 @@ class Database:
         """Size of the state file with its log, 0 for state in memory."""
         files = () if self.path is None else (self.path, Path(f"{self.path}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    def room_bytes(self) -> float:
+        """Room that is left on the state's disk, `inf` for state in memory."""
+        with suppress(OSError):  # without its folder the next transaction fails, and says so
+            if self.path is not None:
+                return shutil.disk_usage(self.path.parent).free
+        return math.inf
 
     def make_room(self) -> None:
         """Give back the log's space where one can: on a disk that is full it may be what fills it.

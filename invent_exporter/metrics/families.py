@@ -155,6 +155,10 @@ CORRECTIONS = _counter(
     "Credits by which usage was revised downward after it was counted.",
 )
 FOLDED = _gauge("invent_workflows_folded{org_id}", "Workflows behind workflow_id __other__.")
+EXCLUDED = _gauge(
+    "invent_workflows_excluded{org_id}",
+    "Workflows left out by the configuration: their runs are read, and not counted.",
+)
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,8 @@ class WorkflowView:
     workflow_name: str
     counts: WorkflowCounts
     open_runs: tuple[OpenGroup, ...] | None
+    more_labels: tuple[tuple[str, str], ...] = ()
+    """Of its info, as `workflow_labels` says."""
 
     def metrics(self) -> list[Metric]:
         """Build the series of the workflow."""
@@ -183,6 +189,7 @@ class OrgView:
     org_name: str
     counts: OrgCounts
     folded: int
+    excluded: int = 0
 
     def metrics(self) -> list[Metric]:
         """Build the series of the org."""
@@ -198,6 +205,7 @@ class OrgView:
         series.add(REVISED, self.counts.revised)
         series.add(CORRECTIONS, self.counts.credit_corrections)
         series.add(FOLDED, self.folded)
+        series.add(EXCLUDED, self.excluded)
         return list(series.metrics.values())
 
 
@@ -242,7 +250,7 @@ class _WorkflowSeries(_Series):
             self.add(STREAK, counts.consecutive_failures)
             self.add(
                 WORKFLOW,
-                {},
+                dict(self.view.more_labels),
                 workflow_name=self.view.workflow_name,
                 workflow_org_id=counts.workflow_org_id,
                 version=counts.version,

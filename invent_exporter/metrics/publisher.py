@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import inf
 from typing import TypeAlias
 
 from invent_exporter.api.models import OTHER_WORKFLOW
+from invent_exporter.config.workflows import Workflows
 from invent_exporter.errors import StorageError
 from invent_exporter.ledger.ledger import Ledger, OpenGroup
 from invent_exporter.ledger.org import OrgLedger
@@ -40,19 +41,19 @@ class Publisher:
         telemetry: Telemetry,
         *,
         newborn_hold_seconds: float,
-        workflow_names: Mapping[str, str],
+        workflows: Workflows,
         clock: Callable[[], float],
     ) -> None:
         """Publish into `exposition`, commit releases to `ledger`, count in `telemetry` what fails.
 
-        A group is shown at 0 for `newborn_hold_seconds` at least. `workflow_names` are by id, where
-        people gave some. `clock` tells seconds that never go back.
+        A group is shown at 0 for `newborn_hold_seconds` at least. `workflows` says what they are
+        called, and which are not served. `clock` tells seconds that never go back.
         """
         self._exposition = exposition
         self._ledger = ledger
         self._telemetry = telemetry
         self._hold_seconds = newborn_hold_seconds
-        self._names = workflow_names
+        self._workflows = workflows
         self._clock = clock
         self._orgs: dict[int, OrgLedger] = {}
         self._views: dict[int, OrgView] = {}
@@ -66,18 +67,22 @@ class Publisher:
         if org.org_id is None or not org.contacted:
             return
         names = set(changed if self._orgs.get(org.key) is org else org.workflows)
-        if names or _org_view(org, org_name) != self._views.get(org.key):
+        if names or self._org_view(org, org_name) != self._views.get(org.key):
             self._orgs[org.key] = org
             await self._publish(org, names, org_name)
 
-    async def apply(self, newborn_hold_seconds: float, workflow_names: Mapping[str, str]) -> None:
-        """Hold new groups for so long, and serve these names, from now on."""
-        before, self._names = self._names, workflow_names
+    def serving(self, org_id: str) -> list[OrgLedger]:
+        """List the ledgers from which an org is served: for a moment two, when `c` becomes it."""
+        return [org for org in self._orgs.values() if org.org_id == org_id]
+
+    async def apply(self, newborn_hold_seconds: float, workflows: Workflows) -> None:
+        """Hold new groups for so long, and serve workflows as this says, from now on."""
+        before, self._workflows = self._workflows, workflows
         self._hold_seconds = newborn_hold_seconds
         self._wake.set()
         for key, org in [*self._orgs.items()]:
-            names = {name for name in org.workflows if before.get(name) != workflow_names.get(name)}
-            if names and self._orgs.get(key) is org:
+            names = {name for name in org.workflows if before.shown(name) != workflows.shown(name)}
+            if (names or before != workflows) and self._orgs.get(key) is org:
                 await self._publish(org, names, self._views[key].org_name)
 
     async def withdraw(self, org: OrgLedger) -> None:
@@ -91,7 +96,11 @@ class Publisher:
     async def set_open(self, org: OrgLedger, groups: tuple[OpenGroup, ...] | None) -> None:
         """Serve these open runs; None when they are not known, and their gauges go away."""
         before = self._open.get(org.key)
-        after = None if groups is None else _fold(org, groups, before or {})
+        after = None
+        if groups is not None:
+            leave_out = self._workflows.leave_out
+            counted = [group for group in groups if not leave_out(group.workflow_id)]
+            after = _fold(org, counted, before or {})
         self._open[org.key] = after
         if org.key not in self._orgs or before == after:
             return
@@ -106,13 +115,17 @@ class Publisher:
         return self._open.get(org.key)
 
     async def _publish(self, org: OrgLedger, names: set[str], org_name: str) -> None:
-        view = self._views[org.key] = _org_view(org, org_name)
+        view = self._views[org.key] = self._org_view(org, org_name)
         changes: dict[object, View | None] = {(org.key,): view}
         for name in sorted(names):
-            changes[org.key, name] = self._workflow_view(org, name)
+            is_left_out = self._workflows.leave_out(name)
+            changes[org.key, name] = None if is_left_out else self._workflow_view(org, name)
         # Before the generation is there: `publish` may give way to a scrape of it.
         groups = [
-            (org.key, name, group) for name in names for group in org.workflows[name].unreleased()
+            (org.key, name, group)
+            for name in names
+            if changes[org.key, name] is not None
+            for group in org.workflows[name].unreleased()
         ]
         generation = await self._exposition.publish(changes)
         if self._orgs.get(org.key) is not org:
@@ -127,8 +140,14 @@ class Publisher:
     def _workflow_view(self, org: OrgLedger, name: str) -> WorkflowView:
         runs = self._open.get(org.key)
         open_runs = None if runs is None else runs.get(name, ())
-        title = self._names.get(name, name)
-        return WorkflowView(org.org_id or "", name, title, org.workflows[name], open_runs)
+        title, labels, _ = self._workflows.shown(name)
+        more = tuple(labels.items())
+        return WorkflowView(org.org_id or "", name, title, org.workflows[name], open_runs, more)
+
+    def _org_view(self, org: OrgLedger, org_name: str) -> OrgView:
+        known = org.left_out | org.workflows.keys()
+        left_out = sum(map(self._workflows.leave_out, known))
+        return OrgView(org.org_id or "", org_name, org.counts, len(org.folded), left_out)
 
     # -- releases
 
@@ -176,10 +195,6 @@ class Publisher:
             if self._orgs.get(key) is org:
                 await self._publish(org, set(groups), self._views[key].org_name)
         return done
-
-
-def _org_view(org: OrgLedger, org_name: str) -> OrgView:
-    return OrgView(org.org_id or "", org_name, org.counts, len(org.folded))
 
 
 def _fold(org: OrgLedger, groups: Iterable[OpenGroup], before: _OpenByWorkflow) -> _OpenByWorkflow:

@@ -7,11 +7,11 @@ on each other, and are read best in one place.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 
 import msgspec
 
-from invent_exporter.api.models import FINAL_STATUSES
+from invent_exporter.api.models import FINAL_STATUSES, OPEN_STATUSES, ORIGINS
 from invent_exporter.scan.order import (
     Newest,
     Order,
@@ -61,17 +61,31 @@ class Poll:
 
     `state` is what to keep when everything that was asked for was read, `absent` the open runs that
     a complete search did not find, `is_whole` False when a gap could not be closed, `is_walk` True
-    when nothing but a walk through all pages could prove that nothing is new.
+    when nothing but a walk through all pages could prove that nothing is new. `beyond` are the
+    lists, by status and origin, that were wanted further back than the API lists them, and the row
+    from which on they were not read; `given_up` the open runs that are in none of the lists that
+    can be read.
     """
 
-    def __init__(self, state: ScanState, *, open_known: bool, contact_floor: float | None) -> None:
+    def __init__(
+        self,
+        state: ScanState,
+        *,
+        open_known: bool,
+        contact_floor: float | None,
+        given_up: Collection[str] = (),
+    ) -> None:
         """Start from what the last complete poll learned.
 
         `open_known`: the ledger holds open runs; `contact_floor`: how far back first contact reads
-        (seconds since the epoch), None when it was made.
+        (seconds since the epoch), None when it was made; `given_up`: open runs that are not
+        searched for.
         """
         self.state = self._before = state
         self.absent: set[str] = set()
+        self.beyond: dict[tuple[str, str], int] = {}
+        self.given_up = set(given_up)
+        self._unlisted: set[str] = set()
         self.is_whole = True
         self.is_walk = self.walked_all = False
         self.listing_count: int | None = None
@@ -101,18 +115,22 @@ class Poll:
     def _contact(self) -> Steps:
         yield from self._open_lists()
         floor = self._contact_floor or 0.0
+
+        def may_stop(page: PageFacts, order: Order) -> bool:
+            is_newest_first = order.newest_first and not order.oldest_first
+            return is_newest_first and is_older(page.rows, floor, order)
+
         walk = Walk(0, optional=True)
         while not walk.at_end:
             page = yield from walk.read()
-            if (
-                walk.order.newest_first
-                and not walk.order.oldest_first
-                and is_older(page.rows, floor, walk.order)
-                and (yield from self._confirm(walk))
-            ):
+            # Open runs of any age are looked for where a list of them can't be had.
+            is_enough = may_stop(page, walk.order) and not self._unlisted
+            if is_enough and (yield from self._confirm(walk)):
                 break
-        # What the API refuses to list is history by its time, whoever reads it later.
-        self.is_whole = walk.is_whole
+        if walk.is_refused:
+            yield from self._each_status(lambda page: may_stop(page, walk.order))
+        # What the API refuses even so is history by its time, whoever reads it later.
+        self.is_whole = self.is_whole and walk.is_whole
         self._learn(walk, walk.order)
         self.walked_all = walk.at_end and not walk.is_refused
 
@@ -163,9 +181,13 @@ class Poll:
             while not walk.at_end:
                 yield from walk.read()
         if walk.is_refused:
-            yield from self._each_status(order)
+            is_newest_first = order.learned and order.newest_first
+            self.is_walk = self.is_walk or not is_newest_first
+            yield from self._each_status(
+                lambda page: is_newest_first and self._may_stop_at(page.rows, order)
+            )
         self.walked_all = walk.at_end and walk.began_at == 0 and not walk.is_refused
-        self.is_whole = walk.is_whole
+        self.is_whole = self.is_whole and walk.is_whole
         if self._open_known or walk.saw_open or self._unmet(first.count, walk.last.met):
             yield from self._open_lists()
             yield from self._search(walk)
@@ -200,28 +222,53 @@ class Poll:
         """Tell whether no run that shares the newest time can stand behind these rows."""
         return self._before.newest_closed or reaches_behind(rows, self._before.newest, order)
 
-    def _each_status(self, order: Order) -> Steps:
-        """Read the final runs by status, where more is new than the API lists at once.
-
-        Each status has a depth of its own. What stays beyond is said by the depth that is shown.
-        """
+    def _each_status(self, may_stop: Callable[[PageFacts], bool]) -> Steps:
+        """Read the final runs by status, where more is wanted than the API lists at once."""
         for status in FINAL_STATUSES:
-            walk = Walk(0, status, optional=True)
-            while not walk.at_end:
-                page = yield from walk.read()
-                if order.learned and order.newest_first and self._may_stop_at(page.rows, order):
-                    break
+            yield from self._list(status, may_stop)
 
     def _open_lists(self) -> Steps:
-        for status in ("PENDING", "RUNNING"):
-            walk = Walk(0, status)
-            while not walk.at_end:
-                yield from walk.read()
+        for status in OPEN_STATUSES:
+            yield from self._list(status)
+
+    def _list(
+        self, status: str, may_stop: Callable[[PageFacts], bool] = lambda _page: False
+    ) -> Steps:
+        """Read the runs with a status; by origin too where they are more than the API lists.
+
+        Each of these lists has a depth of its own.
+        """
+        walk = yield from self._read_list(status, ALL, may_stop)
+        if not walk.is_refused:
+            return
+        # Open runs are listed in each poll; of so many, more rarely.
+        self.is_walk = self.is_walk or status in OPEN_STATUSES
+        if not walk.last.end:  # it knows no such status; open runs are then searched in ALL
+            self._unlisted.add(status)
+            if status in FINAL_STATUSES:
+                self.beyond[status, ALL] = 0
+            return
+        for origin in ORIGINS:
+            part = yield from self._read_list(status, origin, may_stop)
+            if part.is_refused:
+                self.beyond[status, origin] = part.last.end
+
+    def _read_list(
+        self, status: str, origin: str, may_stop: Callable[[PageFacts], bool]
+    ) -> Generator[Request, Answer, Walk]:
+        walk = Walk(0, status, optional=True, origin=origin)
+        while not walk.at_end and not may_stop((yield from walk.read())):
+            pass
+        # A list of open runs with a gap costs no run: those that are missing are searched in ALL.
+        self.is_whole = self.is_whole and (walk.is_whole or status in OPEN_STATUSES)
+        return walk
 
     def _search(self, walk: Walk) -> Steps:
         """Read on in ALL until each open run that is in no list is found."""
-        missing = yield Missing()
-        assert isinstance(missing, dict)  # noqa: S101 (the protocol of the generator)
+        answer = yield Missing()
+        assert isinstance(answer, dict)  # noqa: S101 (the protocol of the generator)
+        self.given_up.intersection_update(answer)
+        missing = {run: created for run, created in answer.items() if run not in self.given_up}
         if not missing:
             return
         order = self.state.order.joined(walk.order)
@@ -244,8 +291,21 @@ class Poll:
             if may_stop and is_older(page.rows, limit, order):
                 break
         self.is_whole = self.is_whole and search.is_whole
-        if search.is_whole and not search.is_refused:
+        if search.is_refused:
+            yield from self._search_lists(left, may_stop=may_stop, limit=limit, order=order)
+            self.given_up |= left
+        elif search.is_whole:
             self.absent = left
+
+    def _search_lists(self, left: set[str], *, may_stop: bool, limit: float, order: Order) -> Steps:
+        """Look by status for runs that may stand deeper in ALL than the API lists."""
+
+        def is_enough(page: PageFacts) -> bool:
+            left.difference_update(_ids(page))
+            return not left or (may_stop and is_older(page.rows, limit, order))
+
+        if left:
+            yield from self._each_status(is_enough)
 
     # -- what is learned
 

@@ -31,8 +31,10 @@ class Read(msgspec.Struct, frozen=True):
     optional: bool = False
     """The poll goes on where the API refuses it: the answer is then a page that is `refused`.
 
-    Row 0 is never optional: an API that refuses it can't be read.
+    Row 0 is never optional: an API that refuses it can't be read. Unless it does not know the
+    status or the origin: then all of that list is refused.
     """
+    origin: str = ALL
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -55,6 +57,7 @@ class Walk:
     anchor: InitVar[PageFacts | None] = None
     recovering: bool = False
     optional: bool = False
+    origin: str = ALL
     at_end: bool = False
     is_whole: bool = True
     saw_open: bool = False
@@ -112,7 +115,9 @@ class Walk:
             self.is_whole = False
 
     def _page(self, offset: int) -> Generator[Request, Answer, PageFacts]:
-        page = yield Read(self.status, offset, self.forward, self.recovering, self.optional)
+        page = yield Read(
+            self.status, offset, self.forward, self.recovering, self.optional, self.origin
+        )
         assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
         if page.refused:
             self.at_end = self.is_refused = True

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from functools import partial
 
-from invent_exporter.api.budget import POOL_BYTES, SHARE_BYTES, Budget, Lease
+from invent_exporter.api.budget import LARGE_SECONDS, POOL_BYTES, SHARE_BYTES, Budget, Lease
 from invent_exporter.api.worker import Worker
 
 LARGEST = 16 * 2**20
@@ -56,6 +56,21 @@ async def test_who_gives_up_waiting_leaves_the_place_to_the_next() -> None:
     assert third.covers(LARGEST)
     assert not second.covers(SHARE_BYTES + 1)
     assert second.covers(SHARE_BYTES)
+
+
+async def test_waiting_for_others_does_not_count_as_slow() -> None:
+    """A deadline stands still meanwhile; the place itself is held for ten seconds at most."""
+    budget, loop, heartbeats = Budget(), asyncio.get_running_loop(), list[float]()
+    first = Lease(budget)
+    await first.become_large()
+    async with asyncio.timeout(3600) as deadline:
+        wanted = Lease(budget).grow(LARGEST, deadline=deadline, heartbeat=heartbeats.append)
+        waiting = asyncio.create_task(wanted)
+        await asyncio.sleep(0)
+        assert (deadline.when(), heartbeats) == (None, [2 * LARGE_SECONDS])
+        first.release()
+        await waiting
+        assert 0 < (deadline.when() or 0) - loop.time() <= LARGE_SECONDS
 
 
 async def test_work_is_done_in_turn_and_its_errors_come_back() -> None:

@@ -113,6 +113,7 @@ def test_a_field_that_is_null_or_missing_is_no_reason_to_leave_a_run_out(name: s
         ("usage", {"total": "much"}),
         ("usage", {"total": ""}),
         ("usage", {"ai_total": True}),
+        ("usage", {"total": 1, "steps": {f"step-{number}": number for number in range(4000)}}),
         ("usage", {"total": "nan"}),
         ("usage", {"total": 1e300}),
         ("usage", {"ai_total": "-inf"}),

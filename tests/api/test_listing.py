@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from invent_exporter.api.budget import POOL_BYTES
+from invent_exporter.api.decoding import DecodedPage, decode_page
 from invent_exporter.api.listing import Chunk, Listing, RunsApi
 from invent_exporter.api.page_size import PageSize
 from invent_exporter.api.transport import Answer, Transport
@@ -387,17 +390,27 @@ def test_a_size_that_is_too_large_again_and_again_is_tried_ever_more_seldom() ->
     assert sizes == [25, 25, 25, 50, 50, 50, 100, 100]
 
 
-async def test_over_http_the_endpoint_is_asked_as_documented_and_a_large_page_is_read() -> None:
-    """Path, query and key are right; a page above 64 KiB is decoded off the event loop."""
+async def test_over_http_the_endpoint_is_asked_as_documented_and_a_large_page_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Path, query and key are right; a large page is decoded in a thread of its own."""
     rows = b",".join(row_of(n)[:-2] + b"x" * 2000 + b'"}' for n in range(100))
-    registry = CollectorRegistry()
+    registry, threads = CollectorRegistry(), set[str]()
+
+    def decode(body: bytes, latest_seconds: float) -> DecodedPage:
+        threads.add(threading.current_thread().name)
+        return decode_page(body, latest_seconds)
+
+    monkeypatch.setattr("invent_exporter.api.listing.decode_page", decode)
     page = answer(b"[" + rows + b"]", "Pagination-Count: 100")
     async with RawServer(always(page)) as server:
         config, telemetry = ApiConfig(url=server.url), Telemetry(registry)
         transport = Transport(config, telemetry, SystemClocks(), Redactor())
         listing = RunsApi(transport).listing("org/1", lambda: "k", "PENDING", label="real")
         chunk = await listing.read(0)
+        assert transport._budget.free_bytes == POOL_BYTES
         await transport.aclose()
+    assert threads == {"decoder"}
     labels = {"org_id": "real", "code": "200"}
     assert registry.get_sample_value("invent_api_requests_total", labels) == 1
     assert [run.id for run in chunk.runs] == [str(n) for n in range(100)]

@@ -12,11 +12,11 @@ import httpcore
 import pytest
 from prometheus_client import CollectorRegistry
 
-from invent_exporter.api.budget import SHARE_BYTES
+from invent_exporter.api.budget import POOL_BYTES
 from invent_exporter.api.connections import _Stream
 from invent_exporter.api.transport import Answer, Transport
 from invent_exporter.config.load import ApiConfig
-from invent_exporter.errors import ApiError, TooLargeError
+from invent_exporter.errors import ApiError, PausedError, TooLargeError
 from invent_exporter.redaction import Redactor
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 from tests.proof.process import FakeClocks
@@ -31,9 +31,7 @@ OK = answer(b"[]")
 class Setup(FakeClocks):
     """A transport with its own registry, no real waiting between tries, and a log of waits."""
 
-    def __init__(
-        self, url: str, *, timeout_seconds: float = 20, key: str = KEY, limit: int = LIMIT
-    ) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = 20, key: str = KEY) -> None:
         self.registry = CollectorRegistry()
         self.waits: list[float] = []
         self.heartbeats: list[float] = []
@@ -42,7 +40,7 @@ class Setup(FakeClocks):
             url=url,
             timeout_seconds=timeout_seconds,
             requests_per_minute=6000,
-            max_response_bytes=limit,
+            max_response_bytes=LIMIT,
         )
         redactor = Redactor()
         redactor.add(key)
@@ -59,10 +57,10 @@ class Setup(FakeClocks):
         self.now += seconds
         await asyncio.sleep(0)
 
-    async def get(self, path: str = "/runs") -> Answer:
+    async def get(self, path: str = "/runs", org_id: str = "org-1") -> Answer:
         """Ask once."""
         return await self.transport.get(
-            path, {"page": "1"}, lambda: self.key, "org-1", self.heartbeats.append
+            path, {"page": "1"}, lambda: self.key, org_id, self.heartbeats.append
         )
 
     async def error(self) -> ApiError:
@@ -89,15 +87,11 @@ class Setup(FakeClocks):
 
 @asynccontextmanager
 async def asking(
-    *answers: bytes,
-    handler: Handler | None = None,
-    timeout_seconds: float = 20,
-    key: str = KEY,
-    limit: int = LIMIT,
+    *answers: bytes, handler: Handler | None = None, timeout_seconds: float = 20, key: str = KEY
 ) -> AsyncIterator[tuple[Setup, RawServer]]:
     """Run a server that gives these answers, or does worse, and a transport that asks it."""
     async with RawServer(handler or always(*answers)) as server:
-        setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key, limit=limit)
+        setup = Setup(server.url, timeout_seconds=timeout_seconds, key=key)
         try:
             yield setup, server
         finally:
@@ -338,6 +332,7 @@ async def test_what_comes_in_crumbs_is_broken_off_and_others_have_their_turn(
         error = await setup.error()
         waiting.cancel()
         assert said in error.message
+        assert setup.transport._budget.free_bytes == POOL_BYTES
         assert turns >= turns_due
 
 
@@ -358,7 +353,7 @@ async def test_a_head_is_read_in_small_pieces_until_it_is_there() -> None:
     await stream.write(b"GET")
     for _ in range(4):
         await stream.read(65536)
-    assert wanted == [4096, 4096, 4096, 65536]
+    assert wanted == [2048, 2048, 2048, 65536]
 
 
 async def test_no_cookie_is_kept_or_sent() -> None:
@@ -370,28 +365,6 @@ async def test_no_cookie_is_kept_or_sent() -> None:
             setup.key = key
             await setup.get()
         assert [request.headers.get("cookie") for request in server.requests] == [None] * 3
-
-
-async def test_waiting_for_the_place_of_a_large_body_is_not_slow() -> None:
-    """One that stalls holds it for no longer than its own timeout; then the next comes whole."""
-    size = SHARE_BYTES + 1024 * 1024
-
-    async def handler(request: Request, say: Say) -> None:
-        whole = answer(b" " * size)
-        if request.path == "/stalls":
-            await say(whole[: SHARE_BYTES + 100_000])
-            await asyncio.sleep(3600)
-        await say(whole)
-
-    async with asking(handler=handler, timeout_seconds=1, limit=2 * size) as (setup, _):
-        budget = setup.transport._budget
-        stalling = [asyncio.create_task(setup.get("/stalls")) for _ in range(3)]
-        while budget.waiting < 2:  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(0.01)
-        assert len((await setup.get()).body) == size
-        for result in await asyncio.gather(*stalling, return_exceptions=True):
-            assert isinstance(result, ApiError)
-            assert result.reason == "timeout"
 
 
 async def test_a_body_of_exactly_the_limit_is_read() -> None:
@@ -563,6 +536,29 @@ async def test_a_long_retry_after_fails_at_once_and_holds_all_requests() -> None
         setup.now += 100
         await setup.get()  # 20 s are left: those are waited for
         assert setup.waits == [20.0]
+
+
+async def test_one_orgs_long_retry_after_holds_another_for_a_minute_at_most() -> None:
+    """Then the other asks; where it is answered, it goes on and the throttled one waits."""
+
+    async def handler(request: Request, say: Say) -> None:
+        refusal = answer(b"", "Retry-After: 3600", status="429 No")
+        await say(refusal if request.path == "/throttled" else OK)
+
+    async with asking(handler=handler) as (setup, server):
+        with pytest.raises(ApiError):
+            await setup.get("/throttled")
+        for org_id, seconds in (("org-2", 60), ("org-1", 3600)):
+            with pytest.raises(PausedError) as caught:
+                await setup.get(org_id=org_id)
+            assert caught.value.retry_after_seconds == seconds
+        setup.now += 60
+        for _ in range(2):
+            await setup.get(org_id="org-2")
+        with pytest.raises(PausedError):
+            await setup.get("/throttled")
+        assert [request.path for request in server.requests] == ["/throttled", "/runs", "/runs"]
+        assert setup.waits == []
 
 
 async def test_all_waits_of_a_request_are_bounded_together() -> None:

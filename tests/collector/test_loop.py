@@ -5,7 +5,8 @@ Promises 4 and 6, beside what test_machine holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+import re
+from collections.abc import Iterator, MutableMapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import product
@@ -18,7 +19,8 @@ import pytest
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-from invent_exporter.api.transport import Answer
+from invent_exporter.api.models import ORIGINS
+from invent_exporter.collector.target import WalkBounds
 from invent_exporter.errors import ApiError
 from invent_exporter.redaction import Redactor
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
@@ -85,12 +87,12 @@ class Desk:
         self.service.changed(run)
         return run
 
-    def finished(self, count: int = 1, status: str = "COMPLETED") -> list[Run]:
+    def finished(self, count: int = 1, status: str = "COMPLETED", **fields: Any) -> list[Run]:  # noqa: ANN401
         """Create runs, a second apart, that have ended."""
         runs = []
         for _ in range(count):
             self.clocks.now += 1.0
-            runs.append(self.finish(self.pending(), status))
+            runs.append(self.finish(self.pending(**fields), status))
         return runs
 
     async def poll(self, *, after_seconds: float = 30.0) -> float:
@@ -797,6 +799,7 @@ async def test_a_loop_without_a_sign_of_life_has_stalled(desk: Desk) -> None:
 # -- odd runs, another org's key
 
 
+@with_settings(page_size=100)
 async def test_ties_that_are_dealt_anew_add_nothing_and_a_failure_after_them_counts(
     desk: Desk,
 ) -> None:
@@ -952,6 +955,145 @@ async def test_more_new_runs_than_the_api_lists_are_read_by_status(desk: Desk) -
     assert desk.count == 45
 
 
+async def test_more_new_runs_than_a_status_lists_are_read_by_origin(
+    desk: Desk, lines: Lines
+) -> None:
+    """Each origin has a depth of its own; what stays beyond is said, once an hour."""
+    desk.finished(15)
+    await desk.poll()
+    desk.service.refuses_from = 20
+    for origin in ORIGINS:
+        desk.finished(15, "FAILED", origin=origin)
+    await desk.poll()
+    assert desk.count == 45
+    beyond = "the API refuses to list all runs, by status"
+    assert said(lines, beyond, "lists") == []
+    for _ in range(2):
+        desk.finished(60, "CANCELED", origin="WEBHOOK")
+        await desk.poll()
+    assert desk.process.collector.up, desk.process.collector.error
+    assert 45 + 2 * 20 <= (desk.count or 0) < 45 + 2 * 60
+    (lists,) = said(lines, beyond, "lists")
+    assert re.fullmatch(r"CANCELED/WEBHOOK from row 2\d", lists)
+
+
+@pytest.mark.parametrize("order", ["created_desc", "mixed"])
+async def test_a_run_that_ended_deeper_than_the_api_lists_is_looked_for_by_status(
+    desk: Desk, order: str
+) -> None:
+    """Once: one that is in no list that can be read costs no search in later polls, for an hour."""
+    desk.service.order, desk.service.refuses_from = order, 20
+    buried, lost = desk.pending(), desk.pending(origin="WEBHOOK")
+    desk.finished(60)
+    for _ in range(2):
+        await desk.poll()
+    desk.finish(buried, "FAILED")
+    lost.hidden = True
+    await desk.poll()
+    assert desk.count == 1
+    assert desk.served("invent_runs_open{") == 1
+    if order == "created_desc":
+        assert len(await desk.requests_of_a_poll()) == 3, "the first page, and both lists"
+    lost.hidden = False
+    desk.finish(lost, "FAILED")
+    await desk.poll(after_seconds=3700.0)
+    assert desk.count == 2
+
+
+async def test_first_contact_reads_by_status_what_stands_deeper_than_the_api_lists(
+    desk: Desk,
+) -> None:
+    """Back to `lookback`, so that its workflows and streaks are known."""
+    desk.finished(15, "FAILED", workflow_id="rare")
+    desk.finished(30)
+    desk.service.refuses_from = 20
+    await desk.poll()
+    assert desk.served("invent_workflow_consecutive_failures", workflow_id="rare") == 15
+    assert desk.count == 0
+
+
+async def test_more_open_runs_than_the_api_lists_are_read_by_origin_and_leave_the_org_up(
+    desk: Desk, lines: Lines
+) -> None:
+    """Those beyond are said, and followed as soon as the API lists them."""
+    desk.service.refuses_from = 20
+    runs = [desk.pending(origin=origin) for origin in ORIGINS for _ in range(15)]
+    desk.clocks.now += 1.0
+    await desk.poll()
+    assert desk.served("invent_runs_open{", status="PENDING") == 45
+    assert said(lines, "the API refuses to list all runs, by status", "lists") == []
+    more = []
+    for _ in range(10):
+        desk.clocks.now += 1.0
+        more += [desk.pending(), desk.pending()]
+        await desk.poll()
+    assert desk.process.collector.up, desk.process.collector.error
+    (lists,) = said(lines, "the API refuses to list all runs, by status", "lists")
+    assert re.fullmatch(r"PENDING/TRIGGER from row 2\d", lists)
+    assert desk.served("invent_runs_open{", status="PENDING") == 65
+    assert desk.served("invent_runs_vanished_total") == 0
+
+    def before_read(_reads: int) -> None:
+        desk.clocks.now += 1.0
+
+    desk.service.before_read = before_read
+    assert await desk.poll() > 20 * 10.0, "so many lists are read more rarely"
+    desk.heal()
+    desk.service.refuses_from = None
+    await desk.poll()
+    for run in (runs[20], more[0]):
+        desk.finish(run)
+    desk.finished(10)
+    await desk.poll()
+    assert desk.count == 12
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_a_status_that_the_api_no_longer_knows_is_looked_for_among_all(
+    desk: Desk, order: str
+) -> None:
+    """Also at first contact, which then reads on behind `lookback`."""
+    desk.service.order, desk.service.unknown_filters = order, frozenset({"PENDING"})
+    buried = desk.pending(created=-2 * DAY)
+    for hours in range(47, 0, -1):
+        run = desk.pending(created=-3600.0 * hours)
+        run.status, run.started, run.ended = "COMPLETED", run.created, run.created
+    for _ in range(3):
+        await desk.poll()
+        assert desk.process.collector.up, desk.process.collector.error
+        assert desk.served("invent_runs_open{", status="PENDING") == 1
+    desk.finish(buried)
+    await desk.poll()
+    assert desk.count == 1
+
+
+@with_settings(walk_bounds=WalkBounds(rows=60))
+async def test_a_walk_without_an_end_breaks_off(desk: Desk) -> None:
+    """After so many rows; the poll fails, and says so."""
+    await desk.poll()
+
+    def before_read(reads: int) -> None:
+        if reads < 30:
+            desk.finished(12)
+
+    desk.service.order = "created_asc"
+    desk.service.before_read = before_read
+    await desk.poll()
+    assert "has no end: a walk read more than 60 rows" in (desk.process.collector.error or "")
+    assert desk.own("invent_poll_errors_total", reason="invalid_response") == 1
+    assert 30 <= (desk.count or 0) <= 60
+
+
+@with_settings(walk_bounds=WalkBounds(share_of_room=0.0, spare_bytes=100_000))
+async def test_a_walk_that_fills_the_disk_breaks_off(desk: Desk) -> None:
+    """Before others want for room: it may take a share of what is left."""
+    await desk.poll()
+    desk.finished(300)
+    await desk.poll()
+    assert re.search("a walk filled [0-9]+ bytes of the state", desk.process.collector.error or "")
+    assert 0 < (desk.count or 0) < 300
+
+
 async def test_a_page_that_was_read_before_and_is_refused_now_does_not_end_the_polls(
     desk: Desk,
 ) -> None:
@@ -974,7 +1116,7 @@ async def test_a_page_that_was_read_before_and_is_refused_now_does_not_end_the_p
 @pytest.mark.parametrize("depth", [0, 15, 27])
 @pytest.mark.parametrize("order", ["created_desc", "created_asc", "mixed"])
 async def test_a_row_that_its_page_fails_for_costs_only_itself(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, order: str, depth: int, rows: int
+    desk: Desk, order: str, depth: int, rows: int
 ) -> None:
     """Neither is the org down for more than a poll, nor does the listing end there."""
     desk.service.order = order
@@ -982,17 +1124,8 @@ async def test_a_row_that_its_page_fails_for_costs_only_itself(
     await desk.poll()
     await desk.poll()
     last = 30 - depth
-    bad = desk.finished(30, "FAILED")[last - rows : last]
-    get = desk.service.get
-
-    async def stumbling(path: str, params: Mapping[str, str], *arguments: Any) -> Answer:  # noqa: ANN401
-        page, take = int(params["page"]), int(params["take"])
-        listed = desk.service.listed(params["status"])[(page - 1) * take : page * take]
-        if any(run in bad for run in listed):
-            raise failing("server_error")
-        return await get(path, params, *arguments)
-
-    monkeypatch.setattr(desk.service, "get", stumbling)
+    for run in desk.finished(30, "FAILED")[last - rows : last]:
+        run.stumbles = True
     await desk.poll()  # which may have met an outage
     for _ in range(3):
         await desk.poll(after_seconds=1000.0)
@@ -1000,6 +1133,41 @@ async def test_a_row_that_its_page_fails_for_costs_only_itself(
     assert desk.count == 30 - rows
     assert desk.own("invent_listing_refused_depth_rows") is None
     assert desk.served("invent_runs_invalid_total", reason="server_error") == 1
+
+
+@pytest.mark.parametrize("depth", [0, 4, 15])
+@pytest.mark.parametrize("order", [*ORDERS[:4], "mixed"])
+async def test_a_row_that_was_met_costs_no_more_searches_and_is_asked_for_again_rarely(
+    desk: Desk, order: str, depth: int
+) -> None:
+    """An idle poll is one request again, and one with news meets no page that fails."""
+    desk.service.order = order
+    desk.finished(60)
+    await desk.poll()
+    bad = desk.finished(30, "FAILED")[29 - depth]
+    bad.stumbles = True
+    for _ in range(4):
+        await desk.poll()
+    assert desk.count == 29
+    is_last = order.endswith("asc") and depth == 0  # then a page must show that nothing follows
+    for _ in range(3):
+        assert len(await desk.requests_of_a_poll()) <= (3 if is_last else 1)
+    if order != "mixed":
+        desk.finished(3)
+        await desk.poll()  # which looks for one that was the first: nothing stood ahead of it
+        found = desk.service.failed
+        for _ in range(3):
+            desk.finished(3)
+            assert len(await desk.requests_of_a_poll()) <= 5
+        assert desk.service.failed == found
+    found = desk.service.failed
+    for _ in range(8):
+        await desk.poll(after_seconds=1000.0)
+    assert found < desk.service.failed <= found + (4 if order != "mixed" else 40)
+    bad.stumbles = False
+    for _ in range(2):
+        await desk.poll(after_seconds=3700.0)
+    assert desk.count == (42 if order != "mixed" else 30)
 
 
 async def test_one_outage_behind_page_one_is_no_refusal(desk: Desk) -> None:

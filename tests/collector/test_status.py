@@ -50,8 +50,15 @@ def test_org_that_was_not_polled_yet_claims_nothing() -> None:
 
 
 def test_error_of_the_last_poll_is_redacted() -> None:
-    """It may hold what an API said."""
-    assert Polled(up=False, error="no secret").status().error == "no [redacted]"
+    """It may hold what an API said; so may a run's, and a key may have become known since."""
+    runs = [FailedRun("run-1", "wf-1", 1.0, "a secret")]
+    polled = Polled(
+        up=False,
+        error="no secret",
+        org=SimpleNamespace(counts=SimpleNamespace(failed=runs)),
+    )
+    assert polled.status().error == "no [redacted]"
+    assert polled.status().failed[0].error == "a [redacted]"
 
 
 def test_open_runs_are_summed_over_what_started_them() -> None:

@@ -283,6 +283,33 @@ async def test_c_gives_way_when_it_turns_out_to_be_an_earlier_target(desk: Desk)
     await desk.wait_until_exact()
 
 
+@polling("org-main")
+async def test_an_org_that_is_withdrawn_while_c_turns_out_to_be_it_leaves_whole(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target that gave way had served it; `c` has not taken its ledger over yet."""
+    ledger, is_named = desk.exporter.ledger, asyncio.Event()
+    identify = ledger.identify
+
+    async def hold(*args: Any, **more: Any) -> None:  # noqa: ANN401
+        await identify(*args, **more)
+        is_named.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ledger, "identify", hold)
+    await desk.wait_until_up(["org-main"])
+    await desk.apply("c", "org-main")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await is_named.wait()
+    assert desk.polled == ["c"]
+    await desk.apply("org-b")
+    assert org_ids(await desk.scrape()) <= {"org-b"}
+    monkeypatch.setattr(ledger, "identify", identify)
+    desk.finish("org-main")
+    await desk.apply("c")
+    await desk.wait_until_exact()
+
+
 @polling("c", "org-main")
 async def test_who_stood_back_for_c_polls_the_org_that_c_is_no_longer(desk: Desk) -> None:
     """The key of `c` may be replaced by another org's; nobody else would read what it was."""

@@ -33,7 +33,10 @@ state: {url: sqlite:////var/lib/invent.db}
 metrics: {duration_buckets: [1, 5, 1e3], queue_buckets: [0.5, 1], credit_buckets: [0.1, 100],
   newborn_hold: 0s, max_workflows: 7, max_exposition: 128MiB, step_credits: true}
 workflow_names: {wf-1: nightly import, "42": the answer}
+workflow_labels: {wf-1: {team: payments}}
+workflows: {include: ["wf-*"], exclude: ["wf-dev-*"]}
 links: {run: "https://app.example.com/{org_id}/{workflow_id}/{run_id}"}
+log: {runs: all}
 """
 
 
@@ -95,7 +98,11 @@ def test_every_key_of_the_file_reaches_the_config(tmp_path: Path) -> None:
             step_credits=True,
         ),
         workflow_names={"wf-1": "nightly import", "42": "the answer"},
+        workflow_labels={"wf-1": {"team": "payments"}},
+        workflows_include=("wf-*",),
+        workflows_exclude=("wf-dev-*",),
         run_link="https://app.example.com/{org_id}/{workflow_id}/{run_id}",
+        logged_runs="all",
     )
     assert [org.key.read() for org in config.orgs] == ["other", SECRET]
 

@@ -30,10 +30,12 @@ def test_amtool_accepts_the_example() -> None:
         (["severity=warning", "component=runs"], "chat"),
         (["severity=warning", "component=credits"], "chat"),
         (["severity=info", "component=exporter"], "chat"),
+        (["severity=warning", "component=runs", "team=payments"], "payments"),
+        (["severity=critical", "component=runs", "team=payments"], "payments,pager"),
     ],
 )
 def test_only_critical_alerts_wake_somebody_up(labels: list[str], receiver: str) -> None:
-    """Routes go by severity."""
+    """Routes go by severity, and by team where a workflow has one."""
     routed = _amtool("config", "routes", "test", f"--config.file={CONFIG}", *labels)
     assert routed.strip() == receiver
 

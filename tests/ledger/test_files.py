@@ -17,6 +17,8 @@ from invent_exporter.ledger.sqlite import open_database
 from tests.ledger.blocking import BlockingLedger
 from tests.ledger.test_ledger import SETTINGS
 from tests.ledger.test_upgrade import OLD
+from tests.process.harness import Exporter, make_config
+from tests.process.traffic import quiet_api
 from tests.proof.runs import NOW, run
 
 
@@ -136,8 +138,8 @@ def test_an_error_text_is_kept_no_longer_than_it_is_shown(state: Path) -> None:
     ledger.close()
     assert b"a secret of a customer" not in state.read_bytes()
     assert b"newer text" in state.read_bytes()
-    ledger = _open(state)
-    ledger.load("org-2", walk_floor=NOW)
-    ledger.forget_texts()
-    ledger.close()
+    with quiet_api() as simulator:
+        config = make_config(simulator.url, state.parent, orgs=[{"id": "org-main"}])
+        with Exporter(state.parent, config) as exporter:
+            assert exporter.stop() == 0
     assert b"newer text" not in state.read_bytes()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable
 from pathlib import Path
+from signal import SIGHUP
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -71,3 +73,16 @@ def test_no_scrape_is_larger_than_the_limit_and_none_is_refused(tmp_path: Path) 
             assert 10 < len(own) < 50
             told = exporter.scrape().find("invent_exposition_size_bytes")
             assert told == pytest.approx(len(body), rel=0.01)
+            # A larger limit holds from the next reading of the configuration on.
+            config["metrics"] = {"newborn_hold": "0ms", "max_exposition": "1MiB"}
+            exporter.config_file.write_text(json.dumps(config))
+            read_at = "invent_config_last_reload_success_timestamp_seconds"
+            before = exporter.scrape().find(read_at)
+            assert exporter.process is not None
+            exporter.process.send_signal(SIGHUP)
+            exporter.wait_for("another reading", lambda now: now.find(read_at) != before)
+            simulator.world.add_run(status="COMPLETED", workflow_id="wf-late")
+            exporter.wait_for(
+                "a workflow of its own",
+                lambda now: now.total("invent_runs_finished_total", workflow_id="wf-late"),
+            )

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import event
 
 from invent_exporter.api.models import Run
+from invent_exporter.config.workflows import Workflows
 from invent_exporter.ledger.ledger import Ledger, OpenGroup
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.sqlite import open_database
@@ -39,7 +40,7 @@ class Desk:
             self.ledger,
             Telemetry(CollectorRegistry()),
             newborn_hold_seconds=hold_seconds,
-            workflow_names={"wf": "Invoices"},
+            workflows=Workflows(names={"wf": "Invoices"}),
             clock=self.clocks.monotonic,
         )
         self.disk_is_full = False

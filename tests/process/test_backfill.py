@@ -324,6 +324,31 @@ def test_runs_of_several_orgs_stand_with_one(tmp_path: Path) -> None:
     assert Counter(dict(labels)["org_id"] for labels in finished) == {"org-main": 1, "org-sub": 1}
 
 
+def test_what_an_org_counts_that_is_not_read_is_left_out(tmp_path: Path) -> None:
+    """The ledger knows it, and a parent lists its runs."""
+    with quiet_api() as simulator:
+        orgs = [{"id": "c"}, {"id": "org-sub"}]
+        config = make_config(simulator.url, tmp_path, orgs=orgs)
+        with Exporter(tmp_path, config) as exporter:
+            exporter.wait_until_up()
+            exporter.wait_until_up("org-sub")
+            assert exporter.stop() == 0
+        with closing(sqlite3.connect(tmp_path / "state.db")) as state:  # the sub-org came before
+            state.execute("UPDATE org SET contact = contact - 100 WHERE org_id = 'org-sub'")
+            state.commit()
+        now = simulator.world.clock()
+        for ended_at in (now - 50, now - 500):
+            simulator.world.add_run(
+                org_id="org-sub",
+                also_in=("org-main",),
+                status="FAILED",
+                created_at=ended_at - 1,
+                ended_at=ended_at,
+            )
+        counts = run_counts(samples_of(backfill(simulator.url, tmp_path, "--since=1d")))
+    assert sum(count for labels, count in counts.items() if ("status", "FAILED") in labels) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from random import Random
 from typing import Any, Final
 
 from tests.leaks import leaked, parts_of
-from tests.process.harness import Exporter, Samples, make_config, run_command
+from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
 from tests.raw_server import RawServer, Request, Say, answer
 from tests.test_redaction import FORMS
 
@@ -114,6 +115,7 @@ class Api:
     def __init__(self) -> None:
         self._ways = {f"Bearer {key_of(name)}": (key_of(name), way) for name, way in WAYS.items()}
         self._pages: dict[str, bytes] = {}
+        self.given = Counter[str]()
 
     async def __call__(self, request: Request, say: Say) -> None:
         """Answer one request."""
@@ -121,6 +123,7 @@ class Api:
         page = answer(b"[]")
         if request.query["status"] == "ALL":
             page = self._pages.get(key, page)
+            self.given[key] += 1
             self._pages[key] = way(key) if page == answer(b"[]") else page
         await say(page)
 
@@ -167,11 +170,14 @@ def errors(samples: Samples) -> dict[Any, float]:
 
 def test_no_way_to_answer_with_a_key_gets_it_out(tmp_path: Path) -> None:
     """Neither into the log, the page, the metrics, the ledger's bytes, nor the table of `check`."""
-    with serving(Api()) as url:
+    api = Api()
+    with serving(api) as url:
         orgs = [{"id": ORGS[name], "key": key_of(name)} for name in WAYS]
-        config = make_config(url, tmp_path, orgs=orgs, metrics={"step_credits": True})
+        few = {f"{kind}_buckets": [1] for kind in ("duration", "queue", "credit")}
+        config = make_config(url, tmp_path, orgs=orgs, metrics=few | {"step_credits": True})
         config["poll_interval"] = "2s"
         with Exporter(tmp_path, config, arguments=["--log.level=debug"]) as exporter:
+            wait_for("each way", lambda: all(api.given[key_of(name)] > 2 for name in WAYS))
             samples = exporter.wait_for("each way was met", was_each_answer_taken)
             shown = {
                 "page": exporter.get("/").text,

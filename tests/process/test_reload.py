@@ -222,9 +222,9 @@ def test_names_links_and_limits_apply(simulator: SimulatorServer, start: Start) 
         orgs=[{"id": "c", "name": "Acme"}],
         workflow_names={"wf-1": "nightly import"},
         links={"run": "https://app.example.com/{run_id}"},
+        log={"runs": "all"},
         api=config["api"] | {"page_size": 5},
     )
-    simulator.forget_requests()
     assert post(exporter).text == "Reloaded.\n"
     samples = exporter.wait_for_polls()
     (info,) = samples.among("invent_workflow_info", workflow_id="wf-1")
@@ -234,7 +234,19 @@ def test_names_links_and_limits_apply(simulator: SimulatorServer, start: Start) 
     page = exporter.get("/").text
     assert "nightly import" in page
     assert "https://app.example.com/run_" in page
-    assert {request.query["take"] for request in simulator.requests[2:]} == {"5"}
+    simulator.forget_requests()
+    exporter.wait_for_polls()
+    assert {request.query["take"] for request in simulator.requests} == {"5"}
+    done = simulator.world.add_run(status="COMPLETED", workflow_id="wf-1")
+    exporter.wait_for_finished(2)
+    wait_for("its line", lambda: f"run_id={done}" in exporter.log)
+    assert 'msg="run finished"' in exporter.log
+    change(exporter, log={"runs": "none"})
+    assert post(exporter).status_code == 200
+    quiet = simulator.world.add_run(status="FAILED", workflow_id="wf-1")
+    exporter.wait_for_finished(3)
+    exporter.wait_for_polls()
+    assert quiet not in exporter.log
 
 
 def test_another_api_gets_its_own_key_alone(simulator: SimulatorServer, start: Start) -> None:

@@ -96,9 +96,9 @@ def _case(folder: Path, state: Path, environment: dict[str, str] | None = None) 
 
 @contextmanager
 def tmpfs(folder: Path) -> Iterator[Path]:
-    """Mount a disk of 16 MiB: SQLite's log alone may take 4 before it is written back."""
+    """Mount a disk of 6 MiB, of which SQLite's log alone may take 4."""
     folder.mkdir()
-    mount = (require("mount"), "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder)
+    mount = (require("mount"), "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder)
     done = subprocess.run(mount, capture_output=True, check=False, text=True)
     if done.returncode:
         pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")

@@ -17,6 +17,7 @@ import structlog
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from invent_exporter.api.bad_rows import RETRY_SECONDS
 from invent_exporter.api.models import FINAL_STATUSES, OPEN_STATUSES, ORIGINS
 from invent_exporter.ledger.counts import Bounds
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
@@ -92,6 +93,7 @@ class Machine(RuleBasedStateMachine):
         self.order_changed = False
         self.hidden_ever = False
         self.gone_open_upper = 0
+        self.refused_at = 0.0
         self.own: set[str] = set()
         self.most_workflows = 0
 
@@ -302,7 +304,34 @@ class Machine(RuleBasedStateMachine):
     def unreadable_runs_heal(self) -> None:
         """Make everything readable."""
         for run in self.service.runs.values():
-            run.unreadable = False
+            run.unreadable = run.stumbles = False
+
+    @rule(index=indices)
+    def page_fails_for_a_run(self, index: int) -> None:
+        """Let the service fail for each page that a run is on, for a while."""
+        run = self._pick(index)
+        if run is not None and not run.stumbles and self.reference.contacted:
+            run.stumbles = run.late = True
+            run.hidden_at = self.clocks.now
+            self.gone_open_upper += 1
+
+    @rule(
+        rows=st.sampled_from((1, 3, 10, 30)),
+        refusal=st.sampled_from(("bad_request", "not_found", "server_error")),
+    )
+    def service_refuses(self, rows: int, refusal: str) -> None:
+        """Refuse to list so far back, for a while."""
+        if self.service.refuses_from is None:
+            self.refused_at = self.clocks.now
+        self.service.refuses_from, self.service.refusal = rows, refusal
+
+    @rule()
+    def service_lists_all(self) -> None:
+        """List everything again."""
+        if self.service.refuses_from is not None:
+            self.service.refuses_from = None
+            for run in self.service.runs.values():
+                run.late = True
 
     @rule(order=st.sampled_from(ORDERS), sends_count=st.booleans())
     @precondition(lambda self: self.service.reads > 5)
@@ -326,6 +355,10 @@ class Machine(RuleBasedStateMachine):
         for run in self.service.runs.values():
             if run.hidden and self.clocks.now - run.hidden_at > limit:
                 self._show(run)
+            if self.clocks.now - run.hidden_at > limit:
+                run.stumbles = False
+        if self.clocks.now - self.refused_at > limit:
+            self.service_lists_all()
 
     @rule()
     def much_time_passes(self) -> None:
@@ -380,7 +413,8 @@ class Machine(RuleBasedStateMachine):
             return None
         collector = process.collector
         assert not (collector.error or "").startswith("unexpected"), collector.error
-        if collector.up and contacted and not self.order_changed:
+        is_listed = self.service.refuses_from is None
+        if collector.up and contacted and is_listed and not self.order_changed:
             # In an order that can't be learned a run may come as another goes: the count stays.
             can_hide = (self.removed_ever or self.hidden_ever) and not learned
             for run in self.service.runs.values():
@@ -533,8 +567,10 @@ class Machine(RuleBasedStateMachine):
         """Let everything come to rest, and compare."""
         self.hidden_runs_show()
         self.unreadable_runs_heal()
+        self.service_lists_all()
         for _ in range(3):
             self._quiet_poll()
+        self.clocks.now += RETRY_SECONDS  # then rows that were bad are asked for again
         self._reconcile()
         for _ in range(3):
             self._quiet_poll()

@@ -21,8 +21,9 @@ from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.poller import Poller
-from invent_exporter.collector.target import Shared, Target
+from invent_exporter.collector.target import Shared, Target, WalkBounds
 from invent_exporter.config.key import Key
+from invent_exporter.config.workflows import Workflows
 from invent_exporter.ledger.counts import Bounds
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
@@ -87,6 +88,7 @@ class Settings:
     max_workflows: int = 1000
     step_credits: bool = False
     newborn_hold_seconds: float = 65.0
+    walk_bounds: WalkBounds = field(default_factory=WalkBounds)
     redactor: Redactor = field(default_factory=Redactor)
     bounds: Bounds = field(
         default_factory=lambda: Bounds((1.0, 60.0, 3600.0), (1.0, 60.0), (1.0, 10.0))
@@ -231,7 +233,7 @@ class Process:
             self.ledger,
             self.telemetry,
             newborn_hold_seconds=settings.newborn_hold_seconds,
-            workflow_names={},
+            workflows=Workflows(),
             clock=clocks.monotonic,
         )
         self.collector = Collector(
@@ -251,6 +253,7 @@ class Process:
                 allowance=PageAllowance(3000, clocks.monotonic),
                 read_key=Key.read,
                 redactor=settings.redactor,
+                walk_bounds=settings.walk_bounds,
             ),
             _NoPeers(),
         )

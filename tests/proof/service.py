@@ -31,8 +31,9 @@ ORDERS = ("created_desc", "created_asc", "updated_desc", "updated_asc", "mixed")
 class Run:
     """One run as the service knows it; `usage` is what the field holds, None for a missing one.
 
-    `unreadable`: its status can't be read. `hidden`: it is on no page. `late`: it, or its
-    last change, did not come to the end of the listing where news are looked for.
+    `unreadable`: its status can't be read. `stumbles`: the service fails for each page that it is
+    on. `hidden`: it is on no page. `late`: it, or its last change, did not come to the end of the
+    listing where news are looked for.
     """
 
     run_id: str
@@ -48,6 +49,7 @@ class Run:
     error: str | None = None
     version: float | None = None
     unreadable: bool = False
+    stumbles: bool = False
     hidden: bool = False
     hidden_at: float = 0.0
     late: bool = False
@@ -109,6 +111,8 @@ class Service:
     before_read: Callable[[int], None] = lambda _reads: None
     refuses_from: int | None = None
     refusal: str = "bad_request"
+    unknown_filters: frozenset[str] = frozenset()
+    failed: int = 0
     sends_date: bool = True
     behind_seconds: float = 0.0
     clock: Callable[[], float] = lambda: 0.0
@@ -160,10 +164,15 @@ class Service:
         self.reads += 1
         status, page, take = params["status"], int(params["page"]), int(params["take"])
         self.requests.append((status, page, take))
+        if status in self.unknown_filters:
+            raise failing("bad_request")
         if self.refuses_from is not None and (page - 1) * take >= self.refuses_from:
             raise failing(self.refusal)
-        listed = self.listed(status)
+        listed = [run for run in self.listed(status) if params["origin"] in {"ALL", run.origin}]
         rows = listed[(page - 1) * take : page * take]
+        if any(run.stumbles for run in rows):
+            self.failed += 1
+            raise failing("server_error")
         headers: dict[str, str] = {}
         if self.sends_take:
             headers |= {"pagination-page": str(page), "pagination-take": str(take)}

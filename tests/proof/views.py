@@ -51,9 +51,11 @@ def golden_views() -> dict[object, OrgView | WorkflowView]:
         OpenGroup("busy", "TRIGGER", "PENDING", 0, 0.0),
         OpenGroup("busy", "TRIGGER", "UNKNOWN", 1, NOW - 5),
     )
+    team = (("team", "payments"),)
+    busy = WorkflowView("org-1", "busy", "Invoices", released(busy_counts()), open_runs, team)
     return {
-        (1,): OrgView("org-1", "Acme", org, 2),
-        (1, "busy"): WorkflowView("org-1", "busy", "Invoices", released(busy_counts()), open_runs),
+        (1,): OrgView("org-1", "Acme", org, 2, 1),
+        (1, "busy"): busy,
         (1, "newborn"): WorkflowView("org-1", "newborn", HOSTILE, newborn, ()),
         (1, "__other__"): WorkflowView("org-1", "__other__", "__other__", released(folded), None),
     }

@@ -185,31 +185,29 @@ def reconciled(
     return reconciliation
 
 
-def test_an_order_is_learned_from_what_was_seen() -> None:
+TIED = tuple(row(number, created=5.0, settled=True) for number in range(30))
+UNTIMED = RowFact("null", None, None, is_open=False, owned=True, settled=True, signature=("null",))
+
+
+@pytest.mark.parametrize(
+    ("rows", "learned"),
+    [
+        (FALLING, "newest first"),
+        (RISING, "oldest first"),
+        (MIXED, None),
+        (TIED, None),  # equal times fit either order, and prove neither
+        (FALLING[:8], None),  # by chance, a few rows always stand in one
+        (FALLING[:9], "newest first"),
+        ((*FALLING[:20], UNTIMED, *FALLING[20:]), None),  # where will the next of its kind stand?
+    ],
+)
+def test_an_order_is_learned_from_what_was_seen(
+    rows: tuple[RowFact, ...], learned: str | None
+) -> None:
     """Newest first, oldest first, or none."""
-    assert learn(FALLING).order.newest_first
-    assert learn(RISING).order.oldest_first
-    assert not learn(MIXED).order.learned
-
-
-def test_equal_times_fit_either_order_and_prove_neither() -> None:
-    """A burst in one second says nothing."""
-    rows = [row(number, created=5.0, settled=True) for number in range(30)]
-    assert not learn(rows).order.learned
-
-
-def test_a_few_rows_prove_no_order() -> None:
-    """By chance, two rows always stand in one."""
-    assert not learn(FALLING[:8]).order.learned
-    assert learn(FALLING[:9]).order.learned
-
-
-def test_a_row_without_a_time_fits_no_order() -> None:
-    """Nobody knows where the next of its kind will stand."""
-    untimed = RowFact(
-        "null", None, None, is_open=False, owned=True, settled=True, signature=("null",)
-    )
-    assert not learn([*FALLING[:20], untimed, *FALLING[20:]]).order.learned
+    order = learn(rows).order
+    assert order.newest_first == (learned == "newest first")
+    assert order.oldest_first == (learned == "oldest first")
 
 
 def test_a_contradiction_unlearns_the_order() -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 from invent_exporter.metrics.exposition import Answer
 from invent_exporter.web.connection import Bounds
 from invent_exporter.web.guard import WebFile
+from invent_exporter.web.listening import HealthPlace
 from invent_exporter.web.routes import Application
-from invent_exporter.web.server import HealthPlace, Server
+from invent_exporter.web.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 
 from invent_exporter.errors import ConfigError, ListenError
 from invent_exporter.web.guard import WebFile
-from invent_exporter.web.server import Server, parse_health_address
+from invent_exporter.web.listening import parse_health_address
+from invent_exporter.web.server import Server
 from tests.web.certificates import Authority, Pair
 from tests.web.running import BODY, GET_METRICS, LARGE, Running, read_answer, serving, until
 

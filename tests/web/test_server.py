@@ -18,8 +18,9 @@ from structlog.testing import capture_logs
 
 from invent_exporter.errors import ListenError
 from invent_exporter.web.connection import TURNS, Bounds, Connections, _network
+from invent_exporter.web.listening import bind, join_address, parse_listen_address
 from invent_exporter.web.routes import check_telemetry_path
-from invent_exporter.web.server import Server, bind, join_address, parse_listen_address
+from invent_exporter.web.server import Server
 from tests.web.running import (
     BODY,
     DEADLINE_SECONDS,
