@@ -37,7 +37,8 @@ class Exporter:
         state = state or self.directory / "state.db"
         listed = "".join(f"  - id: org-{number}\n" for number in range(orgs))
         (self.directory / "config.yaml").write_text(
-            f"api:\n  url: {api_url}\n  key: bench\n  requests_per_minute: {requests_per_minute}\n"
+            f"api:\n  url: {api_url}\n  key: 4f1c9a7e2b8d\n"
+            f"  requests_per_minute: {requests_per_minute}\n"
             f"orgs:\n{listed}poll_interval: {poll_interval}\n"
             f"reconcile_interval: {reconcile_interval}\n"
             f"state:\n  url: sqlite:///{state}\n"

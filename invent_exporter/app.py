@@ -131,8 +131,9 @@ class Exporter:
             org_status,
             publisher=self.publisher,
             redact=self._redactor.redact,
-            workflow_names=self.config.workflow_names,
-            run_link=self.config.run_link,
+            config=self.config,
+            owner=platform.node(),
+            now=self.clocks.time(),
         )
         return map(status, self.supervisor.collectors)
 

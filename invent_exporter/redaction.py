@@ -127,10 +127,13 @@ class Redactor:
     def holds(self, label: str) -> bool:
         """Tell whether a whole key is in an id or a name.
 
-        A part of one is none there: a random id may share some characters with a key.
+        A part of one is none there: a random id may share some characters with a key. Nor is a key
+        of fewer than `PART` characters: nothing would be left of the runs of a test.
         """
-        if self._short is not None and self._short.search(label):
-            return True
+        if self._short is not None:
+            found = self._short.search(label)
+            if found is not None and len(found[0]) >= PART:
+                return True
         if not self._wholes:
             return False
         forms = {canonical(reading.characters) for reading in _readings(label)}

@@ -104,6 +104,8 @@ class Telemetry:
             "workflows are folded.",
             registry=registry,
         )
+        self.requests: dict[str, int] = {}
+        """How often the API was asked, by org; for the page for people."""
         self._build = Info("invent_exporter_build", "The version that runs.", registry=registry)
         self._of_orgs: tuple[Counter | Gauge, ...] = (
             *(self._poll_errors, self._requests, self._up, self._poll_last_success),
@@ -130,6 +132,7 @@ class Telemetry:
 
     def forget_org(self, org_id: str) -> None:
         """Remove every series of an org that is not polled any more."""
+        self.requests.pop(org_id, None)
         for family in self._of_orgs:
             family.remove_by_labels({"org_id": org_id})
 
@@ -171,6 +174,7 @@ class Telemetry:
     def request_done(self, org_id: str, code: str, duration_seconds: float) -> None:
         """Record one try; `code` is the HTTP status, or `error` when none came."""
         self._requests.labels(org_id=org_id, code=code).inc()
+        self.requests[org_id] = self.requests.get(org_id, 0) + 1
         self._request_duration.observe(duration_seconds)
 
     def throttled(self, seconds: float) -> None:

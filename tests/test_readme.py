@@ -104,7 +104,7 @@ def test_example_configuration_has_every_key() -> None:
     lines = re.sub(r"^( *)# ( *)([a-z_]+:)", r"\1\2\3", example(), flags=re.MULTILINE)
     whole: dict[str, Any] = yaml.safe_load(lines)
     told = {*whole, *(f"orgs[].{key}" for key in whole["orgs"][0])}
-    for section_ in ("api", "state", "metrics", "workflows", "log", "links"):
+    for section_ in ("api", "state", "metrics", "workflows", "web", "log", "links"):
         told = (told - {section_}) | {f"{section_}.{key}" for key in whole[section_]}
     assert told == set(KEYS)
 

@@ -123,8 +123,9 @@ def test_of_a_key_with_few_characters_the_whole_is_secret() -> None:
     """The longer of two is redacted whole; what is very short is no secret."""
     redactor = knowing("ab-cd", "ab-cd-ef", "", "c")
     assert redactor.redact("AB-CD-ef ab-cd c abcd") == f"{REDACTED} {REDACTED} c abcd"
-    assert redactor.holds("wf-ab-cd")
-    assert not redactor.holds("wf-abcd")
+    assert redactor.holds("wf-AB-cd-ef")
+    assert not redactor.holds("wf-ab-cd")
+    assert not redactor.holds("wf-abcdef")
     assert knowing('a/"b').redact('a/"B a/\\"b a%2F%22b') == f"{REDACTED} {REDACTED} {REDACTED}"
 
 

@@ -25,10 +25,11 @@ _OPENS = re.compile(rb"\s*+([\[{])")
 _BEGINS = re.compile(rb"\s*+(%b|([\[{])|)" % _SCALAR, re.DOTALL)
 _ENDS = re.compile(rb"\s*+([\],:}])")
 _BLANK = re.compile(rb"\s*+")
-# Values up to the next bracket, and that bracket; nothing in it is tried in two ways.
-_NESTED = re.compile(
-    rb"(?:[\s,:]++|%b(?=\s*+[\],:}])){0,%d}+(?:([\[{])|([\]}])|)" % (_SCALAR, _AT_ONCE), re.DOTALL
-)
+_FLAT = rb"(?:[\s,:]++|%b(?=\s*+[\],:}]))" % _SCALAR
+_PAIR = rb"[\[{]%b{0,%d}+[\]}](?=\s*+[\],:}])" % (_FLAT, _AT_ONCE)
+# Values up to the next bracket that holds others, and that bracket. What does not fit is tried in
+# two ways at the most, each in one go.
+_NESTED = re.compile(rb"(?:%b|%b){0,%d}+(?:([\[{])|([\]}])|)" % (_FLAT, _PAIR, _AT_ONCE), re.DOTALL)
 
 
 def items(content: bytes | bytearray) -> Iterator[memoryview]:
@@ -52,8 +53,9 @@ def members(content: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
     for piece, separator in _pieces(memoryview(content), b"{"):
         if separator == b":":
             name = bytes(piece[:MAX_NAME_BYTES])
-        else:
+        elif name:
             yield name, piece
+            name = b""
 
 
 def _pieces(content: memoryview, opening: bytes) -> Iterator[tuple[memoryview, bytes]]:

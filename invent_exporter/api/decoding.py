@@ -22,7 +22,6 @@ from invent_exporter.api.models import (
     EARLIEST_SECONDS,
     MAX_STEPS_BYTES,
     Run,
-    seconds,
 )
 from invent_exporter.errors import BadAnswerError, SpoiledPageError
 
@@ -94,10 +93,7 @@ def decode_page(body: bytes | bytearray, latest_seconds: float = math.inf) -> De
     if len(body) <= PAGE_AT_ONCE_BYTES:
         with contextlib.suppress(*_REFUSED):
             runs: list[Run] = _built(_PAGE.decode(body))
-            is_plain = _are_plain(runs, latest_seconds) or all(
-                _is_plain(run, latest_seconds) for run in runs
-            )
-            if is_plain and all(map(_release_page, runs)):
+            if _are_plain(runs, latest_seconds):
                 return DecodedPage(runs, [])
             del runs
     page = DecodedPage([], [])
@@ -111,7 +107,7 @@ def decode_page(body: bytes | bytearray, latest_seconds: float = math.inf) -> De
 
 
 def _built(page: msgspec.Struct) -> list[Any]:
-    return [row for row in msgspec.structs.astuple(page) if row is not None]
+    return list(filter(None, msgspec.structs.astuple(page)))
 
 
 def _rows(body: bytes | bytearray) -> Iterable[memoryview]:
@@ -126,7 +122,7 @@ def _decode_row(row: memoryview, latest_seconds: float) -> Run | InvalidRun:
     if len(row) <= ROW_AT_ONCE_BYTES:
         with contextlib.suppress(*_REFUSED):
             run = _RUN.decode(row)
-            if _is_plain(run, latest_seconds) and _release_page(run):
+            if _are_plain([run], latest_seconds):
                 return run
     if bytes(row[:1]) != b"{":
         return InvalidRun(None, "row", digest_of(row))
@@ -142,7 +138,10 @@ def _decode_row(row: memoryview, latest_seconds: float) -> Run | InvalidRun:
 
 
 def _are_plain(runs: Sequence[Run], latest_seconds: float) -> bool:
-    """Tell at once whether no decoded run of a page needs a second look; in doubt one does."""
+    """Tell whether no decoded run needs a second look; then none keeps its page in memory.
+
+    Whatever it can't tell at once, for all of a page, needs one.
+    """
     texts = [
         text
         for run in runs
@@ -157,7 +156,13 @@ def _are_plain(runs: Sequence[Run], latest_seconds: float) -> bool:
             for time in (run.created_at, run.started_at, run.ended_at, run.updated_at):
                 if time is not None and not _EARLIEST <= time <= latest:
                     return False
-    except TypeError:  # one without an offset
+            usage = run.usage
+            if usage is not None:
+                if len(usage.steps) > MAX_STEPS_BYTES:
+                    return False
+                # Here it points into the page.
+                msgspec.structs.force_setattr(usage, "steps", usage.steps.copy())
+    except TypeError:  # a time without an offset
         return False
     return True
 
@@ -165,17 +170,6 @@ def _are_plain(runs: Sequence[Run], latest_seconds: float) -> bool:
 _EARLIEST = datetime.fromtimestamp(EARLIEST_SECONDS, UTC)
 _LAST_SECONDS = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _PLAIN_BYTES = bytes(code for code in range(ord(" "), ord("~") + 1) if code != ord("\\"))
-
-
-def _is_plain(run: Run, latest_seconds: float) -> bool:
-    """Tell whether a decoded run says nothing that needs a second look."""
-    return all(
-        label is None or (label.isprintable() and "\\" not in label)
-        for label in (run.id, run.workflow_id, run.org_id, run.workflow_org_id)
-    ) and all(
-        time is None or EARLIEST_SECONDS <= time <= latest_seconds
-        for time in (run.created, run.started, run.updated, seconds(run.ended_at))
-    )
 
 
 _ROWS_BEGIN = re.compile(rb"\s*\[\s*(?:(?:null|true|false|-?[0-9][0-9.eE+-]*+)\s*+,\s*+){0,100}+\{")
@@ -194,19 +188,6 @@ def identity_in(body: bytes | bytearray) -> str | None:
                 if name == b'"id"':
                     return loose.read_label(loose.read_value(value)) or None
     return None
-
-
-def _release_page(run: Run) -> bool:
-    """Copy the part of the page that a run points into, so that it does not keep the whole page.
-
-    False when it is too long for that.
-    """
-    usage = run.usage
-    if usage is not None:
-        if len(usage.steps) > MAX_STEPS_BYTES:
-            return False
-        msgspec.structs.force_setattr(usage, "steps", usage.steps.copy())
-    return True
 
 
 def _looks_like_rows(body: bytes | bytearray) -> bool:

@@ -35,8 +35,11 @@ class Collector:
         self.up: bool | None = None
         self.error: str | None = None
         self.last_poll_seconds: float | None = None
+        self.next_poll_seconds: float | None = None
         self.last_success_seconds: float | None = None
         self.interval_seconds = target.poll_interval_seconds
+        self.requests_per_minute: float | None = None
+        """Since the poll before the last."""
         self._shared = shared
         self._clocks = shared.clocks
         self._poller = Poller(target, shared, peers, beat=self._beat, hold=self._hold)
@@ -44,6 +47,7 @@ class Collector:
         self._failures = 0
         self._alive_until = shared.clocks.monotonic()
         self._not_before = float("-inf")
+        self._asked = (0, shared.clocks.monotonic())
         self._held_seconds = 0.0
 
     # -- for others to see
@@ -131,15 +135,24 @@ class Collector:
         self._held_seconds = max(0.0, self._not_before - began - wait_seconds)
         wait_seconds += self._held_seconds
         self.last_poll_seconds = self._clocks.time()
+        self.next_poll_seconds = self.last_poll_seconds - duration + wait_seconds
         if reason is None:
             self._succeeded(duration)
         else:
             await self._failed(reason, duration)
         self.first_attempt.set()
         self.interval_seconds = wait_seconds
+        self._note_requests()
         self._shared.telemetry.set_poll_interval(self.label, wait_seconds)
         self._shared.telemetry.set_ledger_size(self._shared.ledger.size_bytes())
         return wait_seconds
+
+    def _note_requests(self) -> None:
+        requests, now = self._shared.telemetry.requests.get(self.label, 0), self._clocks.monotonic()
+        before, since = self._asked
+        self._asked = requests, now
+        if now > since:
+            self.requests_per_minute = max(0, requests - before) * 60 / (now - since)
 
     def _wait_seconds(self, reason: str | None, duration: float, *, is_walk: bool) -> float:
         """Tell how long after a poll's beginning the next one begins, for our own sake."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+from invent_exporter.ledger.counts import KEPT_HOURS, OrgCounts
 
+if TYPE_CHECKING:
     from invent_exporter.collector.loop import Collector
+    from invent_exporter.config.load import Config
     from invent_exporter.ledger.ledger import OpenGroup
+    from invent_exporter.ledger.org import OrgLedger
     from invent_exporter.metrics.publisher import Publisher
 
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 class OpenRow:
     """Open runs of one workflow in one status; since when the oldest is in it."""
 
+    workflow_id: str
     workflow: str
     status: str
     runs: int
@@ -26,31 +30,55 @@ class OpenRow:
 
 @dataclass(frozen=True)
 class FailedRow:
-    """One failed run; `link` leads to it where the configuration says how."""
+    """One failed run; `link` leads to it where the configuration says how.
+
+    `error` is None where the configuration hides errors.
+    """
 
     run_id: str
+    workflow_id: str
     workflow: str
+    origin: str
     ended_timestamp_seconds: float | None
-    error: str
+    duration_seconds: float | None
+    credits: float | None
+    error: str | None
     link: str | None
+
+
+@dataclass(frozen=True)
+class Hour:
+    """Runs that ended and counted in one hour, by status, and their credits."""
+
+    begin_timestamp_seconds: float
+    finished: Mapping[str, int]
+    credits: float
 
 
 @dataclass(frozen=True)
 class OrgStatus:
     """One org: `up` is None until its first poll has ended, `error` says why the last one failed.
 
-    `open_runs` is None while it is not known; failed runs come newest first.
+    `listing_order` is that in which the API lists runs, as far as it was learned;
+    `rate_limit_share` what the org takes of api.requests_per_minute; `owner` who polls it, a host.
+    `open_runs` is None while it is not known; failed runs come newest first, hours oldest first.
     """
 
     org_id: str
     name: str | None
     up: bool | None
     last_poll_timestamp_seconds: float | None
+    next_poll_timestamp_seconds: float | None
     last_success_timestamp_seconds: float | None
+    lag_seconds: float | None
     poll_interval_seconds: float
+    listing_order: str
+    rate_limit_share: float | None
+    owner: str
     error: str | None
     open_runs: tuple[OpenRow, ...] | None
     failed: tuple[FailedRow, ...]
+    hours: tuple[Hour, ...]
 
 
 def org_status(
@@ -58,43 +86,78 @@ def org_status(
     publisher: Publisher,
     *,
     redact: Callable[[str], str],
-    workflow_names: Mapping[str, str],
-    run_link: str | None,
+    config: Config,
+    owner: str,
+    now: float,
 ) -> OrgStatus:
-    """Say how the collector's org is; `run_link` is a template for links to runs."""
-    org, error = collector.org, collector.error
+    """Say how the collector's org is at `now`, seconds since the epoch."""
+    org, error, polled = collector.org, collector.error, collector.last_poll_seconds
     open_runs = None if org is None else publisher.open_runs(org)
-
-    def link(workflow_id: str, run_id: str) -> str | None:
-        if run_link is None:
-            return None
-        ids = {"org_id": collector.label, "workflow_id": workflow_id, "run_id": run_id}
-        return run_link.format(**{name: quote(value, safe="") for name, value in ids.items()})
-
+    name_of, asked = config.workflows.name_of, collector.requests_per_minute
+    counts = OrgCounts() if org is None else org.counts
+    # A key may have become known since an error was kept.
+    errors = redact if config.show_errors else _hide
     return OrgStatus(
         org_id=collector.label,
         name=collector.target.name,
         up=collector.up,
-        last_poll_timestamp_seconds=collector.last_poll_seconds,
+        last_poll_timestamp_seconds=polled,
+        next_poll_timestamp_seconds=None if polled is None else collector.next_poll_seconds,
         last_success_timestamp_seconds=collector.last_success_seconds,
+        lag_seconds=_age(collector.last_success_seconds, now),
         poll_interval_seconds=collector.interval_seconds,
+        listing_order=_order_of(org),
+        rate_limit_share=None if asked is None else asked / config.api.requests_per_minute,
+        owner=owner,
         error=None if error is None else redact(error),
-        open_runs=None if open_runs is None else tuple(_rows(open_runs, workflow_names)),
+        open_runs=None if open_runs is None else tuple(_rows(open_runs, name_of)),
         failed=tuple(
             FailedRow(
                 run.run_id,
-                workflow_names.get(run.workflow_id, run.workflow_id),
+                run.workflow_id,
+                name_of(run.workflow_id),
+                run.origin,
                 run.ended_seconds,
-                redact(run.error),  # a key may have become known since
-                link(run.workflow_id, run.run_id),
+                run.duration_seconds,
+                run.credits,
+                errors(run.error),
+                _link(config.run_link, collector.label, run.workflow_id, run.run_id),
             )
-            for run in reversed([] if org is None else org.counts.failed)
+            for run in reversed(counts.failed)
+        ),
+        hours=tuple(
+            Hour(hour * 3600.0, of.finished, of.credits)
+            for hour, of in sorted(counts.hours.items())
+            if hour > now // 3600 - KEPT_HOURS
         ),
     )
 
 
+def _hide(_error: str) -> None:
+    return None
+
+
+def _age(moment: float | None, now: float) -> float | None:
+    return None if moment is None else max(0.0, now - moment)
+
+
+def _order_of(org: OrgLedger | None) -> str:
+    order = None if org is None else org.scan.order
+    if order is None or not order.learned:
+        return "not learned"
+    return "newest first" if order.newest_first else "oldest first"
+
+
+def _link(template: str | None, *ids: str) -> str | None:
+    if template is None:
+        return None
+    names = ("org_id", "workflow_id", "run_id")
+    quoted = (quote(value, safe="") for value in ids)
+    return template.format(**dict(zip(names, quoted, strict=True)))
+
+
 def _rows(
-    open_runs: Mapping[str, tuple[OpenGroup, ...]], workflow_names: Mapping[str, str]
+    open_runs: Mapping[str, tuple[OpenGroup, ...]], name_of: Callable[[str], str]
 ) -> Iterator[OpenRow]:
     """Make one row for each status of a workflow, whatever started its runs."""
     for workflow_id, groups in open_runs.items():
@@ -103,4 +166,4 @@ def _rows(
             alike = [group for group in counted if group.status == status]
             runs = sum(group.runs for group in alike)
             oldest = min(group.oldest_timestamp_seconds for group in alike)
-            yield OpenRow(workflow_names.get(workflow_id, workflow_id), status, runs, oldest)
+            yield OpenRow(workflow_id, name_of(workflow_id), status, runs, oldest)

@@ -24,10 +24,10 @@ from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
 from invent_exporter.commands.backfill_ledger import KnownOrg, read_ledger
 from invent_exporter.commands.backfill_placing import Window
-from invent_exporter.commands.backfill_plan import Plan, notes, size, utc
+from invent_exporter.commands.backfill_plan import Plan, Task, TaskOrg, notes, size, utc
 from invent_exporter.commands.backfill_progress import Bar
 from invent_exporter.commands.backfill_reading import PastReader, Source
-from invent_exporter.commands.backfill_spool import Spool, Task, TaskOrg
+from invent_exporter.commands.backfill_spool import Spool
 from invent_exporter.commands.backfill_writing import PastWriter, forecast_of, real_id
 from invent_exporter.config.load import Config, OrgConfig
 from invent_exporter.errors import BackfillError

@@ -1,4 +1,4 @@
-"""What `backfill` is to write: window, step and labels, and how large it may become. Pure."""
+"""What `backfill` is to read and to write, and how large that may become. Pure."""
 
 from __future__ import annotations
 
@@ -75,6 +75,32 @@ def _label(text: str) -> tuple[str, str]:
     if name in _OWN_LABELS:
         raise UsageError(f"--label: {name} is a label of the metrics: expected another name")
     return name, value
+
+
+class TaskOrg(msgspec.Struct):
+    """An org of the task: what bounds it. `end` is unknown until its first answer came."""
+
+    configured_id: str
+    org_id: str | None
+    end: float | None
+    live: frozenset[str] = frozenset()
+    history: frozenset[str] = frozenset()
+    workflows: frozenset[str] = frozenset()
+    folded: frozenset[str] = frozenset()
+
+
+class Task(msgspec.Struct):
+    """What is to be read: settled when it begins, and the same after a break.
+
+    `others` are orgs of the ledger that are not read, with their contacts: what is listed may be
+    theirs.
+    """
+
+    api_url: str
+    since: str
+    start_ms: int
+    orgs: list[TaskOrg]
+    others: dict[str, float]
 
 
 class Forecast(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ import msgspec
 
 from invent_exporter.api.models import Run
 from invent_exporter.commands.backfill_placing import Place
+from invent_exporter.commands.backfill_plan import Task
 from invent_exporter.commands.backfill_replay import Event, Point, Series
 from invent_exporter.errors import BackfillError
 from invent_exporter.scan.order import PageFacts
@@ -39,32 +40,6 @@ CREATE TABLE point (
     series INTEGER, at INTEGER, numbers TEXT NOT NULL, PRIMARY KEY (series, at)
 ) WITHOUT ROWID;
 """
-
-
-class TaskOrg(msgspec.Struct):
-    """An org of the task: what bounds it. `end` is unknown until its first answer came."""
-
-    configured_id: str
-    org_id: str | None
-    end: float | None
-    live: frozenset[str] = frozenset()
-    history: frozenset[str] = frozenset()
-    workflows: frozenset[str] = frozenset()
-    folded: frozenset[str] = frozenset()
-
-
-class Task(msgspec.Struct):
-    """What is to be read: settled when it begins, and the same after a break.
-
-    `others` are orgs of the ledger that are not read, with their contacts: what is listed may be
-    theirs.
-    """
-
-    api_url: str
-    since: str
-    start_ms: int
-    orgs: list[TaskOrg]
-    others: dict[str, float]
 
 
 class WalkState(msgspec.Struct):

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from invent_exporter.api.models import OTHER_WORKFLOW, Run, Usage
-from invent_exporter.commands.backfill_plan import Forecast, Plan
+from invent_exporter.commands.backfill_plan import Forecast, Plan, TaskOrg
 from invent_exporter.commands.backfill_progress import Bar
 from invent_exporter.commands.backfill_replay import Changes, Event, Workflow, header_of
-from invent_exporter.commands.backfill_spool import Spool, TaskOrg
+from invent_exporter.commands.backfill_spool import Spool
 from invent_exporter.commands.backfill_text import lines
 from invent_exporter.config.load import Config
 from invent_exporter.errors import BackfillError

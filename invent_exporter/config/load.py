@@ -11,10 +11,11 @@ org's own key goes over `api.key` and its variables.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from invent_exporter.config.key import Key
 from invent_exporter.config.schema import KEYS, ApiConfig, Config, MetricsConfig, OrgConfig, Setting
@@ -25,6 +26,8 @@ from invent_exporter.redaction import Redactor
 __all__ = ["ApiConfig", "Config", "Key", "MetricsConfig", "OrgConfig", "load_config"]
 
 T = TypeVar("T")
+
+_KEY_PLACE: Final = re.compile(r"(?:api|orgs\[[0-9]+\])\.key")
 
 
 def load_config(
@@ -54,8 +57,8 @@ def _load(
 ) -> Config:
     file = None if path is None else parse(path)
     leaves = [] if file is None else [*file.leaves()]
-    for name, value in leaves:
-        if name.lower().endswith("key") and value.node.value != name:
+    for value in leaves:
+        if _KEY_PLACE.fullmatch(value.key):
             redactor.add(value.node.value.strip())
     redactor.add(environ.get("INVENT_API_KEY", "").strip())
     given = find_values(file, KEYS)
@@ -63,8 +66,8 @@ def _load(
     orgs = _orgs(given.get("orgs"), environ, api.key)
     for org in orgs:
         redactor.add(org.key.read())
-    for name, value in leaves:
-        if name not in ("key", "key_file") and redactor.holds(value.node.value):
+    for value in leaves:
+        if not _KEY_PLACE.match(value.key) and redactor.holds(value.node.value):
             raise value.error("an API key stands here: expected it as `key`, or in a `key_file`")
     config = build(Config, given, environ, api=api, orgs=orgs)
     if path is not None and running is not None:

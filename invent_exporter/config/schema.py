@@ -143,6 +143,7 @@ class Config:
     workflows_include: tuple[str, ...] = setting("workflows.include", read.globs, default=EVERY)
     workflows_exclude: tuple[str, ...] = setting("workflows.exclude", read.globs, default=())
     run_link: str | None = setting("links.run", read.run_link, default=None)
+    show_errors: bool = setting("web.show_errors", read.switch, default=True)
     logged_runs: str = setting("log.runs", read.logged_runs, default="failed")
 
     @property

@@ -59,7 +59,7 @@ HEADERS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What may be added to answers, with the values that are allowed, if not any."""
 _BCRYPT_HASH: Final = re.compile(r"\$2[abxy]\$(0[4-9]|1[0-6])\$[./A-Za-z0-9]{53}")
-"""A higher cost than 16 makes a login take more than ten seconds."""
+"""Up to cost 16: 17 would take 8 s of a core for each guess (10: 0.06 s)."""
 
 
 @dataclass(frozen=True)

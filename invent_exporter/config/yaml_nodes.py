@@ -119,20 +119,20 @@ class Value:
             raise self.error("line breaks or control characters: expected one line of plain text")
         return text
 
-    def leaves(self, name: str = "") -> Iterator[tuple[str, Value]]:
-        """Walk over all single values below this one, whatever they are; with their names."""
+    def leaves(self) -> Iterator[Value]:
+        """Walk over all single values below this one, names too, whatever they are."""
         if isinstance(self.node, yaml.ScalarNode):
-            yield name, self
+            yield self
         elif isinstance(self.node, yaml.SequenceNode):
             for item in self.items():
-                yield from item.leaves(name)
+                yield from item.leaves()
         else:
-            for key, node in self.node.value:
-                below = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
+            for name, node in self.node.value:
+                below = str(name.value) if isinstance(name, yaml.ScalarNode) else ""
                 place = f"{self.key}.{excerpt(below)}".removeprefix(".")
                 if below:
-                    yield below, Value(key, place, self.file)
-                yield from Value(node, place, self.file).leaves(below)
+                    yield Value(name, place, self.file)
+                yield from Value(node, place, self.file).leaves()
 
     @property
     def _kind(self) -> str:

@@ -282,10 +282,23 @@ class FailedRun(msgspec.Struct, frozen=True):
     workflow_id: str
     ended_seconds: float | None
     error: str
+    origin: str = UNKNOWN
+    duration_seconds: float | None = None
+    credits: float | None = None
+
+
+class HourCounts(msgspec.Struct, frozen=True):
+    """What ended in one hour: runs that counted, by status, and their credits."""
+
+    finished: dict[str, int] = {}
+    credits: float = 0.0
+
+
+KEPT_HOURS = 24
 
 
 class OrgCounts(_Counts, omit_defaults=True):
-    """The counters of an org as a whole, and its newest failed runs.
+    """The counters of an org as a whole, its last hours, and its newest failed runs.
 
     No series: `met`, which the scan compares with what the count of all runs grew by, and `named`,
     the org that most runs of a `c` named which is not known yet.
@@ -300,3 +313,16 @@ class OrgCounts(_Counts, omit_defaults=True):
     revised: int = 0
     credit_corrections: float = 0.0
     failed: list[FailedRun] = []
+    hours: dict[int, HourCounts] = {}
+
+    def note_hour(self, ended: float, now: float, status: str | None, spent: float) -> None:
+        """Add a run that ended, or (without status) credits of one, to the hour in which it did."""
+        hour, newest = int(ended // 3600), int(now // 3600)
+        self.hours = {key: of for key, of in self.hours.items() if key > newest - KEPT_HOURS}
+        if not newest - KEPT_HOURS < hour <= newest:
+            return
+        known = self.hours.get(hour, HourCounts())
+        finished = known.finished
+        if status is not None:
+            finished = {**finished, status: finished.get(status, 0) + 1}
+        self.hours[hour] = HourCounts(finished, known.credits + spent)

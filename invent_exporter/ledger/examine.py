@@ -132,6 +132,7 @@ def _find_bad_row(
                 if each.primary_key
             ]
             return f"table {table.name}, {', '.join(sorted(keys))}: {column.name} has {what}"
+    connection.text_factory = str
     return None
 
 

@@ -21,7 +21,7 @@ from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.schema import RunRow
 from invent_exporter.scan.order import RowFact, is_dated, row_signature
 
-KEPT_FAILED_RUNS = 20
+KEPT_FAILED_RUNS = 50
 _ERROR_LENGTH = 300
 _RUN, _INVALID = schema.run.c, schema.invalid.c
 
@@ -234,6 +234,7 @@ class Recorder:
         row.counted, row.counted_at = True, self._now
         if run.status_label in TIMED_STATUSES:
             row.duration, row.queue = run.duration_seconds, run.queue_seconds
+        self._counts.note_hour(row.since, self._now, row.status, 0.0)
         self._spend(run, row, counts)
         for name in run.unreadable:
             self._counts.unreadable[name] = self._counts.unreadable.get(name, 0) + 1
@@ -313,11 +314,13 @@ class Recorder:
             return
         key = series_key(row.origin, row.status)
         if row.credits_ai is None or row.credits_other is None:
+            growth = spent
             counts.spend_first(key, run)
         else:
             growth = (spent[0] - row.credits_ai, spent[1] - row.credits_other)
             counts.spend(key, *growth)
             self._counts.credit_corrections += sum(-part for part in growth if part < 0)
+        self._counts.note_hour(row.since, self._now, None, sum(max(0.0, part) for part in growth))
         row.credits_ai, row.credits_other = spent
         if self._settings.step_credits:
             before = _steps(row)
@@ -329,7 +332,15 @@ class Recorder:
             row.steps = to_json(steps)
 
     def _keep_failed(self, run: Run) -> None:
-        failed = FailedRun(run.id, run.workflow_label, run.ended, (run.error or "")[:_ERROR_LENGTH])
+        failed = FailedRun(
+            run.id,
+            run.workflow_label,
+            run.ended,
+            (run.error or "")[:_ERROR_LENGTH],
+            run.origin_label,
+            run.duration_seconds,
+            run.credits_total,
+        )
         self._counts.failed.append(failed)
         self._counts.failed.sort(key=lambda failed: failed.ended_seconds or 0.0)
         del self._counts.failed[:-KEPT_FAILED_RUNS]

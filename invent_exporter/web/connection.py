@@ -1,4 +1,7 @@
-"""One HTTP connection, and all of them: uvicorn's own h11 protocol within bounds."""
+"""One HTTP connection, and all of them: uvicorn's own h11 protocol within bounds.
+
+Longer than most modules: what one may take depends on all, and on what each of them is doing.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
+from ssl import SSLContext
 from typing import TypeAlias
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
 
@@ -45,7 +50,7 @@ class Connections:
     """
 
     bounds: Bounds
-    by_age: dict[Connection, None] = field(default_factory=dict)
+    by_age: dict[Connection | Handshake, None] = field(default_factory=dict)
     answered: dict[Connection, None] = field(default_factory=dict)
     _waiting: dict[Peer, dict[Connection, None]] = field(default_factory=dict)
     _served: dict[Peer, int] = field(default_factory=dict)
@@ -83,7 +88,7 @@ class Connections:
         if not of_peer:
             self._waiting.pop(connection.peer, None)
 
-    def admit(self, new: Connection) -> None:
+    def admit(self, new: Connection | Handshake) -> None:
         """Take a connection in the place of another, if its peer or all have too many."""
         self.by_age[new] = None
         alike = [each for each in self.by_age if each.peer == new.peer]
@@ -92,7 +97,11 @@ class Connections:
         elif len(self.by_age) > self.bounds.connections:
             self.make_room(self.by_age, new)
 
-    def make_room(self, among: Iterable[Connection], new: Connection | None = None) -> None:
+    def make_room(
+        self,
+        among: Iterable[Connection | Handshake],
+        new: Connection | Handshake | None = None,
+    ) -> None:
         """End one that only takes up room; the new one, if all others are at work."""
         idle = (each for each in among if each is not new and each.only_takes_room)
         if (leaving := next(idle, new)) is not None:
@@ -108,11 +117,12 @@ class Connections:
         self.answered[connection] = None
         return True
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection | Handshake) -> None:
         """Leave out a connection that has ended."""
         self.by_age.pop(connection, None)
-        self.answered.pop(connection, None)
-        self._leave_queue(connection)
+        if isinstance(connection, Connection):
+            self.answered.pop(connection, None)
+            self._leave_queue(connection)
 
 
 class Connection(H11Protocol):
@@ -124,7 +134,7 @@ class Connection(H11Protocol):
         self.everyone = everyone
         self._bounds = everyone.bounds
         self._ahead = b""  # not given to h11 yet
-        self._has_turn = False
+        self._is_made = self._has_turn = False
         self._header_timer: asyncio.TimerHandle
 
     async def handed_over(self) -> bool:
@@ -149,14 +159,22 @@ class Connection(H11Protocol):
         Who only holds it open is pushed out, who waits for an answer is not: a scraper gets in.
         """
         super().connection_made(transport)
+        self._is_made = True
         transport.set_write_buffer_limits(high=1, low=0)  # 0 would be "always full" with TLS
-        self.peer = _network(self.client[0]) if self.client else ""
+        self.peer = _peer(transport)
         self._expect_header()
         self.everyone.admit(self)
+        if self._ahead:
+            self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
-        """Keep what came until it is its turn, and no more before that."""
+        """Keep what came until it is its turn, and no more before that.
+
+        After a handshake of TLS data can come first, then the transport.
+        """
         self._ahead += data
+        if not self._is_made:
+            return
         if not self._answering:
             self.everyone.give_turn(self)
         if self._ahead:
@@ -210,6 +228,8 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
+        if not self._is_made:
+            return
         self.everyone.forget(self)
         self._header_timer.cancel()
         super().connection_lost(exc)
@@ -226,6 +246,60 @@ class Connection(H11Protocol):
 
     def _expect_header(self) -> None:
         self._header_timer = self.loop.call_later(self._bounds.header_seconds, self.abort)
+
+
+class Handshake(asyncio.Protocol):
+    """A connection until TLS has begun: bounded as all are, which asyncio does not do by itself."""
+
+    only_takes_room = True
+
+    def __init__(
+        self, connection: Connection, context: SSLContext, tasks: set[asyncio.Task[None]]
+    ) -> None:
+        """Make `connection` after it; what is under way is in `tasks`."""
+        self.peer: Peer = ""
+        self._connection = connection
+        self._context = context
+        self._tasks = tasks
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        self._transport = transport
+        self.peer = _peer(transport)
+        self._connection.everyone.admit(self)
+        task = self._connection.loop.create_task(self._shake_hands())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def abort(self) -> None:
+        """End at once."""
+        self._connection.everyone.forget(self)
+        self._transport.abort()
+
+    shutdown = abort
+
+    async def _shake_hands(self) -> None:
+        connection = self._connection
+        try:
+            transport = await connection.loop.start_tls(
+                self._transport,
+                connection,
+                self._context,
+                server_side=True,
+                ssl_handshake_timeout=connection.everyone.bounds.header_seconds,
+            )
+        except OSError:  # a client's mistake, as are all others
+            transport = None
+        finally:
+            connection.everyone.forget(self)
+        if transport is not None and not transport.is_closing():
+            connection.connection_made(transport)
+
+
+def _peer(transport: asyncio.Transport) -> Peer:
+    client = get_remote_addr(transport)
+    return _network(client[0]) if client else ""
 
 
 def _network(host: str) -> Peer:

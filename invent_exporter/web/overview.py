@@ -9,20 +9,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from jinja2 import Environment, StrictUndefined, Template
 
 from invent_exporter import __version__
+from invent_exporter.web import plot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from invent_exporter.collector.status import OrgStatus
+    from invent_exporter.collector.status import FailedRow, OpenRow, OrgStatus
 
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
@@ -36,10 +39,45 @@ CONTENT_SECURITY_POLICY = (
 """Only the template's style, by its hash: markup that slipped in could neither run nor load."""
 
 
-def render(statuses: Iterable[OrgStatus], *, telemetry_path: str, now: float) -> str:
-    """Write the overview as of `now` (seconds since the epoch); what needs a person comes first."""
-    orgs = sorted(statuses, key=lambda org: (False, None, True).index(org.up))
-    return _template().render(orgs=orgs, path=telemetry_path, now=now, version=__version__)
+@dataclass(frozen=True)
+class Chosen:
+    """What of all is looked at; None: all of it."""
+
+    org_id: str | None = None
+    workflow_id: str | None = None
+
+    def link(self, org_id: str, workflow_id: str | None = None) -> str:
+        """Lead to one org, or to one of its workflows."""
+        asked = {"org": org_id} | ({} if workflow_id is None else {"workflow": workflow_id})
+        return f"/?{urlencode(asked)}"
+
+    def of(self, statuses: Iterable[OrgStatus]) -> list[OrgStatus]:
+        """Choose; what needs a person comes first."""
+        orgs = [self._of(org) for org in statuses if self.org_id in (None, org.org_id)]
+        return sorted(orgs, key=lambda org: (False, None, True).index(org.up))
+
+    def _of(self, org: OrgStatus) -> OrgStatus:
+        if self.workflow_id is None:
+            return org
+        open_runs = org.open_runs and tuple(filter(self._is_it, org.open_runs))
+        return replace(org, open_runs=open_runs, failed=tuple(filter(self._is_it, org.failed)))
+
+    def _is_it(self, row: OpenRow | FailedRow) -> bool:
+        return row.workflow_id == self.workflow_id
+
+
+def render(
+    statuses: Iterable[OrgStatus],
+    *,
+    telemetry_path: str,
+    now: float,
+    chosen: Chosen = Chosen(),
+) -> str:
+    """Write the overview as of `now` (seconds since the epoch), or what of it is chosen."""
+    orgs = chosen.of(statuses)
+    return _template().render(
+        orgs=orgs, chosen=chosen, path=telemetry_path, now=now, version=__version__
+    )
 
 
 @cache
@@ -49,6 +87,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"utc": _utc, "span": _span}
+    environment.globals["plot"] = plot
     environment.tests["web_link"] = lambda link: re.match("https?://[^/?#]", link or "")
     return environment.from_string(_SOURCE)
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
-from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, render
+from invent_exporter.web.api_status import API_STATUS_PATH, encode
+from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, Chosen, render
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -38,6 +39,7 @@ PIECE_BYTES = 256 * 1024
 
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/]+(.*)", re.IGNORECASE)
 _TEXT = {"content-type": "text/plain; charset=utf-8", "cache-control": "no-store"}
+_JSON = {"content-type": "application/json", "cache-control": "no-store"}
 _OVERVIEW = {
     "content-type": "text/html; charset=utf-8",
     "content-security-policy": CONTENT_SECURITY_POLICY,
@@ -107,6 +109,7 @@ class Application:
             OVERVIEW_PATH: self._overview,
             HEALTHY_PATH: self._healthy,
             READY_PATH: self._ready,
+            API_STATUS_PATH: self._api_status,
             telemetry_path: self._metrics,
         }
         self._not_found = text(404, f"Not found. There is {', '.join(sorted(self._reads))}")
@@ -172,8 +175,17 @@ class Application:
             return text(503, "Not ready: the first poll of each org has not ended yet.")
         return text(200, "Ready.")
 
-    async def _overview(self, _scope: HTTPScope) -> Response:
-        html = render(self._statuses(), telemetry_path=self._telemetry_path, now=self._clock())
+    async def _api_status(self, _scope: HTTPScope) -> Response:
+        return Response(200, _JSON, encode(self._statuses(), now=self._clock()))
+
+    async def _overview(self, scope: HTTPScope) -> Response:
+        asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        html = render(
+            self._statuses(),
+            telemetry_path=self._telemetry_path,
+            now=self._clock(),
+            chosen=Chosen(asked.get("org"), asked.get("workflow")),
+        )
         return Response(200, _OVERVIEW, html.encode("utf-8", "replace"))
 
 
@@ -188,7 +200,7 @@ def check_telemetry_path(path: str) -> str:
         wrong = f"{path!r} is not a path, expected one such as /metrics"
     elif any(character in path for character in "?#% "):
         wrong = f"{path!r} may not contain ?, #, % or spaces"
-    elif path in (*HEALTH_PATHS, RELOAD_PATH):
+    elif path in (*HEALTH_PATHS, RELOAD_PATH, API_STATUS_PATH):
         wrong = f"{path} is taken, expected another such as /metrics"
     else:
         return path

@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from invent_exporter.log import get_logger
-from invent_exporter.web.connection import Bounds, Connection, Connections
+from invent_exporter.web.connection import Bounds, Connection, Connections, Handshake
 from invent_exporter.web.listening import HealthPlace, bind, bind_unix
 
 STOP_SECONDS = 1.5
@@ -89,16 +89,18 @@ class Server:
         loop.set_exception_handler(self._on_loop_error)
         self._servers = [
             await loop.create_server(
-                partial(Connection, self._config(each.app), self._state, self._connections),
+                partial(self._protocol, self._config(each.app), each.tls),
                 sock=each.socket,
                 backlog=ACCEPTED_AT_A_TIME,  # as asyncio takes it, which also tells the kernel
-                ssl=each.tls,
-                ssl_handshake_timeout=self._bounds.header_seconds if each.tls else None,
             )
             for each in self._listeners
         ]
         for each in self._listeners:
             each.socket.listen(WAITING_TO_BE_ACCEPTED)
+
+    def _protocol(self, config: Config, tls: SSLContext | None) -> Connection | Handshake:
+        connection = Connection(config, self._state, self._connections)
+        return connection if tls is None else Handshake(connection, tls, self._state.tasks)
 
     def _config(self, app: ASGI3Application) -> Config:
         return Config(

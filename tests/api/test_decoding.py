@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from invent_exporter.api import cutting
 from invent_exporter.api.decoding import (
     MAX_ROWS,
     PAGE_AT_ONCE_BYTES,
@@ -169,6 +170,12 @@ def test_what_has_another_type_is_read_where_its_meaning_is_plain(
     """Digits as text, numeric text as a number, any letters' case; nothing is unreadable then."""
     (run,) = decode_page(page_of(GOOD | {name: value}), LATEST).runs
     assert (getattr(run, reading), run.unreadable) == (expected, {})
+
+
+def test_a_clean_page_is_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look at each row costs four times as much as all the rest."""
+    monkeypatch.delattr("invent_exporter.api.decoding._RUN")
+    assert decode_page(page_of(*[GOOD] * 100), LATEST).rows == 100
 
 
 def test_digits_are_text_as_they_are_written() -> None:
@@ -388,6 +395,21 @@ def test_what_can_not_be_taken_apart_spoils_the_page(field: bytes) -> None:
     """Somebody else then finds the run with smaller pages."""
     with pytest.raises(SpoiledPageError):
         decode_page(page_of(GOOD)[:-1] + b"," + raw_run(field)[1:])
+
+
+short_texts = st.text(max_size=8)
+
+
+@given(st.lists(any_json, max_size=5), st.dictionaries(short_texts, any_json, max_size=5))
+def test_json_is_taken_apart_where_its_values_begin_and_end(
+    rows: list[object], row: dict[str, object]
+) -> None:
+    """As the standard library reads them, however they are nested."""
+    pieces = cutting.items(json.dumps(rows, indent=1).encode())
+    assert repr([json.loads(bytes(piece)) for piece in pieces]) == repr(rows)
+    members = cutting.members(json.dumps(row).encode())
+    read = {json.loads(name): json.loads(bytes(value)) for name, value in members}
+    assert repr(read) == repr(row)
 
 
 @pytest.mark.parametrize(

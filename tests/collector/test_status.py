@@ -7,10 +7,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from invent_exporter.collector.loop import Collector
-from invent_exporter.collector.status import FailedRow, OpenRow, OrgStatus, org_status
-from invent_exporter.ledger.counts import FailedRun
+from invent_exporter.collector.status import FailedRow, Hour, OpenRow, OrgStatus, org_status
+from invent_exporter.config.load import Config
+from invent_exporter.ledger.counts import FailedRun, HourCounts, OrgCounts
 from invent_exporter.ledger.ledger import OpenGroup
 from invent_exporter.metrics.publisher import Publisher
+from invent_exporter.scan.order import Order
+
+FAILED = FailedRun("run-1", "wf-1", 1.0, "old", "WEBHOOK", 2.0, 3.0)
+
+
+def org_of(counts: OrgCounts, order: Order = Order()) -> Any:  # noqa: ANN401, B008 - a stand-in
+    """Make what of an org's ledger a status reads."""
+    return SimpleNamespace(counts=counts, scan=SimpleNamespace(order=order))
 
 
 @dataclass
@@ -21,7 +30,9 @@ class Polled:
     target: Any = field(default_factory=lambda: SimpleNamespace(name="Acme"))
     up: bool | None = None
     last_poll_seconds: float | None = None
+    next_poll_seconds: float | None = None
     last_success_seconds: float | None = None
+    requests_per_minute: float | None = None
     interval_seconds: float = 30.0
     error: str | None = None
     org: Any = None
@@ -31,22 +42,61 @@ class Polled:
         """Say what the test set."""
         return self.open
 
-    def status(self, run_link: str | None = None) -> OrgStatus:
+    def status(self, **config: Any) -> OrgStatus:  # noqa: ANN401 - what it is about
         """Read it."""
         return org_status(
             cast("Collector", self),
             cast("Publisher", self),
             redact=lambda text: text.replace("secret", "[redacted]"),
-            workflow_names={"wf-1": "Order sync"},
-            run_link=run_link,
+            config=Config(orgs=(), workflow_names={"wf-1": "Order sync"}, **config),
+            owner="host-1",
+            now=7200.0,
         )
 
 
 def test_org_that_was_not_polled_yet_claims_nothing() -> None:
     """What is not known is None, or empty."""
     assert Polled().status() == OrgStatus(
-        "org/1", "Acme", None, None, None, 30.0, None, open_runs=None, failed=()
+        org_id="org/1",
+        name="Acme",
+        up=None,
+        last_poll_timestamp_seconds=None,
+        next_poll_timestamp_seconds=None,
+        last_success_timestamp_seconds=None,
+        lag_seconds=None,
+        poll_interval_seconds=30.0,
+        listing_order="not learned",
+        rate_limit_share=None,
+        owner="host-1",
+        error=None,
+        open_runs=None,
+        failed=(),
+        hours=(),
     )
+
+
+def test_what_a_poll_tells() -> None:
+    """Age of the numbers, order of the listing, share of the limit, and no hour that is too old."""
+    counts = OrgCounts(hours={-30: HourCounts({"FAILED": 1}), 1: HourCounts({"FAILED": 2}, 0.5)})
+    order = Order(created_ascending=False, created_steps=9)
+    status = Polled(
+        up=True,
+        last_poll_seconds=7190.0,
+        next_poll_seconds=7220.0,
+        last_success_seconds=7190.0,
+        requests_per_minute=3.0,
+        org=org_of(counts, order),
+    ).status()
+    assert (status.lag_seconds, status.next_poll_timestamp_seconds) == (10.0, 7220.0)
+    assert (status.listing_order, status.rate_limit_share) == ("newest first", 0.01)
+    assert status.hours == (Hour(3600.0, {"FAILED": 2}, 0.5),)
+
+
+def test_errors_of_runs_are_hidden_where_the_configuration_says_so() -> None:
+    """Not that of the poll, which is ours."""
+    polled = Polled(error="timeout", org=org_of(OrgCounts(failed=[FAILED])))
+    status = polled.status(show_errors=False)
+    assert (status.failed[0].error, status.error) == (None, "timeout")
 
 
 def test_error_of_the_last_poll_is_redacted() -> None:
@@ -55,7 +105,7 @@ def test_error_of_the_last_poll_is_redacted() -> None:
     polled = Polled(
         up=False,
         error="no secret",
-        org=SimpleNamespace(counts=SimpleNamespace(failed=runs)),
+        org=org_of(OrgCounts(failed=runs)),
     )
     assert polled.status().error == "no [redacted]"
     assert polled.status().failed[0].error == "a [redacted]"
@@ -68,16 +118,20 @@ def test_open_runs_are_summed_over_what_started_them() -> None:
         OpenGroup("wf-1", "TRIGGER", "RUNNING", 1, 100.0),
         OpenGroup("wf-1", "TRIGGER", "PENDING", 0, 0.0),
     )
-    polled = Polled(org=SimpleNamespace(counts=SimpleNamespace(failed=[])), open={"wf-1": groups})
-    assert polled.status().open_runs == (OpenRow("Order sync", "RUNNING", 3, 100.0),)
+    polled = Polled(org=org_of(OrgCounts()), open={"wf-1": groups})
+    assert polled.status().open_runs == (OpenRow("wf-1", "Order sync", "RUNNING", 3, 100.0),)
 
 
 def test_failed_runs_come_newest_first_with_links() -> None:
     """A link has the ids in a form that no id can break out of."""
-    runs = [FailedRun("run-1", "wf-1", 1.0, "old"), FailedRun("run/2", "wf 2", None, "new")]
-    polled = Polled(org=SimpleNamespace(counts=SimpleNamespace(failed=runs)))
-    assert polled.status("https://x/{org_id}/{workflow_id}/{run_id}").failed == (
-        FailedRow("run/2", "wf 2", None, "new", "https://x/org%2F1/wf%202/run%2F2"),
-        FailedRow("run-1", "Order sync", 1.0, "old", "https://x/org%2F1/wf-1/run-1"),
+    runs = [FAILED, FailedRun("run/2", "wf 2", None, "new")]
+    polled = Polled(org=org_of(OrgCounts(failed=runs)))
+    link = "https://x/{org_id}/{workflow_id}/{run_id}"
+    assert [run.link for run in polled.status(run_link=link).failed] == [
+        "https://x/org%2F1/wf%202/run%2F2",
+        "https://x/org%2F1/wf-1/run-1",
+    ]
+    assert polled.status().failed[1] == FailedRow(
+        "run-1", "wf-1", "Order sync", "WEBHOOK", 1.0, 2.0, 3.0, "old", None
     )
     assert polled.status().failed[0].link is None

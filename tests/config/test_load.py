@@ -16,6 +16,7 @@ from invent_exporter.config.load import (
     load_config,
 )
 from invent_exporter.errors import ConfigError
+from invent_exporter.redaction import Redactor
 
 SECRET = "not-a-real-key"
 BAD_CONFIGS = sorted((Path(__file__).parent / "bad_configs").glob("*.yaml"))
@@ -117,6 +118,16 @@ def test_an_empty_file_or_section_means_the_defaults(tmp_path: Path, text: str) 
     config = load_config(write(tmp_path, text), environ)
     assert config == load_config(None, environ)
     assert hash(config) == hash(load_config(None, environ))
+
+
+def test_only_a_key_is_a_secret_of_the_file(tmp_path: Path) -> None:
+    """A workflow may be called like the place of one, and a short key stand in a name."""
+    text = "api: {key: test}\norgs: [{id: org-test, name: test}]\n"
+    file = write(tmp_path, text + "workflow_names: {key: nightly import, my-key: nightly import}\n")
+    redactor = Redactor()
+    config = load_config(file, {}, redactor)
+    assert config.workflow_names["my-key"] == "nightly import"
+    assert redactor.redact("nightly import of test") == "nightly import of [redacted]"
 
 
 def test_the_environment_is_enough_for_one_org_and_goes_over_the_file(tmp_path: Path) -> None:

@@ -83,6 +83,17 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert load_web_config(write(tmp_path, "")) == WebConfig()
 
 
+def test_documented_example_is_taken(tmp_path: Path) -> None:
+    """What docs/deploy.md shows is a whole file."""
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+    example = page.split("## TLS and passwords")[1].split("```yaml\n")[1].split("```")[0]
+    config = load_web_config(write(tmp_path, example))
+    assert (config.users, config.tls.client_auth) == (
+        {"prometheus": HASH.encode()},
+        VerifyMode.CERT_REQUIRED,
+    )
+
+
 TLS = "tls_server_config: {cert_file: a, key_file: b, "
 
 

@@ -314,16 +314,24 @@ class Machine(RuleBasedStateMachine):
             run.stumbles = run.late = True
             run.hidden_at = self.clocks.now
             self.gone_open_upper += 1
+            for _ in range(3):  # the first may take it for an outage
+                self._poll()
 
     @rule(
         rows=st.sampled_from((1, 3, 10, 30)),
         refusal=st.sampled_from(("bad_request", "not_found", "server_error")),
+        origin=origins,
+        status=final_statuses,
     )
-    def service_refuses(self, rows: int, refusal: str) -> None:
-        """Refuse to list so far back, for a while."""
+    def service_refuses(self, rows: int, refusal: str, origin: str, status: str) -> None:
+        """Refuse to list so far back, for a while, when more is new than that."""
         if self.service.refuses_from is None:
             self.refused_at = self.clocks.now
         self.service.refuses_from, self.service.refusal = rows, refusal
+        for _ in range(min(rows + 2, 12)):
+            self._finish(self._arrive("wf-a", origin, 0.0), status, 1.0, None, 0.0)
+        for _ in range(2):  # as above
+            self._poll()
 
     @rule()
     def service_lists_all(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from invent_exporter.metrics.exposition import Answer
-from invent_exporter.web.connection import Bounds
+from invent_exporter.web.connection import Bounds, Connection
 from invent_exporter.web.guard import WebFile
 from invent_exporter.web.listening import HealthPlace
 from invent_exporter.web.routes import Application
@@ -80,6 +80,13 @@ class Running:
         raw.connect(self.server.addresses[0])
         raw.sendall(sent)
         return raw
+
+    def only_connection(self) -> Connection:
+        """Wait for the one that there is."""
+        until(lambda: self.server._connections.by_age, "the connection")
+        (connection,) = tuple(self.server._connections.by_age)
+        assert isinstance(connection, Connection)
+        return connection
 
     def call(self, task: Coroutine[None, None, None]) -> None:
         """Run it in the server's thread."""

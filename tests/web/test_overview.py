@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invent_exporter import __version__
-from invent_exporter.collector.status import FailedRow, OpenRow, OrgStatus
-from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, render
+from invent_exporter.collector.status import FailedRow, Hour, OpenRow, OrgStatus
+from invent_exporter.web.api_status import encode, schema
+from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, Chosen, render
 
+ROOT = Path(__file__).parents[2]
 NOW = 1_795_489_881.0  # 2026-11-24 03:11:21 UTC
 ORG = OrgStatus(
     org_id="org_1",
     name="Acme",
     up=True,
     last_poll_timestamp_seconds=NOW - 12,
+    next_poll_timestamp_seconds=NOW + 18,
     last_success_timestamp_seconds=NOW - 12,
+    lag_seconds=12.0,
     poll_interval_seconds=30.0,
+    listing_order="newest first",
+    rate_limit_share=0.006,
+    owner="host-1",
     error=None,
     open_runs=(),
     failed=(),
+    hours=(),
 )
-FAILED = FailedRow("run_1", "Order sync", NOW - 132, "HTTP 502", "https://x.example/1?a&b")
+LINK = "https://x.example/1?a&b"
+FAILED = FailedRow("run_1", "wf_1", "Order sync", "WEBHOOK", NOW - 132, 75.0, 2.5, "HTTP 502", LINK)
 VOID = {"meta", "link", "br", "img", "input", "hr", "base"}
 
 
@@ -62,10 +74,14 @@ class Reader(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def read(*orgs: OrgStatus, telemetry_path: str = "/metrics") -> Reader:
+def read(
+    *orgs: OrgStatus,
+    telemetry_path: str = "/metrics",
+    chosen: Chosen = Chosen(),  # noqa: B008 - frozen
+) -> Reader:
     """Render and read."""
     reader = Reader()
-    reader.feed(render(orgs, telemetry_path=telemetry_path, now=NOW))
+    reader.feed(render(orgs, telemetry_path=telemetry_path, now=NOW, chosen=chosen))
     reader.close()
     assert not reader._open
     return reader
@@ -78,8 +94,21 @@ def links(reader: Reader) -> list[str | None]:
 
 DOWN = replace(ORG, up=False, error="timeout: no answer", last_success_timestamp_seconds=NOW - 4000)
 NEVER_UP = replace(DOWN, last_success_timestamp_seconds=None, error=None, open_runs=None)
-FRESH = OrgStatus("c", None, None, None, None, 30.0, None, None, ())
-OPEN = (OpenRow("Order sync", "RUNNING", 3, NOW - 95), OpenRow("wf_2", "PENDING", 1, NOW))
+FRESH = replace(
+    NEVER_UP,
+    org_id="c",
+    name=None,
+    up=None,
+    listing_order="not learned",
+    last_poll_timestamp_seconds=None,
+    next_poll_timestamp_seconds=None,
+    lag_seconds=None,
+    rate_limit_share=None,
+)
+OPEN = (
+    OpenRow("wf_1", "Order sync", "RUNNING", 3, NOW - 95),
+    OpenRow("wf_2", "wf_2", "PENDING", 1, NOW),
+)
 
 
 @pytest.mark.parametrize("org_id", ["org_1", "a b/c", '"><b>%41#é'])
@@ -89,6 +118,7 @@ def test_an_org_is_found_by_its_id(org_id: str) -> None:
     assert [named["id"] for _, named in reader.tags if "id" in named] == [f"org-{org_id}"]
 
 
+BARE = FailedRow("run_2", "wf_2", "wf_2", "UNKNOWN", None, None, None, "", None)
 AGES = [  # in two units; a time in the future is now
     *((-5, "0 s"), (0, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min 59 s")),
     *((3600, "1 h"), (86399, "23 h 59 min"), (90000, "1 d 1 h")),
@@ -102,7 +132,9 @@ AGES = [  # in two units; a time in the future is now
         (None, "As of 2026-11-24 03:11:21 UTC"),
         (None, "No org is polled yet."),
         (ORG, "1 org: 1 up."),
-        (ORG, "Acme org_1 up Last poll 12 s ago 2026-11-24 03:11:09 UTC ; polls every 30 s."),
+        (ORG, "Acme org_1 up Last poll 12 s ago 2026-11-24 03:11:09 UTC ; polls every 30 s,"),
+        (ORG, "polls every 30 s, next in 18 s. Numbers are 12 s old. Listing: newest first."),
+        (ORG, "Takes 0.6% of the rate limit. Polled by host-1."),
         (ORG, "Open runs None: nothing is pending or running."),
         (ORG, "Newest failed runs No failed run is known."),
         (DOWN, "Acme org_1 down"),
@@ -119,11 +151,19 @@ AGES = [  # in two units; a time in the future is now
         ),
         (
             replace(ORG, failed=(FAILED,)),
-            "Order sync 2 min 12 s ago 2026-11-24 03:09:09 UTC run_1 HTTP 502",
+            "Order sync 2 min 12 s ago 2026-11-24 03:09:09 UTC run_1 WEBHOOK, took 1 min 15 s,",
         ),
         (
-            replace(ORG, failed=(FailedRow("run_2", "wf_2", None, "", None),)),
-            "wf_2 time not known run_2 No error was given.",
+            replace(ORG, failed=(FAILED,)),
+            "took 1 min 15 s, 2.5 credits HTTP 502",
+        ),
+        (
+            replace(ORG, failed=(replace(BARE, error=""),)),
+            "wf_2 time not known run_2 UNKNOWN No error was given.",
+        ),
+        (
+            replace(ORG, failed=(replace(BARE, error=None),)),
+            "run_2 UNKNOWN Errors are not shown (web.show_errors).",
         ),
         (  # years that datetime cannot say
             replace(ORG, failed=(replace(FAILED, ended_timestamp_seconds=1e300),)),
@@ -143,7 +183,8 @@ def test_overview_says_in_words(org: OrgStatus | None, said: str) -> None:
 def test_links_lead_to_the_routes_and_to_failed_runs() -> None:
     """To the metrics where they are."""
     overview = read(replace(ORG, failed=(FAILED,)), telemetry_path="/m")
-    assert links(overview) == ["/m", "/-/healthy", "/-/ready", "https://x.example/1?a&b"]
+    of_page = ["/m", "/api/status", "/-/healthy", "/-/ready"]
+    assert links(overview) == [*of_page, "/?org=org_1", "/?org=org_1&workflow=wf_1", LINK]
 
 
 def test_orgs_that_are_down_come_first() -> None:
@@ -171,7 +212,7 @@ def test_orgs_that_are_down_come_first() -> None:
 def test_only_web_links_are_links(link: str) -> None:
     """A link that is not http or https, with a host, is left out; the run stays."""
     overview = read(replace(ORG, failed=(replace(FAILED, link=link),)))
-    assert len(links(overview)) == 3
+    assert len(links(overview)) == 6
     assert "run_1" in overview.text
 
 
@@ -219,13 +260,63 @@ def test_nothing_from_outside_becomes_markup(words: list[str], up: bool | None) 
     """Whatever the strings are, the overview has the tags and attributes of a tame one."""
 
     def overview_of(texts: list[str]) -> Reader:
-        run = FailedRow(texts[0], texts[1], NOW, texts[3] or "x", f"https://x/{texts[4]}")
-        open_runs = (OpenRow(texts[5], texts[6], 1, NOW),)
-        org = OrgStatus(texts[7], texts[8] or "x", up, NOW, NOW, 30.0, texts[9], open_runs, (run,))
-        return read(org)
+        link, error = f"https://x/{texts[4]}", texts[3] or "x"
+        run = replace(FAILED, run_id=texts[0], workflow=texts[1], error=error, link=link)
+        named = replace(run, workflow_id=texts[1], origin=texts[2])
+        open_runs = (OpenRow(texts[5], texts[5], texts[6], 1, NOW),)
+        org = replace(ORG, org_id=texts[7], name=texts[8] or "x", owner=texts[2], error=texts[9])
+        return read(replace(org, up=up, open_runs=open_runs, failed=(named,)))
 
     def shape(overview: Reader) -> list[tuple[str, list[str]]]:
         return [(tag, sorted(attributes)) for tag, attributes in overview.tags]
 
     tame = overview_of(["word" if word.split() else word for word in words])
     assert shape(overview_of(words)) == shape(tame)
+
+
+OTHER = replace(ORG, org_id="org_2", name=None, open_runs=OPEN, failed=(FAILED, BARE))
+
+
+def test_links_choose_an_org_and_a_workflow() -> None:
+    """Without a script: the page of the link shows that one alone, and leads back."""
+    assert {"/?org=org_1", "/?org=org_2&workflow=wf_1"} <= set(links(read(ORG, OTHER)))
+    one = read(ORG, OTHER, chosen=Chosen("org_2"))
+    assert "Acme" not in one.text
+    assert "Only org org_2 ." in one.text
+    assert "/" in links(one)
+    workflow = read(ORG, OTHER, chosen=Chosen("org_2", "wf_2")).text
+    assert "Only workflow wf_2 of org org_2 ." in workflow
+    assert [word in workflow for word in ("run_2", "run_1", "RUNNING")] == [True, False, False]
+
+
+def test_plots_show_the_last_hours() -> None:
+    """Runs by status, failed ones at the bottom, and credits; nothing where nothing ended."""
+    begin = NOW // 3600 * 3600
+    hours = (
+        Hour(begin - 23 * 3600, {"COMPLETED": 4}, 0.0),
+        Hour(begin, {"COMPLETED": 6, "FAILED": 2}, 2.5),
+    )
+    page = read(replace(ORG, hours=hours))
+    drawn = [
+        tuple(named[name] for name in ("class", "x", "y", "height"))
+        for tag, named in page.tags
+        if tag == "rect"
+    ]
+    assert drawn == [
+        ("COMPLETED", "0", "30.0", "30.0"),
+        ("FAILED", "230", "45.0", "15.0"),
+        ("COMPLETED", "230", "0.0", "45.0"),
+        ("credits", "230", "0.0", "60.0"),
+    ]
+    assert "03:00 UTC: 2 FAILED" in page.text
+    assert "by the hour" not in read(ORG).text
+
+
+def test_api_status_says_the_same_in_json() -> None:
+    """It fits its schema, which docs has as the code makes it."""
+    document = json.loads(encode([DOWN, OTHER], now=NOW))
+    described = schema()
+    assert (ROOT / "docs" / "api-status.schema.json").read_bytes() == described
+    jsonschema.validate(document, json.loads(described))
+    assert (document["version"], document["timestamp_seconds"]) == (1, NOW)
+    assert document["orgs"][1]["failed"][0]["error"] == "HTTP 502"

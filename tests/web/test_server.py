@@ -169,7 +169,7 @@ def test_answers_do_not_wait_for_the_clients_acknowledgement(running: Running) -
     """Nagle's algorithm is off: it would hold the body back for 40 ms."""
     with running.connect(GET_METRICS) as raw:
         read_answer(raw)
-        (connection,) = running.server._connections.by_age
+        connection = running.only_connection()
         accepted = connection.transport.get_extra_info("socket")
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
@@ -185,7 +185,7 @@ def test_requests_sent_ahead_are_answered_one_after_the_other() -> None:
     sent = GET_METRICS * 2 + GET_METRICS[:-2] + b"Connection: close\r\n\r\n"
     with serving(body=LARGE) as running, running.connect(sent) as raw:
         raw.recv(1, socket.MSG_PEEK)
-        (connection,) = running.server._connections.by_age
+        connection = running.only_connection()
         until(connection.transport.get_write_buffer_size, "a piece that waits")
         assert connection.transport.get_write_buffer_size() <= 2**20
         assert (len(running.asked), running.acknowledged) == (1, [])
@@ -199,8 +199,7 @@ def test_requests_sent_ahead_are_answered_one_after_the_other() -> None:
 def test_client_that_does_not_read_is_not_answered_ahead() -> None:
     """What it sent ahead waits for it: of its answers no more is kept than small buffers take."""
     with serving(body=LARGE[:100_000]) as running, running.connect(GET_METRICS * 20):
-        until(lambda: running.server._connections.by_age, "the connection")
-        (connection,) = running.server._connections.by_age
+        connection = running.only_connection()
         until(connection.transport.get_write_buffer_size, "a piece that waits")
         assert len(running.asked) <= 4
 
