@@ -50,7 +50,19 @@ class WalkState(msgspec.Struct):
     refused_rows: int | None = None
 
 
-_RUN = msgspec.json.Decoder(Run)
+class _Kept(Run, frozen=True, dict=True, kw_only=True):
+    """A run whose texts are what was read of them: what the API may say in them is wider."""
+
+    id: str
+    status: str
+    origin: str | None = None
+    org_id: str | None = None
+    workflow_org_id: str | None = None
+    workflow_id: str | None = None
+    version: str | None = None
+
+
+_RUN = msgspec.json.Decoder(_Kept)
 
 
 class Spool:
@@ -241,4 +253,7 @@ class Spool:
 
 def _slim(run: Run) -> Run:
     """Leave out what no series needs."""
-    return msgspec.structs.replace(run, error=None, unreadable={})
+    version = run.version_label
+    return msgspec.structs.replace(
+        run, error=None, unreadable={}, workflow_version=None, version=version
+    )

@@ -80,6 +80,35 @@ async def test_a_run_of_long_ago_that_ended_within_the_window_is_found(
     assert is_all_read == (order != "updated")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"origin": "MANUAL"},
+        {"origin": "x\\y"},
+        {"workflow_id": "w" * 200},
+        {"org_id": "o" * 200, "workflow_org_id": "o" * 200},
+        {"version": "v[1]\\\u2028" + "1" * 100},
+        {"version": None, "workflow_version": {"version": "v" * 100}},
+    ],
+)
+async def test_a_run_is_replayed_as_it_was_read(spool: Spool, odd: dict[str, object]) -> None:
+    """Whatever a field says that the documentation does not know."""
+    simulator = quiet_api("created")
+    now = simulator.world.clock()
+    run = simulator.world.add_run(status="FAILED", created_at=now - HOUR, ended_at=now - HOUR)
+    simulator.world.set_fields(run, odd)
+    with simulator:
+        await read(simulator, spool, Hurried())
+    events = [e for workflow in spool.workflows(0) for e in spool.finished_runs(0, workflow)]
+    (kept,) = [event[2] for event in events if event[2].id == run]
+    if "workflow_id" in odd:
+        assert kept.workflow_id == odd["workflow_id"]
+    if "origin" in odd:
+        assert kept.origin_label == "UNKNOWN"
+    if "version" in odd or "workflow_version" in odd:
+        assert len(kept.version_label) >= 100
+
+
 async def test_an_outage_of_minutes_is_waited_for(spool: Spool) -> None:
     """Beside the tries of each request."""
     clocks = Hurried()
