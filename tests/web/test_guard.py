@@ -307,7 +307,7 @@ def test_unusable_files_are_named(
 # Users
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/", "/-/healthy", "/-/ready", "/nothing"])
+@pytest.mark.parametrize("path", ["/metrics", "/", "/api/status", "/-/ready", "/nothing"])
 def test_every_path_asks_for_a_login(tmp_path: Path, path: str) -> None:
     """Without one, with a wrong one, and of nobody: the same answer."""
     with serving(file=WebFile(write(tmp_path, **USERS))) as running:
@@ -410,7 +410,7 @@ def test_health_is_told_without_a_login_at_a_place_of_its_own(
             running.stalled = lambda: ("org-1",)
             assert client.get("/-/healthy").status_code == 503
             assert check() == 1
-            for path in ("/metrics", "/", "/-/reload"):
+            for path in ("/metrics", "/", "/api/status", "/-/reload"):
                 assert client.get(path).status_code == 404
     assert not (tmp_path / "health.sock").exists()
     assert check() == 1
