@@ -99,6 +99,8 @@ def test_tls_changes_nothing(tmp_path: Path, authority: Authority, pair: Pair) -
             raw.sendall(GET_METRICS)
             assert read_answer(raw).endswith(LARGE)
             until(lambda: running.acknowledged == [7], "acknowledgement")
+            protocol = getattr(running.only_connection().transport, "_ssl_protocol")  # noqa: B009
+            assert len(protocol._ssl_buffer) <= 32 * 1024  # asyncio's own are 256 KiB
         with trusting.wrap_socket(running.connect(), server_hostname="localhost") as raw:
             raw.sendall(GET_METRICS)
             raw.recv(1)
