@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
+import yaml
 
 from invent_exporter import cli
 from invent_exporter.simulator import DEMO_KEY
 from tests.process.harness import Exporter, clean_environment
-from tests.programs import require
+from tests.programs import require, run
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -126,6 +128,36 @@ def test_flags_of_every_call_are_known(line: str) -> None:
         cli._parser().parse_args(words)
     else:
         cli._parser().parse_args(["serve", *words])
+
+
+def yamls() -> list[tuple[str, str]]:
+    """Find the examples of YAML, with the names of their pages."""
+    found = []
+    for page in PAGES:
+        blocks = re.findall(
+            r"^ *```yaml\n(.*?)^ *```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+        )
+        found += [(str(page.relative_to(ROOT)), dedent(block)) for block in blocks]
+    return found
+
+
+def test_every_example_of_yaml_is_read() -> None:
+    """What is no configuration or chart's values, which other tests take, is known here."""
+    elsewhere = {"docs/deploy.md", "helm/invent-exporter/README.md"}
+    keys = [(page, *yaml.safe_load(text)) for page, text in yamls() if page not in elsewhere]
+    assert [names[:2] for names in keys] == [
+        ("README.md", "scrape_configs"),
+        ("README.md", "api"),
+        ("grafana/README.md", "jsonData"),
+    ]
+
+
+@pytest.mark.system
+def test_prometheus_takes_the_scrape_configuration_of_readme(tmp_path: Path) -> None:
+    """As it stands."""
+    (tmp_path / "prometheus.yml").write_text(yamls()[0][1])
+    done = run("promtool", "check", "config", tmp_path / "prometheus.yml")
+    assert done.returncode == 0, done
 
 
 @pytest.fixture
