@@ -152,6 +152,7 @@ def _parser() -> _Parser:
     for each in (serve, demo):
         each.add("--web.listen-address", where, metavar="HOST:PORT", action="append")
         each.add("--web.telemetry-path", "path of the metrics", metavar="PATH", default="/metrics")
+    check.add("--json", "for programs, by docs/check.schema.json", action="store_true")
     of_web = "YAML file with TLS, users and more, in the format of Prometheus' exporter-toolkit"
     serve.add("--web.config.file", of_web, metavar="FILE", type=_file)
     health = "where health is told without TLS and login: unix:///PATH, or HOST:PORT of loopback"
@@ -265,11 +266,11 @@ def _check(flags: argparse.Namespace, redactor: Redactor) -> int:
     config = _load(flags, redactor)
     import asyncio
 
-    from invent_exporter.commands.check import ask, table_of
+    from invent_exporter.commands.check import as_json, check, shown
 
-    found = asyncio.run(ask(config, redactor))
-    _say(table_of(found, redactor))
-    return EXIT_OK if all(one.answer == "ok" for one in found) else EXIT_FAILED
+    report = asyncio.run(check(config, redactor))
+    _say(as_json(report, redactor) if flags.json else shown(report, redactor))
+    return EXIT_OK if report.ok else EXIT_FAILED
 
 
 def _demo(flags: argparse.Namespace, redactor: Redactor) -> int:

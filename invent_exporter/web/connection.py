@@ -6,6 +6,7 @@ Longer than most modules: what one may take depends on all, and on what each of 
 from __future__ import annotations
 
 import asyncio
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
@@ -33,6 +34,9 @@ class Bounds:
     connections_of_one_peer: int = 64
     """Far above what scrapers need: each has one, and a network behind one address has a few."""
 
+
+# What asyncio keeps for each connection with TLS, from its beginning: 256 KiB by itself.
+SSLProtocol.max_size = 32 * 1024
 
 Peer: TypeAlias = str | bytes
 TURNS = 2

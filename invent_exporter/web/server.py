@@ -165,6 +165,8 @@ class Server:
 
         It would say so with a traceback for each try. Who only takes up room gives its own back.
         """
+        if "_start_serving(" in context["message"]:
+            return  # such a try, after the end
         if not context["message"].startswith("socket.accept() out of system resource"):
             loop.default_exception_handler(context)
             return

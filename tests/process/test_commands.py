@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
+from invent_exporter.commands.check import schema
 from invent_exporter.simulator import Fault, SimulatorServer
 from tests.process.conftest import Start
 from tests.process.harness import (
@@ -69,7 +71,7 @@ def test_check_prints_what_each_org_answered(check: Check, tmp_path: Path) -> No
     answers = {
         cells[1].strip(): (cells[2].strip(), cells[-2].strip())
         for cells in (line.split("│") for line in done.stdout.splitlines())
-        if len(cells) > 3
+        if len(cells) > 8
     }
     assert answers["c"] == answers["org-sub"] == ("ok", "")
     assert answers["org-unknown"][0] == "failed"
@@ -79,6 +81,37 @@ def test_check_prints_what_each_org_answered(check: Check, tmp_path: Path) -> No
     assert KEY not in done.stdout
     assert "key-of-nobody" not in done.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"], "check needs no state"
+
+
+def test_check_for_programs(simulator: SimulatorServer, check: Check, tmp_path: Path) -> None:
+    """The same as JSON, which fits its schema; docs has that as the code makes it."""
+    now = simulator.world.clock()
+    for age in range(150):
+        simulator.world.add_run(status="COMPLETED", created_at=now - age * 60)
+    check()
+    done = run_command("check", "--json", f"--config.file={tmp_path}/config.yaml")
+    report = json.loads(done.stdout)
+    described = schema()
+    assert (ROOT / "docs" / "check.schema.json").read_bytes() == described
+    jsonschema.validate(report, json.loads(described))
+    (org,) = report["orgs"]
+    assert (org["runs"], org["first_page_runs"], org["deepest_row"]) == (151, 100, 151)
+    assert (org["order"], org["names_orgs"]) == ("newest first", ["org-main"])
+    assert abs(org["clock_ahead_seconds"]) < 10
+    of_machine = {line["what"]: line for line in report["machine"]}
+    assert "not there yet, on " in of_machine["state"]["found"]
+    assert "2 workflows: 252 series" in of_machine["series"]["found"]
+    assert of_machine["scrape_interval"]["advice"] is not None, "the hold of the tests is 0"
+
+
+def test_check_says_that_a_deep_page_is_refused(simulator: SimulatorServer, check: Check) -> None:
+    """Which does not fail the org."""
+    for _ in range(150):
+        simulator.world.add_run(status="COMPLETED")
+    simulator.faults.add(Fault(kind="status", status=400, query={"page": "2"}))
+    done = check()
+    assert "refused from row 100" in done.stdout
+    assert "what lies deeper is read by status and origin" in done.stdout
 
 
 def test_check_shows_no_control_characters_and_no_key(

@@ -99,6 +99,8 @@ def test_tls_changes_nothing(tmp_path: Path, authority: Authority, pair: Pair) -
             raw.sendall(GET_METRICS)
             assert read_answer(raw).endswith(LARGE)
             until(lambda: running.acknowledged == [7], "acknowledgement")
+            protocol = getattr(running.only_connection().transport, "_ssl_protocol")  # noqa: B009
+            assert len(protocol._ssl_buffer) <= 32 * 1024  # asyncio's own are 256 KiB
         with trusting.wrap_socket(running.connect(), server_hostname="localhost") as raw:
             raw.sendall(GET_METRICS)
             raw.recv(1)
@@ -305,7 +307,7 @@ def test_unusable_files_are_named(
 # Users
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/", "/-/healthy", "/-/ready", "/nothing"])
+@pytest.mark.parametrize("path", ["/metrics", "/", "/api/status", "/-/ready", "/nothing"])
 def test_every_path_asks_for_a_login(tmp_path: Path, path: str) -> None:
     """Without one, with a wrong one, and of nobody: the same answer."""
     with serving(file=WebFile(write(tmp_path, **USERS))) as running:
@@ -409,7 +411,7 @@ def test_health_is_told_without_a_login_at_a_place_of_its_own(
             running.stalled = lambda: ("org-1",)
             assert client.get("/-/healthy").status_code == 503
             assert (check(), check("/-/ready")) == (1, 0)
-            for path in ("/metrics", "/", "/-/reload"):
+            for path in ("/metrics", "/", "/api/status", "/-/reload"):
                 assert client.get(path).status_code == 404
     assert not (tmp_path / "health.sock").exists()
     assert check() == 1
