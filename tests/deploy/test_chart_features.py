@@ -145,6 +145,8 @@ def test_a_web_configuration_lies_beside_the_certificate() -> None:
     secrets = [{"secret": {"name": name}} for name in ("invent-web", "invent-exporter-tls")]
     assert volume["projected"] == {"defaultMode": 0o440, "sources": secrets}
     assert "Pod" not in kinds(manifests)
+    program = json.dumps(_exporter(manifests)["livenessProbe"]["exec"]["command"][:2])
+    assert f"CMD {program}\n" in (ROOT / "Dockerfile").read_text()
     assert '"test"' not in json.dumps(only(manifests, "NetworkPolicy"))
     users = (
         'web.existingSecret="users"',
