@@ -169,6 +169,8 @@ def _switched_on(path: str, defaults: dict[str, object]) -> dict[str, Any]:
     section = path.split(".", maxsplit=1)[0]
     if path in ("web.entry", "web.tlsSecret"):
         return {"web": {"existingSecret": "web"}}
+    if path == "serviceMonitor.tlsConfig":
+        return {"serviceMonitor": {"enabled": True, "scheme": "https"}}
     if path in SERVICE_TYPES:
         return {"service": {"type": SERVICE_TYPES[path]}}
     is_off = defaults.get(f"{section}.enabled") is False and path != f"{section}.enabled"
@@ -229,6 +231,7 @@ REFUSED = """
   - [{prometheusRule: {enabled: true, disabled: [NoSuchAlert]}}, NoSuchAlert]
   - [{log: {level: verbose}}, level]
   - [{port: http}, port]
+  - [{onConfigChange: nothing}, onConfigChange]
   - [{livenessProbe: {periodSecond: 3}}, periodSecond]
   - [{commonLabels: {team: "a: b"}}, team]
   - [{networkPolicy: {ingress: {namespaceSelector: {}}}}, namespaceSelector]
@@ -238,6 +241,10 @@ REFUSED = """
   - [{serviceMonitor: {enabled: true, interval: 2m}}, newborn_hold (65s)]
   - [{serviceMonitor: {enabled: true, interval: 5s, scrapeTimeout: 6s}},
      "serviceMonitor.scrapeTimeout: 6s is longer"]
+  - [{web: {existingSecret: a}, serviceMonitor: {enabled: true}},
+     "serviceMonitor.scheme: web.existingSecret may ask for TLS"]
+  - [{web: {existingSecret: a, tlsSecret: b}, podMonitor: {enabled: true},
+      serviceMonitor: {scheme: http}}, 'serviceMonitor.scheme: "http": with web.tlsSecret']
   # No key: the exporter would end at once.
   - [{keys: {existingSecret: ""}}, "no API key: expected keys.existingSecret"]
   - [{keys: {create: {other: x}}}, 'no entry "api-key"']
@@ -279,13 +286,8 @@ REFUSED = """
   - [{extraEnv: [{name: INVENT_ORG_ID, value: a}], config: {orgs: [{id: b}]}},
      "extraEnv: INVENT_ORG_ID has no effect beside config.orgs"]
   - [{web: {tlsSecret: a}}, "web.tlsSecret: a has no effect without web.existingSecret"]
-  - [{onConfigChange: nothing}, onConfigChange]
-  # A scrape that would fail.
-  - [{web: {existingSecret: a}, serviceMonitor: {enabled: true}},
-     "serviceMonitor.scheme: web.existingSecret may ask for TLS"]
-  - [{web: {existingSecret: a, tlsSecret: b}, podMonitor: {enabled: true},
-      serviceMonitor: {scheme: http}}, 'serviceMonitor.scheme: "http": with web.tlsSecret']
-  # What would have no effect.
+  - [{serviceMonitor: {enabled: true, tlsConfig: {serverName: a}}},
+     serviceMonitor.tlsConfig has no effect with http]
   - [{persistence: {enabled: false, existingClaim: a}}, persistence.existingClaim has no effect]
   - [{service: {nodePort: 30480}}, "service.nodePort: a ClusterIP has none"]
   - [{service: {type: NodePort, loadBalancerClass: a}},

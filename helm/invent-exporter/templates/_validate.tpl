@@ -97,6 +97,9 @@
 {{- end -}}
 {{- if or .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
 {{- $scheme := default "" .Values.serviceMonitor.scheme -}}
+{{- if and .Values.serviceMonitor.tlsConfig (ne $scheme "https") -}}
+{{- fail "serviceMonitor.tlsConfig has no effect with http: expected serviceMonitor.scheme: https" -}}
+{{- end -}}
 {{- $web := .Values.web -}}
 {{/* Behind a proxy's port there is what the proxy makes of it. */}}
 {{- if eq .Values.service.targetPort "metrics" -}}
