@@ -109,7 +109,7 @@ class Redactor:
             spelled = {
                 re.escape(form)
                 for each in short
-                for form in (each, json.dumps(each)[1:-1], quote(each, safe=""))
+                for form in (each, json.dumps(each)[1:-1], quote(_bytes(each), safe=""))
             }
             longest_first = sorted(spelled, key=len, reverse=True)
             self._short = re.compile("|".join(longest_first), re.IGNORECASE)
@@ -171,11 +171,16 @@ def _parts(form: str) -> Iterator[str]:
     return (form[start : start + PART] for start in range(len(form) - PART + 1))
 
 
+def _bytes(key: str) -> bytes:
+    """Encode what may be no key at all, but whatever stands in its place."""
+    return key.encode("utf-8", "surrogatepass")
+
+
 def _forms(key: str) -> Iterator[str]:
     """Say how a key is spelled, canonically; base64 depends on how much stands before it."""
     yield canonical(key)
     for before, first in enumerate((0, 2, 3)):
-        encoded = base64.b64encode(b"\0" * before + key.encode()).decode().rstrip("=")
+        encoded = base64.b64encode(b"\0" * before + _bytes(key)).decode().rstrip("=")
         # The first characters hold something of what stands before, the last of what is behind.
         is_whole = (before + len(key)) % 3 == 0
         yield canonical(encoded[first : None if is_whole else -1])

@@ -96,6 +96,7 @@ def forget(state_url: str, org_id: str) -> str:
         UsageError: no such org is known.
 
     """
+    org_id = org_id.encode("utf-8", "backslashreplace").decode()  # a flag may be any bytes
     with reading(state_url) as found:
         _there(found, state_url)
     database = open_database(state_url)

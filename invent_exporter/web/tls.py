@@ -81,7 +81,7 @@ def _readable(pem: Pem) -> Iterator[str]:
         yield str(pem.path)
         return
     with NamedTemporaryFile() as file:
-        file.write(pem.text.encode())
+        file.write(pem.text.encode("utf-8", "surrogatepass"))
         file.flush()
         yield file.name
 

@@ -154,6 +154,8 @@ INVENT_API_KEY=k INVENT_API_KEY_FILE=/k: INVENT_API_KEY_FILE: INVENT_API_KEY is 
 expected one of the two
 INVENT_API_KEY_FILE=not-a-real-key: INVENT_API_KEY_FILE: the path (not shown, it may be a key): \
 no such file: expected a file that holds the API key
+INVENT_API_KEY=not-a-real-key\udc80: INVENT_API_KEY: the key can't stand in a header: \
+expected printable ASCII without white space
 INVENT_API_KEY=k INVENT_ORG_ID=a\udc80: INVENT_ORG_ID: line breaks or control characters: \
 expected one line of plain text
 INVENT_API_KEY=k INVENT_API_URL=https://not-a-real-key@a.example: INVENT_API_URL: \

@@ -108,6 +108,7 @@ def test_an_org_is_forgotten_when_nobody_serves_it(ask: Ask, ask_copy: Ask) -> N
     """Whole; with `serve` running, or a name that is not known, nothing happens."""
     assert "another process" in ask("ledger", "forget", "org-1", status=1)
     assert "known are: org-1" in ask_copy("ledger", "forget", "org-2", status=2)
+    assert r"org \udcff is not known" in ask_copy("ledger", "forget", "\udcff", status=2)
     assert ask_copy("ledger", "forget", "org-1").startswith("forgot org org-1: ")
     assert ask_copy("ledger", "verify") == "ok: 0 orgs, 0 workflows, 0 runs\n"
 

@@ -292,6 +292,7 @@ def test_certificate_is_changed_under_load(tmp_path: Path) -> None:
         ({"key_file": "nothing.key"}, r"web.yaml:1: tls_server_config.key_file: .*nothing.key: no"),
         ({"cert_file": "web.yaml"}, r"cert_file: .*web.yaml: .*: expected a certificate and the"),
         ({"client_ca_file": "web.yaml"}, r"client_ca_file: .*web.yaml: .*: expected certificates"),
+        ({"client_ca": "\ud83d"}, r"client_ca: .*: expected certificates"),
     ],
 )
 def test_unusable_files_are_named(
