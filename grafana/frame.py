@@ -67,9 +67,14 @@ def org() -> Builder[Any]:
     return variable("org_id", "Org", f"label_values(invent_up{{{JOB}}}, org_id)")
 
 
+def team() -> Builder[Any]:
+    """Choose the teams that `workflow_labels` names; All takes the workflows of none, too."""
+    return variable("team", "Team", f"label_values({NAME}{{{ORG}}}, team)", all_value=".*")
+
+
 def workflow() -> Builder[Any]:
     """Choose workflows by name, the first of all where nothing was chosen."""
-    names = f"{NAME}{{{ORG}}}"
+    names = f'{NAME}{{{ORG}, team=~"$team"}}'
     asked = (
         f"query_result(group by (workflow_id, workflow_name) (last_over_time({names}[$__range])))"
     )

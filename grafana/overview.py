@@ -15,6 +15,7 @@ from grafana.frame import (
     mark_restarts,
     org,
     start,
+    team,
 )
 from grafana.panels import (
     GREY,
@@ -74,6 +75,7 @@ from grafana.queries import (
     last_of_orgs,
     limit,
     named,
+    of_team,
     oldest,
     org_named,
     overdue,
@@ -101,7 +103,7 @@ def build() -> dashboard.Dashboard:
         "For whoever is woken up: is anything broken now, where, and since when? On a calm screen "
         "no tile has a color. Yellow is a warning, red is critical, grey is not known; the limits "
         "are those of the alerts. It reads what the recording rules write.",
-        [job(), org()],
+        [job(), org(), team()],
     )
     mark_restarts(board)
     _tiles(board)
@@ -209,7 +211,7 @@ def _lists(board: dashboard.Dashboard) -> None:
     failed = f"round({FAILED_1H}{{{ORG}}})"
     streak = f"last_over_time({STREAK}{{{ORG}}}[1h])"
     streak = f"max {BY_WORKFLOW} ({streak})"
-    most = f"topk(10, ({failed} + {ON_WORKFLOW} {streak}) > 0)"
+    most = f"topk(10, {of_team(f'({failed} + {ON_WORKFLOW} {streak}) > 0')})"
     success = (
         f'time() - max {BY_WORKFLOW} (last_over_time({LAST}{{{ORG}, status="COMPLETED"}}[1h]) > 0)'
     )
@@ -363,7 +365,7 @@ def _off_the_usual(y: int) -> dashboard.Row:
                 "Time since the last success as a share of the time after which it is overdue "
                 "(100 %: InventNoSuccess fires); the ten with the most. Normal: below 100 %.",
                 Place(0, y + 1, 8, 10),
-                now(named(f"topk(10, {late})"), WORKFLOW_OF_ORG),
+                now(named(f"topk(10, {of_team(late)})"), WORKFLOW_OF_ORG),
                 unit="percentunit",
                 limits=share,
                 most=2,
@@ -373,7 +375,7 @@ def _off_the_usual(y: int) -> dashboard.Row:
                 "Mean duration of the last hour over that of the last 7 days; the ten with the "
                 f"most. Normal: around 1; from {limit('slow_factor'):g} on InventRunsSlow fires.",
                 Place(8, y + 1, 8, 10),
-                now(named(f"topk(10, {slower})"), WORKFLOW_OF_ORG),
+                now(named(f"topk(10, {of_team(slower)})"), WORKFLOW_OF_ORG),
                 unit="suffix: x usual",
                 limits=warning(limit("slow_factor")),
                 most=2 * limit("slow_factor"),
@@ -383,7 +385,7 @@ def _off_the_usual(y: int) -> dashboard.Row:
                 "Time that the oldest running run has taken, as a share of that after which it is "
                 "stuck (100 %: InventRunStuck fires); the ten with the most. Normal: below 100 %.",
                 Place(16, y + 1, 8, 10),
-                now(named(f"topk(10, {running})"), WORKFLOW_OF_ORG),
+                now(named(f"topk(10, {of_team(running)})"), WORKFLOW_OF_ORG),
                 unit="percentunit",
                 limits=share,
                 most=2,

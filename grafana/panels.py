@@ -400,7 +400,13 @@ def row(title: str, y: int, panels: Sequence[Builder[Any]] = ()) -> dashboard.Ro
 
 
 def variable(
-    name: str, label: str, asked: str, regex: str = "", *, all_at_first: bool = True
+    name: str,
+    label: str,
+    asked: str,
+    regex: str = "",
+    *,
+    all_at_first: bool = True,
+    all_value: str = ".+",
 ) -> dashboard.QueryVariable:
     """Choose among what a query finds; All, the default, also takes what appears later."""
     chosen = (
@@ -416,7 +422,7 @@ def variable(
     )
     if all_at_first:
         everything = models.VariableOption(text=["All"], value=["$__all"], selected=True)
-        chosen.include_all(include_all=True).all_value(".+").current(everything)
+        chosen.include_all(include_all=True).all_value(all_value).current(everything)
     return chosen
 
 

@@ -71,6 +71,11 @@ def named(expr: str, selector: str = ORG) -> str:
     return org_named(with_org)
 
 
+def of_team(expr: str) -> str:
+    """Leave the workflows of the chosen teams; All takes those of none, too."""
+    return f'({expr}) and {ON_WORKFLOW} {NAME}{{{ORG}, team=~"$team"}}'
+
+
 def org_named(expr: str) -> str:
     """Add `org_name` to an expression whose series belong to orgs."""
     return f"({expr}) * {ON_ORG} group_left (org_name) {_names(ORG_NAME, ORG, 'job, org_id')}"

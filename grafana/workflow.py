@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from grafana.frame import WORKFLOWS, job, mark_restarts, mark_runs, org, origin, start, workflow
+from grafana.frame import (
+    WORKFLOWS,
+    job,
+    mark_restarts,
+    mark_runs,
+    org,
+    origin,
+    start,
+    team,
+    workflow,
+)
 from grafana.panels import (
     BLUE,
     GREY,
@@ -68,7 +78,7 @@ def build() -> dashboard.Dashboard:
         "Invent / Workflow",
         "For whoever owns a workflow: how its runs end, how long they take and what they burn. "
         "Alerts and tables lead here. Several workflows are added up.",
-        [job(), org(), workflow(), origin()],
+        [job(), org(), team(), workflow(), origin()],
     )
     mark_runs(board)
     mark_restarts(board)

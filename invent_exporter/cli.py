@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 PROGRAM = "invent-exporter"
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 DEFAULT_ADDRESS = ":10480"
-
+_ORDERS = ("created", "updated", "oldest", "mixed")
+_LEVELS = ("debug", "info", "warn", "error")
 
 Place = tuple[list[tuple[str, int]], str]
 """Where to serve, and the path of the metrics."""
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["migrate"]:
+        raise UsageError("migrate is not supported yet: it will copy a ledger to postgresql://")
     # `serve` may be left out, also in front of its flags.
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments.insert(0, "serve")
@@ -123,7 +126,7 @@ def _parser() -> _Parser:
 
     def command(name: str, run: Callable[..., int], meaning: str) -> _Parser:
         added: _Parser = commands.add_parser(name, help=meaning, allow_abbrev=False)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, commands=commands.choices)
         return added
 
     serve = command("serve", _serve, "poll every org and serve metrics until SIGTERM")
@@ -133,6 +136,8 @@ def _parser() -> _Parser:
     assets = command("assets", _assets, "write out the rules and dashboards of this version")
     backfill = command("backfill", _backfill, "write past runs as OpenMetrics, for promtool")
 
+    completion = command("completion", _completion, "print what completes flags in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     explain = command("explain", _explain, "say why a run counted, where and when, or why not")
     explain.add_argument("run_id", metavar="RUN_ID")
     ledger = command("ledger", _ledger, "verify, back up, or forget an org of the state file")
@@ -164,8 +169,7 @@ def _parser() -> _Parser:
             "--simulator.listen-address", here, "--listen-address", metavar="HOST:PORT", default=at
         )
         each.add("--seed", "", type=int, default=1)
-        orders = ("created", "updated", "oldest", "mixed")
-        each.add("--order", "of the listed runs", choices=orders, default="created")
+        each.add("--order", "of the listed runs", choices=_ORDERS, default="created")
         each.add("--no-count", "leave out pagination headers", action="store_true")
         limit = "requests a minute for each client, 0 for no limit"
         each.add("--rate-limit", limit, type=_count, default=500, metavar="N")
@@ -177,11 +181,10 @@ def _parser() -> _Parser:
     backfill.add("--output", what, metavar="FILE", type=Path, required=True)
     label = "of every series; job and instance as the scrape has them; may be given several times"
     backfill.add("--label", label, metavar="NAME=VALUE", action="append")
-    levels = ("debug", "info", "warn", "error")
     for each, level in ((serve, "info"), (check, "error"), (demo, "info")):
-        each.add("--log.level", "", choices=levels, default=level)
+        each.add("--log.level", "", choices=_LEVELS, default=level)
         each.add("--log.format", "", choices=("logfmt", "json"), default="logfmt")
-    for each in (parser, serve, check, demo, simulate, assets, backfill, explain, ledger):
+    for each in (parser, *commands.choices.values()):
         each.add("--version", "print the version and end", action="store_true")
     return parser
 
@@ -314,6 +317,21 @@ def _assets(flags: argparse.Namespace, _redactor: Redactor) -> int:
     except OSError as error:
         raise OutputError(f"--output: {error.filename}: {error.strerror}") from error
     _say("\n".join(map(str, written)))
+    return EXIT_OK
+
+
+def _completion(flags: argparse.Namespace, _redactor: Redactor) -> int:
+    from invent_exporter.commands.completion import Word, script
+
+    words = {
+        name: [
+            Word(word, action.nargs != 0, action.choices or (), (action.help or "") % vars(action))
+            for action in command._actions  # noqa: SLF001 - argparse lists them nowhere else
+            for word in action.option_strings or [action.dest]
+        ]
+        for name, command in flags.commands.items()
+    }
+    _say(script(flags.shell, PROGRAM, words))
     return EXIT_OK
 
 

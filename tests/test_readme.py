@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
+from docs import reference
 from invent_exporter import cli
 from invent_exporter.config.load import Config, Key, OrgConfig, load_config
 from invent_exporter.config.schema import KEYS
-from invent_exporter.metrics.families import FAMILIES
-from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
+from invent_exporter.telemetry import POLL_ERROR_REASONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = (
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/how-it-counts.md"),
-    "docs/backfill.md",
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 )
-
-SUFFIXES = {"counter": "_total", "info": "_info"}
-"""What a type adds to a family's name in every format."""
 
 
 def section(title: str) -> str:
@@ -47,37 +43,46 @@ def rows(text: str) -> Iterator[list[str]]:
 
 def declared() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Name every family of the code as it is served, with its type and labels."""
-    registry = CollectorRegistry()
-    Telemetry(registry)
-    found = {}
-    for family in FAMILIES:
-        kind = family.metric().type
-        found[family.name + SUFFIXES.get(kind, "")] = (kind, family.labels)
-    # Direct instrumentation knows its labels; the build info gets its own when it is set.
-    for collector in registry._collector_to_names:
-        kind, name = collector._type, collector._name  # type: ignore[attr-defined]
-        labels = collector._labelnames  # type: ignore[attr-defined]
-        if name == "invent_exporter_build":
-            labels = ("version", "revision", "python_version")
-        found[name + SUFFIXES.get(kind, "")] = (kind, labels)
-    return found
+    served = (*reference.of_ledger(), *reference.of_process())
+    return {family.name: (family.kind, family.labels) for family in served}
 
 
-def test_metrics_tables_name_every_metric_with_its_type_and_labels() -> None:
-    """The tables and the code declare the same families."""
+def test_metrics_tables_name_metrics_with_their_type_and_labels() -> None:
+    """What the tables name, the code serves as they say; the reference has all of it."""
     told = {
         cells[0].strip("`"): (cells[1], tuple(filter(None, cells[2].split(", "))))
         for cells in rows(section("Metrics"))
         if cells[0].startswith("`")
     }
-    assert told == declared()
+    assert told
+    assert told.items() <= declared().items()
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("metrics", reference.metrics_page),
+        ("configuration", reference.configuration_page),
+    ],
+)
+def test_reference_is_made_from_the_code(name: str, page: Callable[[], str]) -> None:
+    """The page is what `python -m docs.reference` would write, and leaves no meaning open."""
+    text = (ROOT / f"docs/{name}.md").read_text("utf-8")
+    assert text == page()
+    assert [cells for cells in rows(text) if not cells[3]] == []
+
+
+def test_reference_names_every_key() -> None:
+    """Each key that is known has its row."""
+    told = [cells[0].strip("`") for cells in rows(reference.configuration_page())]
+    assert sorted(told[2:]) == sorted({*KEYS} - {"orgs"})
 
 
 def test_metrics_named_elsewhere_exist() -> None:
     """A metric that an example or a sentence names is served under that name."""
     served = set(declared())
     served |= {f"{name}_{part}" for name in declared() for part in ("bucket", "count", "sum")}
-    text = README + (ROOT / "docs/how-it-counts.md").read_text("utf-8")
+    text = "".join((ROOT / name).read_text("utf-8") for name in PAGES if "report" not in name)
     named = set(re.findall(r"\binvent_(?!exporter\b)[a-z_]*[a-z]\b(?!…|_…)", text))
     assert named - served == set()
 

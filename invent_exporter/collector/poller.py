@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from invent_exporter.api.models import Run
     from invent_exporter.collector.target import Shared, Target
     from invent_exporter.ledger.org import OrgLedger
-    from invent_exporter.ledger.recorder import Recorded
+    from invent_exporter.ledger.recorded import Recorded
     from invent_exporter.scan.walk import Steps
 
 _PRUNE_SECONDS = 60.0

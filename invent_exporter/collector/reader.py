@@ -13,7 +13,7 @@ from invent_exporter.collector.cleaning import (
     without_labels_that_hold_keys,
 )
 from invent_exporter.errors import ApiError
-from invent_exporter.ledger.recorder import InvalidRow
+from invent_exporter.ledger.recorded import InvalidRow
 from invent_exporter.scan.order import PageFacts, RowFact, is_dated, page_signature, row_signature
 from invent_exporter.scan.walk import ALL, Missing, Read
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from invent_exporter.api.models import Run
     from invent_exporter.collector.target import Shared
     from invent_exporter.ledger.org import OrgLedger
-    from invent_exporter.ledger.recorder import Recorded
+    from invent_exporter.ledger.recorded import Recorded
     from invent_exporter.scan.walk import Answer, Steps
 
 

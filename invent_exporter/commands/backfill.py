@@ -199,7 +199,7 @@ class _Backfill:
         """Say how large the file becomes, now that all is known, and refuse what has no room."""
         size_bytes = workflows = 0
         for number in range(len(self.task.orgs)):
-            names = self.spool.workflows(number)
+            names = writer.workflows(number)
             size_bytes += self._size_bytes(writer, number, len(names), self.spool.runs())
             workflows += len(names)
         folder = self.plan.output.parent

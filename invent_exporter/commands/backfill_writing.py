@@ -43,15 +43,20 @@ class PastWriter:
                 written.add(org_id)
                 end_ms = round(org.end * 1000)
                 self._put_org(org_id, self._config.orgs[number].name, end_ms)
-                folded = folded_workflows(spool.workflows(number), org, self._max_workflows)
+                folded = folded_workflows(self.workflows(number), org, self._max_workflows)
                 spool.fold(number, folded, OTHER_WORKFLOW)
-                for name in spool.workflows(number):
+                for name in self.workflows(number):
                     past = heapq.merge(
                         spool.submitted_runs(number, name),
                         spool.finished_runs(number, name),
                         key=lambda event: event[:2],
                     )
                     self._put_workflow(self.workflow(org_id, name), _watched(past, bar), end_ms)
+
+    def workflows(self, number: int) -> list[str]:
+        """List the workflows of an org's past, without those that the configuration leaves out."""
+        leave_out = self._config.workflows.leave_out
+        return [name for name in self._spool.workflows(number) if not leave_out(name)]
 
     def workflow(self, org_id: str, workflow_id: str) -> Workflow:
         """Describe a workflow as the configuration has it."""

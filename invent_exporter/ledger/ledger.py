@@ -28,7 +28,8 @@ from invent_exporter.ledger import org as stored
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import OrgCounts
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
-from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded, Recorder
+from invent_exporter.ledger.recorded import InvalidRow, Recorded
+from invent_exporter.ledger.recorder import LedgerSettings, Recorder
 from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.sqlite import Database
 from invent_exporter.scan.poll import ScanState

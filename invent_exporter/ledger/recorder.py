@@ -17,6 +17,7 @@ from invent_exporter.config.workflows import Workflows
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, series_key
 from invent_exporter.ledger.org import OrgLedger, WorkflowDrafts, to_json, update_org
+from invent_exporter.ledger.recorded import InvalidRow, Recorded
 from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.schema import RunRow
 from invent_exporter.scan.order import RowFact, is_dated, row_signature
@@ -34,31 +35,6 @@ class LedgerSettings(msgspec.Struct, frozen=True):
     step_credits: bool
     reconcile_window_seconds: float
     workflows: Workflows = Workflows()
-
-
-class InvalidRow(msgspec.Struct, frozen=True):
-    """A run that could not be read: its id, else a digest of its bytes, and why."""
-
-    key: str
-    reason: str
-
-
-class Recorded(msgspec.Struct):
-    """What a page brought: facts for the scan, and what to publish and log.
-
-    `changed` names the workflows whose numbers changed, `news` says whether any row did, `finished`
-    lists the runs that were counted, `odd` those of them with fields that can't be read, `invalid`
-    unreadable runs that were noted now, `timeless` those that no time tells from history.
-    """
-
-    facts: list[RowFact] = []
-    finished: list[Run] = []
-    history_failed: int = 0
-    invalid: list[InvalidRow] = []
-    timeless: list[str] = []
-    odd: list[Run] = []
-    changed: set[str] = set()
-    news: bool = False
 
 
 class Recorder:

@@ -89,6 +89,7 @@ def test_help_lists_commands_and_flags(
         (("--nonsense",), "--nonsense"),
         (("serve", "--config.fil=x"), "--config.fil"),
         (("fetch",), "fetch"),
+        (("migrate", "--from=sqlite:///state.db"), "migrate is not supported yet"),
         (("--log.level=loud",), "--log.level"),
         (("--web.listen-address=here",), "--web.listen-address"),
         (("--web.listen-address=here", "--config.check", "--web.listen-address=:0"), "'here'"),

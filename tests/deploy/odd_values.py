@@ -34,6 +34,7 @@ def with_odd_texts(odd: str) -> tuple[dict[str, Any], set[str]]:
     _fill(values, SCHEMA, "", odd, paths)
     for switch in ("serviceMonitor", "prometheusRule", "dashboards", "networkPolicy"):
         values[switch]["enabled"] = True
+    values["serviceMonitor"]["scheme"] = "https"
     values["service"]["type"] = "LoadBalancer"
     values["keys"]["create"] = {values["keys"].get("entry", "api-key"): odd}
     values["config"]["orgs"] = [{"id": odd, "name": odd}]

@@ -94,7 +94,7 @@ def test_below_a_parent_chart_the_same_is_made(values_of_files: list[Manifest]) 
 def test_every_pod_is_as_closed_as_it_can_be(values_file: Path) -> None:
     """Beyond `restricted`, which test_cluster holds: no token, no writable root, memory bounded."""
     pods = pod_specs(render("helm4", values_file))
-    assert len(pods) == (1 if values_file.name.startswith("sidecar") else 2)
+    assert len(pods) == (1 if values_file.name.startswith(("sidecar", "web")) else 2)
     for pod in pods.values():
         assert pod["automountServiceAccountToken"] is False
         for container in [*pod.get("initContainers", []), *pod["containers"]]:

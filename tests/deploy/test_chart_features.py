@@ -1,13 +1,20 @@
 """What single values make of the chart, where it takes more than that something changes."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 from typing import Final
 
+import bcrypt
+import httpx
 import pytest
 import yaml
 
+from invent_exporter.simulator import SimulatorServer
 from tests.deploy.chart import (
     CHART,
     ROOT,
@@ -20,6 +27,10 @@ from tests.deploy.chart import (
     render_many,
 )
 from tests.deploy.odd_values import SCHEMA
+from tests.deploy.processes import free_port
+from tests.process.harness import wait_for
+from tests.programs import run
+from tests.web.certificates import Authority
 
 pytestmark = pytest.mark.system
 
@@ -112,6 +123,86 @@ def test_a_configmap_of_ones_own() -> None:
     metadata = only(manifests, "Deployment")["metadata"]
     assert metadata["annotations"] == {"reloader.stakater.com/auto": "true"}
     assert metadata["labels"]["tier"] == "backend"
+
+
+@pytest.mark.parametrize("reload", [True, False])
+def test_the_checksum_of_the_configuration(reload: bool) -> None:  # noqa: FBT001 - a parameter
+    """Without it a change replaces no pod; the mounted folder follows the ConfigMap."""
+    manifests = _ci("reload" if reload else "default")
+    template = only(manifests, "Deployment")["spec"]["template"]
+    assert ("annotations" not in template["metadata"]) is reload
+    container = _exporter(manifests)
+    assert ("--web.enable-lifecycle" in container["args"]) is reload
+    assert "--config.file=/etc/invent-exporter/config.yaml" in container["args"]
+    (mount,) = [one for one in container["volumeMounts"] if one["name"] == "config"]
+    assert mount == {"name": "config", "mountPath": "/etc/invent-exporter", "readOnly": True}
+
+
+def test_a_web_configuration_lies_beside_the_certificate() -> None:
+    """Two Secrets in one folder, for the exporter alone; no pod asks that knows no login."""
+    manifests = _ci("web")
+    (volume,) = [one for one in _pod(manifests)["volumes"] if one["name"] == "web"]
+    secrets = [{"secret": {"name": name}} for name in ("invent-web", "invent-exporter-tls")]
+    assert volume["projected"] == {"defaultMode": 0o440, "sources": secrets}
+    assert "Pod" not in kinds(manifests)
+    program = json.dumps(_exporter(manifests)["livenessProbe"]["exec"]["command"][:2])
+    assert f"CMD {program}\n" in (ROOT / "Dockerfile").read_text()
+    assert '"test"' not in json.dumps(only(manifests, "NetworkPolicy"))
+    users = (
+        'web.existingSecret="users"',
+        "podMonitor.enabled=true",
+        'serviceMonitor.scheme="http"',
+    )
+    (endpoint,) = only(render(sets=users), "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["scheme"] == "http"
+
+
+def test_with_a_web_configuration_the_probes_know_no_login(tmp_path: Path) -> None:
+    """What the chart starts asks for TLS and a login; what it lets the kubelet run does not."""
+    authority, port = Authority(tmp_path), free_port()
+    pair = authority.issue("tls")
+    web = {
+        "tls_server_config": {"cert_file": "tls.pem", "key_file": "tls.key"},
+        "basic_auth_users": {"prometheus": bcrypt.hashpw(b"open", bcrypt.gensalt(4)).decode()},
+    }
+    assert pair.certificate.parent == tmp_path
+    (tmp_path / "web.yaml").write_text(json.dumps(web))
+    (tmp_path / "api-key").write_text("key-main")
+    places = {
+        **dict.fromkeys(("/etc/invent-exporter", "/run/secrets/invent-web"), str(tmp_path)),
+        **dict.fromkeys(("/run/secrets/invent", "/data"), str(tmp_path)),
+        "/tmp": str(tmp_path),  # noqa: S108 - of the container
+        ":10480": f"127.0.0.1:{port}",
+        "/usr/bin/python": sys.executable,
+        "/app": str(ROOT / "deploy" / "image"),
+    }
+
+    def placed(text: str) -> str:
+        return re.sub("|".join(places), lambda found: places[found[0]], text)
+
+    with SimulatorServer() as simulator:
+        manifests = render("helm4", CI / "web-values.yaml", (f'config.api.url="{simulator.url}"',))
+        configured = placed(only(manifests, "ConfigMap")["data"]["config.yaml"])
+        (tmp_path / "config.yaml").write_text(configured)
+        container = _exporter(manifests)
+        env = {one["name"]: placed(one["value"]) for one in container["env"]}
+        command = [sys.executable, str(ROOT / "exporter.py"), *map(placed, container["args"])]
+
+        def is_well(probe: str) -> bool:
+            asked = map(placed, container[f"{probe}Probe"]["exec"]["command"])
+            return run(*asked, env=env).returncode == 0
+
+        with subprocess.Popen(command, env=os.environ | env) as process:
+            try:
+                for probe in ("startup", "liveness", "readiness"):
+                    wait_for(f"the {probe} probe", lambda probe=probe: is_well(probe))  # type: ignore[misc]
+                url = f"https://127.0.0.1:{port}"
+                with httpx.Client(verify=authority.trusting(), base_url=url) as client:
+                    assert client.get("/-/ready").status_code == 401
+                    answer = client.get("/metrics", auth=("prometheus", "open"))
+                    assert answer.status_code == 200
+            finally:
+                process.terminate()
 
 
 # --- Where and how it runs ------------------------------------------------------------------------

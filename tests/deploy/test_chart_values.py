@@ -167,6 +167,10 @@ def test_every_value_changes_something() -> None:
 def _switched_on(path: str, defaults: dict[str, object]) -> dict[str, Any]:
     """Return the values that let another one at a dotted path matter."""
     section = path.split(".", maxsplit=1)[0]
+    if path in ("web.entry", "web.tlsSecret"):
+        return {"web": {"existingSecret": "web"}}
+    if path == "serviceMonitor.tlsConfig":
+        return {"serviceMonitor": {"enabled": True, "scheme": "https"}}
     if path in SERVICE_TYPES:
         return {"service": {"type": SERVICE_TYPES[path]}}
     is_off = defaults.get(f"{section}.enabled") is False and path != f"{section}.enabled"
@@ -227,6 +231,7 @@ REFUSED = """
   - [{prometheusRule: {enabled: true, disabled: [NoSuchAlert]}}, NoSuchAlert]
   - [{log: {level: verbose}}, level]
   - [{port: http}, port]
+  - [{onConfigChange: nothing}, onConfigChange]
   - [{livenessProbe: {periodSecond: 3}}, periodSecond]
   - [{commonLabels: {team: "a: b"}}, team]
   - [{networkPolicy: {ingress: {namespaceSelector: {}}}}, namespaceSelector]
@@ -236,6 +241,10 @@ REFUSED = """
   - [{serviceMonitor: {enabled: true, interval: 2m}}, newborn_hold (65s)]
   - [{serviceMonitor: {enabled: true, interval: 5s, scrapeTimeout: 6s}},
      "serviceMonitor.scrapeTimeout: 6s is longer"]
+  - [{web: {existingSecret: a}, serviceMonitor: {enabled: true}},
+     "serviceMonitor.scheme: web.existingSecret may ask for TLS"]
+  - [{web: {existingSecret: a, tlsSecret: b}, podMonitor: {enabled: true},
+      serviceMonitor: {scheme: http}}, 'serviceMonitor.scheme: "http": with web.tlsSecret']
   # No key: the exporter would end at once.
   - [{keys: {existingSecret: ""}}, "no API key: expected keys.existingSecret"]
   - [{keys: {create: {other: x}}}, 'no entry "api-key"']
@@ -257,7 +266,10 @@ REFUSED = """
   - [{telemetryPath: metrics}, telemetryPath]
   - [{extraArgs: ["--web.listen-address=0.0.0.0:10480"]},
      "extraArgs: --web.listen-address=0.0.0.0:10480: the chart gives"]
-  - [{extraArgs: [--web.config.file=/a]}, "--web.config.file=/a: it is not supported yet"]
+  - [{extraArgs: [--web.config.file=/a]},
+     "--web.config.file=/a: the probes have to know it; expected web.existingSecret"]
+  - [{extraArgs: ["--web.health-address=127.0.0.1:1"]}, the chart sets it where it is needed]
+  - [{extraArgs: [--web.enable-lifecycle]}, it is a value; expected web.enableLifecycle]
   - [{extraArgs: [--web.telemetry-path=/a]}, expected telemetryPath]
   # What would have no effect.
   - [{config: {existingConfigMap: a, poll_interval: 1m}},
@@ -273,6 +285,9 @@ REFUSED = """
      "extraEnv: INVENT_API_URL wins over config.api.url"]
   - [{extraEnv: [{name: INVENT_ORG_ID, value: a}], config: {orgs: [{id: b}]}},
      "extraEnv: INVENT_ORG_ID has no effect beside config.orgs"]
+  - [{web: {tlsSecret: a}}, "web.tlsSecret: a has no effect without web.existingSecret"]
+  - [{serviceMonitor: {enabled: true, tlsConfig: {serverName: a}}},
+     serviceMonitor.tlsConfig has no effect with http]
   - [{persistence: {enabled: false, existingClaim: a}}, persistence.existingClaim has no effect]
   - [{service: {nodePort: 30480}}, "service.nodePort: a ClusterIP has none"]
   - [{service: {type: NodePort, loadBalancerClass: a}},
@@ -545,7 +560,8 @@ def test_the_exporter_accepts_the_rendered_config(tmp_path: Path) -> None:
         file.write_text(with_key.replace("sqlite:////data/", f"sqlite:///{tmp_path}/"))
         if "INVENT_API_KEY_FILE" in env:
             env["INVENT_API_KEY_FILE"] = str(key)
-        own = [one for one in arguments if not one.startswith("--config.file=")]
+        mounted = ("--config.file=", "--web.config.file=")
+        own = [one for one in arguments if not one.startswith(mounted)]
         flags = [*own, f"--config.file={file}", "--config.check"]
         done = run(sys.executable, ROOT / "exporter.py", *flags, env=env)
         assert done.returncode == 0, done.stderr
@@ -557,6 +573,7 @@ def test_the_exporter_accepts_the_rendered_config(tmp_path: Path) -> None:
     [
         ((), "create secret generic invent-api-key --from-file=api-key=FILE"),
         (("persistence.enabled=false",), "each new pod is a new first contact"),
+        ((MONITOR, 'serviceMonitor.scheme="https"'), "serviceMonitor.scheme is https, but the"),
         (('keys.create={"api-key": "not-a-real-key"}',), "helm -n apps test invent"),
         ((), "serviceMonitor.enabled is false"),
     ],

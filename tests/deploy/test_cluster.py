@@ -114,6 +114,7 @@ def test_odd_releases_and_namespaces(program: str, name: str, server: ApiServer)
         "serviceAccount": {"name": name},
         "persistence": {"existingClaim": name},
         "priorityClassName": name,
+        "web": {"existingSecret": name, "entry": name, "tlsSecret": name},
         "telemetryPath": "/a:",
     }
     sets = [f"--set-json={key}={json.dumps(value)}" for key, value in values.items()]
@@ -121,7 +122,11 @@ def test_odd_releases_and_namespaces(program: str, name: str, server: ApiServer)
     (deployment,) = server.objects("Deployment", name).values()
     pod = deployment["spec"]["template"]["spec"]
     assert (pod["serviceAccountName"], pod["priorityClassName"]) == (name, name)
-    assert "--web.telemetry-path=/a:" in pod["containers"][0]["args"]
+    arguments = pod["containers"][0]["args"]
+    flags = {"--web.telemetry-path=/a:", f"--web.config.file=/run/secrets/invent-web/{name}"}
+    assert flags <= set(arguments)
+    (web,) = [volume for volume in pod["volumes"] if volume["name"] == "web"]
+    assert [one["secret"]["name"] for one in web["projected"]["sources"]] == [name, name]
     _helm(server, program, "uninstall", name, "--namespace", name)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import invent_exporter
 from invent_exporter.simulator import SimulatorServer
-from tests.deploy.chart import helm_test_command
+from tests.deploy.chart import CHART, helm_test_command, only, render
 from tests.deploy.image import (
     ROOT,
     build,
@@ -302,10 +302,16 @@ def test_the_documented_command_runs_it(image: str, folder: Path) -> None:
 
 
 def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
-    """No shell, pip or compiler inside; no capability; only /data can be written; it is healthy."""
+    """No shell, pip or compiler inside; no capability; only /data can be written; it is healthy.
+
+    The probes that the chart has beside a web configuration say so, too.
+    """
+    deployment = only(render("helm4", CHART / "ci" / "web-values.yaml"), "Deployment")
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    (health,) = [one for one in container["args"] if one.startswith("--web.health-address=")]
     with SimulatorServer() as simulator:
         configure(folder, simulator.url)
-        with Exporter(image, folder, SERVE) as exporter:
+        with Exporter(image, folder, (*SERVE, health)) as exporter:
             status = dict(
                 line.split(":\t") for line in exporter.python(READ_STATUS).splitlines() if line
             )
@@ -321,6 +327,10 @@ def test_what_the_container_may_and_has(image: str, folder: Path) -> None:
                 "None"
             )
             podman("healthcheck", "run", exporter.name)
+            env = [f"--env={one['name']}={one['value']}" for one in container["env"]]
+            for probe in ("startup", "liveness", "readiness"):
+                asked = container[f"{probe}Probe"]["exec"]["command"]
+                podman("exec", *env, exporter.name, *asked)
             exporter.run(*helm_test_command(f"127.0.0.1:{exporter.port}"))
             assert 'revision="0a1b2c3"' in exporter.get("/metrics").text
             _look_at_contents(json.loads(exporter.python(LIST_CONTENTS)))

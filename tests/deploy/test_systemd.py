@@ -43,6 +43,11 @@ def test_unit_is_hardened_as_documented() -> None:
         assert found[1] == documented[2]
 
 
+def test_a_reload_sends_what_the_exporter_reloads_at() -> None:
+    """`systemctl reload` is a hang-up, to the exporter alone."""
+    assert "\nExecReload=kill -HUP $MAINPID\n" in UNIT.read_text()
+
+
 def test_a_wrong_configuration_is_not_tried_again() -> None:
     """The exit status of the exporter for it is the one that systemd does not restart after."""
     assert f"RestartPreventExitStatus={EXIT_USAGE}\n" in UNIT.read_text()

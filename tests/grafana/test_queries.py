@@ -44,6 +44,7 @@ class Query:
 def _interpolate(expr: str) -> str:
     for name, value in (("$__rate_interval", "5m"), ("$__range", "2h"), ("$__interval", "5m")):
         expr = expr.replace(name, value)
+    expr = expr.replace("$team", ".*")
     return re.sub(r"\$(job|instance|org_id|workflow_id|origin)\b", ".+", expr)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from invent_exporter.errors import StateError
 from invent_exporter.ledger.ledger import Ledger
+from invent_exporter.ledger.recorder import KEPT_FAILED_RUNS
 from invent_exporter.ledger.sqlite import open_database
 from tests.ledger.blocking import BlockingLedger
 from tests.ledger.test_ledger import SETTINGS
@@ -133,7 +134,8 @@ def test_an_error_text_is_kept_no_longer_than_it_is_shown(state: Path) -> None:
     assert b"a secret of a customer" in state.read_bytes()
     ledger = _open(state)
     org = ledger.load("org-1", walk_floor=NOW)
-    newer = [run(f"n{number}", "FAILED", ended=9.0, error="newer text") for number in range(20)]
+    kept = range(KEPT_FAILED_RUNS)
+    newer = [run(f"n{number}", "FAILED", ended=9.0, error="newer text") for number in kept]
     ledger.record(org, newer, [], now=NOW)
     ledger.close()
     assert b"a secret of a customer" not in state.read_bytes()

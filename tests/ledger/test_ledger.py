@@ -19,7 +19,8 @@ from invent_exporter.errors import StorageError
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.org import OrgLedger
-from invent_exporter.ledger.recorder import InvalidRow, LedgerSettings, Recorded
+from invent_exporter.ledger.recorded import InvalidRow, Recorded
+from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.scan.poll import ScanState
 from tests.ledger.blocking import BlockingLedger

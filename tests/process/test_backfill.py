@@ -442,6 +442,23 @@ def test_steps_and_buckets_are_as_configured(tmp_path: Path) -> None:
     assert all(at % 30 == 0 and at < end for at in firsts)
 
 
+def test_workflows_are_named_labelled_and_left_out_as_they_are_live(tmp_path: Path) -> None:
+    """What is excluded is read and not written."""
+    with quiet_api() as simulator:
+        config = {
+            "workflow_names": {"wf-old": "old"},
+            "workflow_labels": {"wf-old": {"team": "payments"}},
+            "workflows": {"exclude": ["wf-a*"]},
+        }
+        for name in ("wf-a", "wf-b"):
+            simulator.world.add_run(workflow_id=name, status="FAILED")
+        past = samples_of(backfill(simulator.url, tmp_path, "--since=1d", **config))
+    infos = [dict(labels) for name, labels in past if name == "invent_workflow_info"]
+    assert {info["workflow_id"] for info in infos} == {"wf-old", "wf-b"}
+    (old,) = (info for info in infos if info["workflow_id"] == "wf-old")
+    assert (old["workflow_name"], old["team"]) == ("old", "payments")
+
+
 def test_workflows_are_folded_as_they_are_live(tmp_path: Path) -> None:
     """Beyond `max_workflows` the later ones are one."""
     with quiet_api() as simulator:

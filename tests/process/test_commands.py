@@ -401,6 +401,6 @@ def test_page_shows_open_runs_of_all_origins_together(
         simulator.world.add_run(status="RUNNING", workflow_id="wf-x", origin=origin)
     exporter = start()
     exporter.wait_for("all are open", lambda samples: samples.total("invent_runs_open") == 3)
-    row = '<tr><td>wf-x</td><td>RUNNING</td><td class="n">'
+    row = 'wf-x</a></td><td>RUNNING</td><td class="n">'
     assert exporter.get("/").text.count(row) == 1
     assert f"{row}3</td>" in exporter.get("/").text

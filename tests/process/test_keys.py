@@ -169,7 +169,7 @@ def errors(samples: Samples) -> dict[Any, float]:
 
 
 def test_no_way_to_answer_with_a_key_gets_it_out(tmp_path: Path) -> None:
-    """Neither into the log, the page, the metrics, the ledger's bytes, nor the table of `check`."""
+    """Neither into log, page, /api/status or metrics, the ledger's bytes, nor what `check` says."""
     api = Api()
     with serving(api) as url:
         orgs = [{"id": ORGS[name], "key": key_of(name)} for name in WAYS]
@@ -181,6 +181,7 @@ def test_no_way_to_answer_with_a_key_gets_it_out(tmp_path: Path) -> None:
             samples = exporter.wait_for("each way was met", was_each_answer_taken)
             shown = {
                 "page": exporter.get("/").text,
+                "status": exporter.get("/api/status").text,
                 "metrics": exporter.get("/metrics").text,
                 "OpenMetrics": exporter.get("/metrics", accept="application/openmetrics-text").text,
                 "log": exporter.log,
@@ -195,6 +196,7 @@ def test_no_way_to_answer_with_a_key_gets_it_out(tmp_path: Path) -> None:
     ways = {place: [n for n in WAYS if parts_of(key_of(n)) & told[place]] for place in told}
     assert {place: names for place, names in ways.items() if names} == {}
     assert "[redacted]" in shown["page"]
+    assert "[redacted]" in shown["status"]
     assert "[redacted]" in shown["log"]
     assert "[redacted]" in shown["table"]
     # What is beside the key is there all the same.

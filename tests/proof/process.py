@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from invent_exporter.api.models import Run
     from invent_exporter.api.transport import Transport
     from invent_exporter.ledger.org import OrgLedger
-    from invent_exporter.ledger.recorder import InvalidRow, Recorded
+    from invent_exporter.ledger.recorded import InvalidRow, Recorded
     from invent_exporter.metrics.exposition import View
     from invent_exporter.scan.poll import ScanState
 

@@ -308,7 +308,7 @@ def test_unusable_files_are_named(
 # Users
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/", "/-/healthy", "/-/ready", "/nothing"])
+@pytest.mark.parametrize("path", ["/metrics", "/", "/api/status", "/-/ready", "/nothing"])
 def test_every_path_asks_for_a_login(tmp_path: Path, path: str) -> None:
     """Without one, with a wrong one, and of nobody: the same answer."""
     with serving(file=WebFile(write(tmp_path, **USERS))) as running:
@@ -394,10 +394,10 @@ def test_health_is_told_without_a_login_at_a_place_of_its_own(
     """Also beside TLS, and nothing else is told there; the image's health check asks there."""
     place = parse_health_address(health_place)
 
-    def check() -> int:
+    def check(*path: str) -> int:
         environment = os.environ | {"HEALTHCHECK_ADDRESS": health_place}
         return subprocess.run(
-            [sys.executable, HEALTHCHECK], env=environment, check=False
+            [sys.executable, HEALTHCHECK, *path], env=environment, check=False
         ).returncode
 
     file = WebFile(write(tmp_path, **tls(pair), **USERS))
@@ -407,11 +407,12 @@ def test_health_is_told_without_a_login_at_a_place_of_its_own(
         with httpx.Client(transport=transport, base_url=base) as client:
             assert client.get("/-/healthy").text == "Healthy.\n"
             assert client.get("/-/ready").text == "Ready.\n"
-            assert check() == 0
+            assert check() == check("/-/ready") == 0
+            assert check("/-/elsewhere") == 1
             running.stalled = lambda: ("org-1",)
             assert client.get("/-/healthy").status_code == 503
-            assert check() == 1
-            for path in ("/metrics", "/", "/-/reload"):
+            assert (check(), check("/-/ready")) == (1, 0)
+            for path in ("/metrics", "/", "/api/status", "/-/reload"):
                 assert client.get(path).status_code == 404
     assert not (tmp_path / "health.sock").exists()
     assert check() == 1

@@ -66,6 +66,7 @@ def running() -> Iterator[Running]:
         ("/-/healthy", "text/plain; charset=utf-8"),
         ("/-/ready", "text/plain; charset=utf-8"),
         ("/", "text/html; charset=utf-8"),
+        ("/api/status", "application/json"),
     ],
 )
 def test_reads_answer_get_and_head_alike(running: Running, path: str, content_type: str) -> None:
@@ -111,7 +112,7 @@ def test_metrics_pass_the_negotiation_on(running: Running) -> None:
         ("POST", "/-/reload", 403, "Lifecycle API is not enabled."),
         ("GET", "/-/reload", 405, "Method not allowed, expected POST"),
         *(
-            ("GET", path, 404, "Not found. There is /, /-/healthy, /-/ready, /metrics")
+            ("GET", path, 404, "Not found. There is /, /-/healthy, /-/ready, /api/status, /metrics")
             for path in ("/x", "/metrics/", "//", "/-/", "/%00", "/%ff", "/..;/metrics")
         ),
     ],

@@ -58,7 +58,7 @@ export async function choose(variables: any[]) {
     }
     const wanted = asked.get(`var-${name}`);
     const one = options.find((option) => option.value === wanted) ?? options[0] ?? { text: 'None', value: '' };
-    chosen[name] = { label, ...(variable.includeAll && !wanted ? { text: 'All', value: '.+' } : one) };
+    chosen[name] = { label, ...(variable.includeAll && !wanted ? { text: 'All', value: variable.allValue } : one) };
   }
 }
 

@@ -125,6 +125,28 @@ they may run. */}}
 {{- end -}}
 {{- end -}}
 
+{{/* Whether there is a pod of `helm test`, which knows neither authorities nor passwords. */}}
+{{- define "invent-exporter.hasTest" -}}
+{{- if and .Values.helmTest.enabled (not .Values.web.existingSecret) -}}true{{- end -}}
+{{- end -}}
+
+{{/* A probe: takes the root, the path and the probe's values. With a web configuration the kubelet has no
+login, and the program of the image's health check asks. */}}
+{{- define "invent-exporter.probe" -}}
+{{- $root := index . 0 -}}
+{{- $path := index . 1 -}}
+{{- $probe := dict "httpGet" (dict "path" $path "port" "metrics") -}}
+{{- if $root.Values.web.existingSecret -}}
+{{- $probe = dict "exec" (dict "command" (list "/usr/bin/python" "/app/healthcheck.py" $path)) -}}
+{{- end -}}
+{{- toYaml (merge $probe (index . 2)) -}}
+{{- end -}}
+
+{{/* Where health is told without a login: in the folder for what is temporary. */}}
+{{- define "invent-exporter.healthAddress" -}}
+unix:///tmp/health.sock
+{{- end -}}
+
 {{- define "invent-exporter.stateUrl" -}}
 sqlite:////data/invent-exporter.db
 {{- end -}}

@@ -10,6 +10,9 @@
 {{- if has .Values.telemetryPath (list "/-/healthy" "/-/ready" "/-/reload") -}}
 {{- fail (printf "telemetryPath: %s is taken: expected another path such as /metrics" .Values.telemetryPath) -}}
 {{- end -}}
+{{- if and .Values.web.tlsSecret (not .Values.web.existingSecret) -}}
+{{- fail (printf "web.tlsSecret: %s has no effect without web.existingSecret: expected a Secret whose file names tls.crt and tls.key" .Values.web.tlsSecret) -}}
+{{- end -}}
 {{- $others := keys (omit .Values.config "existingConfigMap") | sortAlpha -}}
 {{- if and .Values.config.existingConfigMap $others -}}
 {{- fail (printf "config.existingConfigMap: %s has no effect beside it: expected all of it in the ConfigMap %s" (join ", " $others) .Values.config.existingConfigMap) -}}
@@ -63,7 +66,9 @@
 {{- $expected := dict
   "--web.listen-address" "the chart gives the exporter its address; expected port"
   "--web.telemetry-path" "Service and monitors have to know it; expected telemetryPath"
-  "--web.config.file" "it is not supported yet; expected a proxy in extraContainers"
+  "--web.config.file" "the probes have to know it; expected web.existingSecret"
+  "--web.health-address" "the chart sets it where it is needed; expected web.existingSecret"
+  "--web.enable-lifecycle" "it is a value; expected web.enableLifecycle"
 -}}
 {{- range $argument := .Values.extraArgs -}}
 {{- range $flag, $why := $expected -}}
@@ -91,6 +96,19 @@
 {{- fail "podMonitor.enabled: serviceMonitor.enabled is true as well, so all would be scraped twice: expected one of the two" -}}
 {{- end -}}
 {{- if or .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
+{{- $scheme := default "" .Values.serviceMonitor.scheme -}}
+{{- if and .Values.serviceMonitor.tlsConfig (ne $scheme "https") -}}
+{{- fail "serviceMonitor.tlsConfig has no effect with http: expected serviceMonitor.scheme: https" -}}
+{{- end -}}
+{{- $web := .Values.web -}}
+{{/* Behind a proxy's port there is what the proxy makes of it. */}}
+{{- if eq .Values.service.targetPort "metrics" -}}
+{{- if and $web.tlsSecret (ne $scheme "https") -}}
+{{- fail (printf "serviceMonitor.scheme: %q: with web.tlsSecret the exporter speaks TLS: expected https" $scheme) -}}
+{{- else if and $web.existingSecret (not $scheme) -}}
+{{- fail "serviceMonitor.scheme: web.existingSecret may ask for TLS, which the chart can't see: expected https, or http when it has only users" -}}
+{{- end -}}
+{{- end -}}
 {{- $hold := default "65s" (default dict .Values.config.metrics).newborn_hold -}}
 {{- $interval := .Values.serviceMonitor.interval -}}
 {{- $timeout := .Values.serviceMonitor.scrapeTimeout -}}

@@ -1,0 +1,1 @@
+"""What is written for operators; `reference.py` makes the pages that repeat the code."""
