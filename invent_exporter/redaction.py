@@ -35,7 +35,8 @@ _ESCAPE = re.compile(
     r"|&(?:#[0-9]{1,7};?|#[xX][0-9A-Fa-f]{1,6};?|[A-Za-z][A-Za-z0-9]{1,30};)"  # HTML
     r"|%[0-9A-Fa-f]{2}"  # URLs
 )
-_TAG = re.compile(r"<[^<>]{0,1000}>")
+_TAG = re.compile(r"<[^<>]{0,1000}>|\x1b\[[0-9;]{0,100}[A-Za-z]")
+"""Of HTML, or a colour of a terminal."""
 _NOT_CANONICAL = re.compile("[^a-z0-9]+")
 _SEPARATORS = frozenset(map(chr, range(128))) - {*string.ascii_letters, *string.digits}
 
@@ -191,7 +192,7 @@ def _readings(text: str) -> Iterator[_Reading]:
     reading = _Reading(text, range(len(text)), range(1, len(text) + 1))
     for _ in range(_ESCAPES_WITHIN_ESCAPES + 1):
         yield reading
-        if "<" in reading.characters:
+        if _TAG.search(reading.characters) is not None:
             yield reading.without(_TAG)
         if _ESCAPE.search(reading.characters) is None:
             return
@@ -201,7 +202,7 @@ def _readings(text: str) -> Iterator[_Reading]:
 def _meaning(match: str) -> str:
     """Return the character that an escape stands for; nothing for a tag."""
     kind = match[0]
-    if kind == "<":
+    if kind in "<\x1b":
         return ""
     if kind == "&":
         return html.unescape(match)

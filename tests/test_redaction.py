@@ -44,6 +44,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "soft hyphens": "\u00ad".join,
     "wide": lambda key: "".join(chr(ord(c) + 0xFEE0) for c in key),
     "tags": "<b>".join,
+    "colours": "\x1b[1;31m".join,
+    "colours in JSON": "\\u001b[0m".join,
     "in a tag": lambda key: f'<a title="{key}">',
     "URL": each("%{:02x}"),
     "URL in a URL": each("%25{:02X}"),
