@@ -36,7 +36,7 @@ def _meanings(text: str) -> Iterator[str]:
     """Undo all escapes, again and again; with tags and without."""
     for _ in range(5):
         yield text
-        yield re.sub(r"<[^<>]*>", "", text)
+        yield re.sub(r"<[^<>]*>|\x1b\[[0-9;]*[A-Za-z]", "", text)
         text = unquote(html.unescape(text))
         text = re.sub(r"\\(?:u00|x)([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), text)
         text = re.sub(r"\\[nrt]", " ", text)
