@@ -92,7 +92,9 @@ class Walk:
             page = yield from self._page(offset)
             if self.is_refused:
                 return page
-            if not _leaves_gap(previous, page):
+            # A gap that could not be closed breaks the walk: to step back for more of them would
+            # keep it from its end for good, where ties are dealt anew at each request.
+            if not self.is_whole or not _leaves_gap(previous, page):
                 if self.forward and step == 0:
                     self._notice_no_progress(previous, page)
                 return page

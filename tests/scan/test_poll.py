@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from random import Random
 
 import msgspec
 import pytest
@@ -521,3 +523,22 @@ def test_a_server_that_ignores_the_page_number_ends_the_walk() -> None:
     poll = polled(listing, ScanState())
     assert listing.pages < 20
     assert not poll.is_whole
+
+
+def test_a_walk_comes_to_its_end_where_ties_are_dealt_anew_at_each_request() -> None:
+    """Small pages of many such runs seldom share a row: the walk is broken, and not endless."""
+    dice, walk, pages = Random(1), Walk(0), 0
+    while not walk.at_end:
+        step = walk.read()
+        request = next(step)
+        with suppress(StopIteration):
+            while True:
+                pages += 1
+                assert pages < 1000
+                assert isinstance(request, Read)
+                tied = dice.sample(range(250), 250)
+                start = max(0, request.offset - 1)
+                rows = [row(number, created=1.0) for number in tied[start : start + 7]]
+                at_end = start + 7 >= len(tied)
+                request = step.send(PageFacts(start, start + len(rows), at_end, None, rows))
+    assert not walk.is_whole
