@@ -53,11 +53,12 @@ def explain(state_url: str, run_id: str, workflows: Workflows) -> tuple[list[str
         if state is None:
             raise StateError(f"state.url: {state_url} is no state file; that of `serve` is read")
         orgs = [_Org(*row) for row in state.connection.execute(_ORGS)]
-        key = escape(run_id)
-        lines = [line for org in orgs for line in _of_org(state.connection, org, key, workflows)]
-        if lines:
-            return lines, True
-        return [f"run {key}: not known", *_unknown(state.connection, orgs)], False
+        # As the API writes it, or escaped already, as the log and the page show it.
+        for key in (escape(run_id), run_id.encode(errors="replace").decode()):
+            of_orgs = (_of_org(state.connection, org, key, workflows) for org in orgs)
+            if lines := [line for lines in of_orgs for line in lines]:
+                return lines, True
+        return [f"run {escape(run_id)}: not known", *_unknown(state.connection, orgs)], False
 
 
 def _of_org(connection: Connection, org: _Org, key: str, workflows: Workflows) -> Iterator[str]:

@@ -44,7 +44,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """Serve an org with a run of history, one that was counted, an open and an invalid one."""
     api, folder = Api(), tmp_path_factory.mktemp("serving")
     api.rows = [
-        _row("open", "RUNNING", ago_seconds=60),
+        _row("o\\pen", "RUNNING", ago_seconds=60),
         _row("old", "FAILED", ago_seconds=600),
     ]
     with served(api) as url:
@@ -82,7 +82,8 @@ FINISHED = (
         ("new", 0, ['invent_run_queue_seconds{org_id="org-1",workflow_id="wf-1"} observed 2']),
         ("new", 0, ['kind="ai"} +1', 'kind="other"} +2']),
         ("old", 0, ["not counted: history", "at first contact with the org"]),
-        ("open", 0, ["open since it started", "counts when it ends"]),
+        ("o\\pen", 0, ["open since it started", "counts when it ends"]),
+        ("o\\\\pen", 0, ["open since it started"]),  # as the log and the page show it
         ("no-time", 0, ["left out", "reason=time", "no time that can be read"]),
         ("elsewhere", 1, ["not known", "org org-1: ids are kept of runs since 20"]),
     ],
