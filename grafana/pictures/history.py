@@ -228,6 +228,7 @@ def write(scene: Scene, exemplars: Exemplars) -> Iterator[str]:
     registry = CollectorRegistry()
     telemetry = Telemetry(registry)
     telemetry.set_build("0.2.0", "", "3.13")
+    telemetry.config_read(scene.begin)
     past = Past(scene)
     names = dict.fromkeys(org_id for org_id, _ in past.workflows)
     orgs = {org_id: Org(org_id, telemetry, past.random) for org_id in names}

@@ -129,13 +129,21 @@ def schema() -> bytes:
     return msgspec.json.format(described, indent=2) + b"\n"
 
 
-def _drawn(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _drawn(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Draw a table; where the terminal is too narrow for it, a line for each cell."""
+    plain = [[_plain(cell) for cell in row] for row in rows]
     # A pipe gets the whole table, however wide.
     width = None if sys.stdout.isatty() else 250
     console = Console(file=sys.stdout, width=width, markup=False, highlight=False)
     table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(_plain, row))
+    for row in plain:
+        table.add_row(*row)
+    widths = [max(map(len, cells)) for cells in zip(columns, *plain, strict=True)]
+    if sum(widths) + 3 * len(widths) + 1 > console.width:
+        widest = max(map(len, columns))
+        named = (filter(all, zip(columns, row, strict=True)) for row in plain)
+        lines = ("\n".join(f"{name:{widest}} {cell}" for name, cell in row) for row in named)
+        return "\n\n".join(lines) + "\n"
     with console.capture() as drawn:
         console.print(table)
     return drawn.get().rstrip("\n")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.system
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 LEDGER_SERIES = re.compile(r"invent_(runs?|credits?|step_credits|workflows?|org)_.+")
 PROCESS_SERIES = re.compile(
-    r"invent_(up|poll|api|listing|ledger|reconcile|config|exporter)(_.+)?|(process|python|scrape)_.+|up"
+    r"invent_(up|poll|api|listing|ledger|reconcile|config|exporter|exposition)(_.+)?|(process|python|scrape)_.+|up"
 )
 
 

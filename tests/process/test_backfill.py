@@ -74,7 +74,7 @@ def differences(past: Past, runs: list[TrueRun], period: float, periods: int) ->
     last = end // period * period
     different = []
     for since in (last - number * period for number in range(periods + 1)):
-        until = since + period
+        until = min(since + period, end)  # what ended later is no past
         ended = [run for run in runs if run.ended_at and since < run.ended_at <= until]
         came = [run for run in runs if since < run.created_at <= until]
         for name, chosen in (*((name, ended) for name in OF_ENDED), (SUBMITTED, came)):
@@ -450,8 +450,9 @@ def test_workflows_are_named_labelled_and_left_out_as_they_are_live(tmp_path: Pa
             "workflow_labels": {"wf-old": {"team": "payments"}},
             "workflows": {"exclude": ["wf-a*"]},
         }
+        at = simulator.world.clock() - 60
         for name in ("wf-a", "wf-b"):
-            simulator.world.add_run(workflow_id=name, status="FAILED")
+            simulator.world.add_run(workflow_id=name, status="FAILED", created_at=at, ended_at=at)
         past = samples_of(backfill(simulator.url, tmp_path, "--since=1d", **config))
     infos = [dict(labels) for name, labels in past if name == "invent_workflow_info"]
     assert {info["workflow_id"] for info in infos} == {"wf-old", "wf-b"}

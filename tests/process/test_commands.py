@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -81,6 +85,20 @@ def test_check_prints_what_each_org_answered(check: Check, tmp_path: Path) -> No
     assert KEY not in done.stdout
     assert "key-of-nobody" not in done.stdout
     assert [file.name for file in tmp_path.iterdir()] == ["config.yaml"], "check needs no state"
+
+
+def test_check_on_a_narrow_terminal_is_a_line_for_each_cell(check: Check, tmp_path: Path) -> None:
+    """A table of so many columns would be cut to crumbs."""
+    check()
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "exporter.py", "check", f"--config.file={tmp_path}/config.yaml"]
+    subprocess.run(command, cwd=ROOT, stdout=theirs, env=clean_environment(), check=True)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "org           c\r\nanswer        ok\r\n" in shown
+    assert "runs name org org-main" in shown
 
 
 def test_check_for_programs(simulator: SimulatorServer, check: Check, tmp_path: Path) -> None:

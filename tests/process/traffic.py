@@ -34,7 +34,11 @@ def quiet_api(order: Order = "created", *, count: bool = True, port: int = 0) ->
     """Prepare an API where nothing happens by itself, with one old run, so that `c` has a name."""
     settings = Settings(order=order, count=count, rate_limit_per_minute=None)
     simulator = SimulatorServer(settings=settings, port=port)
-    simulator.world.add_run(status="COMPLETED", workflow_id="wf-old")
+    # Older than the second in which a first look may come.
+    minute_ago = simulator.world.clock() - 60
+    simulator.world.add_run(
+        status="COMPLETED", workflow_id="wf-old", created_at=minute_ago, ended_at=minute_ago
+    )
     return simulator
 
 
