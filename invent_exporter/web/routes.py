@@ -72,10 +72,13 @@ async def send_response(scope: HTTPScope, send: ASGISendCallable, response: Resp
         named["connection"] = "close"
     headers = [(name.encode(), value.encode()) for name, value in named.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    connection: Connection = scope["state"]["connection"]
     for start in range(0, len(response.body), PIECE_BYTES):
+        if connection.transport.is_closing():
+            connection.abort()  # asyncio would warn of each piece more
+            return
         piece = response.body[start : start + PIECE_BYTES]
         await send({"type": "http.response.body", "body": piece, "more_body": True})
-    connection: Connection = scope["state"]["connection"]
     if scope["method"] == "GET" and await connection.handed_over():
         response.on_handed_over()
     # uvicorn sends nothing before its buffer is empty: the request ends when all has left us.
@@ -176,7 +179,8 @@ class Application:
         return text(200, "Ready.")
 
     async def _api_status(self, _scope: HTTPScope) -> Response:
-        return Response(200, _JSON, encode(self._statuses(), now=self._clock()))
+        # In whole seconds, so that HEAD tells the length that GET has.
+        return Response(200, _JSON, encode(self._statuses(), now=float(int(self._clock()))))
 
     async def _overview(self, scope: HTTPScope) -> Response:
         asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
