@@ -191,7 +191,8 @@ class Recorder:
             counts.learn(run)
             if not is_history:
                 counts.submit(run)
-                self._counts.recovered += created <= self._missed_until
+                # One of the very moment of the newest may have come behind it.
+                self._counts.recovered += created < self._missed_until
             if counted:
                 self._count(connection, run, row, counts)
             elif run.is_final:

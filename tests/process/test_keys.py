@@ -168,6 +168,7 @@ def errors(samples: Samples) -> dict[Any, float]:
     return samples.among("invent_poll_errors_total")
 
 
+@pytest.mark.system
 def test_no_way_to_answer_with_a_key_gets_it_out(tmp_path: Path) -> None:
     """Neither into log, page, /api/status or metrics, the ledger's bytes, nor what `check` says."""
     api = Api()

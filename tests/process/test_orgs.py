@@ -278,7 +278,13 @@ def _watch_an_idle_org(folder: Path, order: Order, *, count: bool) -> None:
 # -- looking back
 
 
-@pytest.mark.parametrize("order", ["created", "updated", "oldest", "mixed"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "created",
+        *(pytest.param(each, marks=pytest.mark.system) for each in ("updated", "oldest", "mixed")),
+    ],
+)
 def test_hidden_runs_are_recovered(tmp_path: Path, order: Order) -> None:
     """Runs that are listed late, behind what is settled, are counted by the reconciliation."""
     with quiet_api(order) as simulator:

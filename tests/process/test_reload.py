@@ -114,6 +114,7 @@ def rotate(simulator: SimulatorServer, org_id: str, key: str) -> None:
         world._orgs[org_id] = msgspec.structs.replace(world._orgs[org_id], key=key)
 
 
+@pytest.mark.system
 def test_numbers_are_exact_over_reloads_under_traffic(
     simulator: SimulatorServer, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_numbers_are_exact_over_reloads_under_traffic(
 # -- what is refused
 
 
+@pytest.mark.system
 def test_a_reload_that_fails_changes_nothing(start: Start) -> None:
     """It answers 500 with the line and the reason, logs it, and shows; the next good one counts.
 
@@ -249,6 +251,7 @@ def test_names_links_and_limits_apply(simulator: SimulatorServer, start: Start) 
     assert quiet not in exporter.log
 
 
+@pytest.mark.system
 def test_another_api_gets_its_own_key_alone(simulator: SimulatorServer, start: Start) -> None:
     """No key is sent to a host that it was not given for, also in the moment of the change."""
     exporter = start(LIFECYCLE)

@@ -152,6 +152,7 @@ def test_disk_full(tmp_path: Path) -> None:
             case.wait_until_exact()
 
 
+@pytest.mark.system
 def test_database_locked(tmp_path: Path) -> None:
     """Another connection holds the write lock for longer than the exporter waits.
 
@@ -176,6 +177,7 @@ def test_database_locked(tmp_path: Path) -> None:
         case.wait_until_exact()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
 def test_state_file_taken_away(tmp_path: Path, replaced: bool) -> None:  # noqa: FBT001
     """What can't be found again by the next process is not served; the file is put back in full.
