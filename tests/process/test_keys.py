@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+import pytest
+
 from tests.leaks import leaked, parts_of
 from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
 from tests.raw_server import RawServer, Request, Say, answer

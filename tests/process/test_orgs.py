@@ -278,13 +278,12 @@ def _watch_an_idle_org(folder: Path, order: Order, *, count: bool) -> None:
 # -- looking back
 
 
-@pytest.mark.parametrize(
-    "order",
-    [
-        "created",
-        *(pytest.param(each, marks=pytest.mark.system) for each in ("updated", "oldest", "mixed")),
-    ],
-)
+OTHER_ORDERS = [
+    pytest.param(order, marks=pytest.mark.system) for order in ("updated", "oldest", "mixed")
+]
+
+
+@pytest.mark.parametrize("order", ["created", *OTHER_ORDERS])
 def test_hidden_runs_are_recovered(tmp_path: Path, order: Order) -> None:
     """Runs that are listed late, behind what is settled, are counted by the reconciliation."""
     with quiet_api(order) as simulator:
