@@ -18,7 +18,7 @@ demo: $(VENV)/.runtime ## a simulated Invent API and the exporter on it, no acco
 # is that of tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
-test: $(VENV)/.dev ## the tests that need Python alone, 3 minutes; some: make test ARGS="-k ledger"
+test: $(VENV)/.dev ## the tests that need Python alone, under 4 minutes; some: make test ARGS="-k ledger"
 	$(PYTEST) -m "not system" $(ARGS)
 
 test-system: $(VENV)/.dev ## images, charts, wheels, other servers, and proofs in their long form
