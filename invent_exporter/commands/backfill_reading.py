@@ -6,12 +6,12 @@ has what changed last in front is left at the window's beginning.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
 from invent_exporter.api.listing import Chunk, Listing, RunsApi
-from invent_exporter.api.models import FINAL_STATUSES, OPEN_STATUSES, Run
+from invent_exporter.api.models import FINAL_STATUSES, OPEN_STATUSES
 from invent_exporter.api.transport import ReadKey
 from invent_exporter.clocks import Clocks
 from invent_exporter.collector.cleaning import without_labels_that_hold_keys
@@ -19,7 +19,7 @@ from invent_exporter.commands.backfill_placing import Window, place
 from invent_exporter.commands.backfill_spool import Spool, WalkState
 from invent_exporter.errors import ApiError, BackfillError
 from invent_exporter.redaction import Redactor
-from invent_exporter.scan.order import PageFacts, RowFact, is_dated, is_older
+from invent_exporter.scan.order import PageFacts, is_older, unknown_rows
 from invent_exporter.scan.walk import ALL, Answer, Read, Request, Walk
 
 _WALKS = 3
@@ -203,22 +203,6 @@ def _facts(chunk: Chunk) -> PageFacts:
         chunk.end,
         at_end=chunk.at_end,
         count=chunk.count,
-        rows=_row_facts(chunk.runs),
+        rows=unknown_rows(chunk.runs),
         unreadable=[row.run_id for row in chunk.invalid],
     )
-
-
-def _row_facts(runs: Sequence[Run]) -> list[RowFact]:
-    return [
-        RowFact(
-            run.id,
-            run.created,
-            run.updated,
-            is_open=not run.is_final,
-            owned=True,
-            settled=False,
-            signature=(),
-            is_dated=is_dated(run),
-        )
-        for run in runs
-    ]

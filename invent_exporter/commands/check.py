@@ -21,7 +21,7 @@ from invent_exporter.commands.check_machine import Line, look_at
 from invent_exporter.config.load import Config, OrgConfig
 from invent_exporter.errors import ApiError
 from invent_exporter.redaction import Redactor
-from invent_exporter.scan.order import RowFact, is_dated, judge
+from invent_exporter.scan.order import judge, unknown_rows
 from invent_exporter.telemetry import Telemetry
 
 _DEEP_ROWS = 10_000
@@ -213,20 +213,7 @@ def _problems(chunk: Chunk, ahead: float | None, *, is_refused: bool) -> Iterabl
 
 
 def _order_of(runs: Sequence[Run]) -> str:
-    facts = [
-        RowFact(
-            run.id,
-            run.created,
-            run.updated,
-            is_open=not run.is_final,
-            owned=True,
-            settled=False,
-            signature=(),
-            is_dated=is_dated(run),
-        )
-        for run in runs
-    ]
-    order = judge(facts)
+    order = judge(unknown_rows(runs))
     if not order.learned:
         return "not clear from one page"
     return "newest first" if order.newest_first else "oldest first"

@@ -36,6 +36,23 @@ def is_dated(run: Run) -> bool:
     return "created_at" not in run.unreadable and "updated_at" not in run.unreadable
 
 
+def unknown_rows(runs: Sequence[Run]) -> list[RowFact]:
+    """Tell of runs what can be told without a ledger."""
+    return [
+        RowFact(
+            run.id,
+            run.created,
+            run.updated,
+            is_open=not run.is_final,
+            owned=True,
+            settled=False,
+            signature=(),
+            is_dated=is_dated(run),
+        )
+        for run in runs
+    ]
+
+
 def row_signature(run: Run) -> tuple[object, ...]:
     """Tell all of a run that may change while it is listed."""
     return (run.id, run.status, run.updated, *(run.credits or (None, None)))
