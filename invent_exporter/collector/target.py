@@ -30,6 +30,8 @@ class Target:
     reconcile_interval_seconds: float
     logged_runs: str = "failed"
     """Which finished runs have a log line: `failed`, `all` or `none`."""
+    lease: int | None = None
+    """The epoch of the lease under which it is polled, where replicas share the orgs."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,5 @@ class Shared:
     read_key: Callable[[Key], str]
     redactor: Redactor
     walk_bounds: WalkBounds = WalkBounds()
+    may_poll: Callable[[], bool] = lambda: True
+    """False while this replica's leases have run out."""

@@ -104,6 +104,27 @@ invalid = Table(
     sqlite_with_rowid=False,
 )
 
+leases = sa.MetaData()
+"""In a shared database alone: who polls what. Their times are by the database's clock."""
+
+replica = Table(
+    "replica",
+    leases,
+    Column("name", Text, primary_key=True),
+    Column("until", Float, nullable=False, doc="it counts as alive until then"),
+)
+
+lease_epoch = sa.Sequence("lease_epoch", metadata=leases)
+
+lease = Table(
+    "lease",
+    leases,
+    Column("org_id", Text, primary_key=True, doc="the org's real id; `c` until that is known"),
+    Column("owner", Text, doc="a replica's name; null: free"),
+    Column("epoch", Integer, unique=True, doc="the number of its last take"),
+    Column("until", Float, nullable=False, doc="nobody else may take it before"),
+)
+
 
 def put(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> None:
     """Write whole rows, in the order of the table's columns, in place of those with their keys.
