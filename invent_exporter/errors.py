@@ -6,6 +6,7 @@ Exception
 ├── StateError             the state can't be used: exit status 1
 ├── StorageError           a transaction of the ledger failed: the reason `storage` of a poll
 │   ├── NoRoomError        the disk is full
+│   ├── ConflictError      another process was first, and the step has to run again
 │   └── LeaseLostError     another replica polls the org
 ├── OutputError            standard output can't be written to: exit status 1
 ├── BackfillError          backfill broke off: exit status 1
@@ -39,7 +40,10 @@ class StateError(Exception):
 
 
 class StorageError(Exception):
-    """A transaction failed and changed nothing; the text is the driver's, one line."""
+    """A transaction failed; the text is the driver's, one line. In a file it changed nothing.
+
+    In a shared database its commit may have happened all the same: `OrgLedger.is_stale`.
+    """
 
 
 class NoRoomError(StorageError):
