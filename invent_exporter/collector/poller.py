@@ -137,7 +137,8 @@ class Poller:
     async def publish(self) -> None:
         """Serve what is committed."""
         if self.org is not None:
-            await self.publishing.publish(self.org, self.target.name or self.label)
+            name = self.target.name or self.label
+            await self.publishing.publish(self.org, name, self.target.finances)
 
     async def poll(self) -> bool:
         """Poll once; True when nothing but a walk through all pages could prove that it was whole.

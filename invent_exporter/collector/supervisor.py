@@ -112,8 +112,9 @@ class Supervisor:
         collector.first_attempt.set()
         self._superseded[target_id] = org_id
         self._shared.telemetry.forget_org(target_id)
-        line = "an org is configured twice; the later entry is dropped"
-        log.warning(line, org_id=org_id, entry=target_id)
+        if collector.target.parent is None:  # else it is its own sub-org, and polled as configured
+            line = "an org is configured twice; the later entry is dropped"
+            log.warning(line, org_id=org_id, entry=target_id)
 
     # -- changes
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TRIES = 3
 _NOW = sa.cast(sa.extract("epoch", func.clock_timestamp()), sa.Float)
 _LEASE, _REPLICA, _ORG = schema.lease.c, schema.replica.c, schema.org.c
-_LISTED = select(func.count(), func.count())
+_LISTED = select(func.count(), func.max(schema.sub_org.c.seen))
 _NOT_OWNED = or_(_LEASE.owner.is_(None), _LEASE.until < _NOW)
 
 

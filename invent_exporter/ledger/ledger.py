@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from invent_exporter.api.models import NEVER_SECONDS, Run
 from invent_exporter.errors import ConflictError, LeaseLostError, StorageError
 from invent_exporter.ledger import org as stored
-from invent_exporter.ledger import schema
+from invent_exporter.ledger import schema, sub_orgs
 from invent_exporter.ledger.counts import OrgCounts
 from invent_exporter.ledger.database import Database
 from invent_exporter.ledger.heartbeat import check_lease, move_lease
@@ -34,6 +34,8 @@ from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update
 from invent_exporter.ledger.recorded import InvalidRow, Recorded
 from invent_exporter.ledger.recorder import LedgerSettings, Recorder
 from invent_exporter.ledger.room import TextRoom
+from invent_exporter.ledger.schema import SubOrgRow
+from invent_exporter.ledger.sub_orgs import SubOrgRows
 from invent_exporter.scan.poll import ScanState
 
 _P = ParamSpec("_P")
@@ -179,6 +181,18 @@ class Ledger:
     def unload(self, org: OrgLedger) -> None:
         """Forget what is in memory of an org that is not polled any more; its rows stay."""
         self._loaded.pop(org.key, None)
+
+    @_in_thread
+    def sub_orgs(self) -> SubOrgRows:
+        """Read the sub-orgs that are known of all orgs."""
+        with self.transaction() as connection:
+            return sub_orgs.read(connection)
+
+    @_in_thread
+    def put_sub_orgs(self, parent: str, rows: Sequence[SubOrgRow], *, is_whole: bool) -> None:
+        """Commit what an org lists; only when that `is_whole`, what it does not list goes."""
+        with self.transaction() as connection:
+            sub_orgs.put(connection, parent, rows, is_whole=is_whole)
 
     @_in_thread
     def forget_texts(self) -> None:

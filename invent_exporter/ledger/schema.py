@@ -52,6 +52,19 @@ class RunRow(msgspec.Struct, gc=False):
     queue: float | None = None
 
 
+class SubOrgRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `sub_org`: an org as one that lists it told it last; None is not known."""
+
+    parent: str  # its real id; `c` until that is known
+    org_id: str
+    seen: float  # our time when it was listed last
+    name: str | None = None
+    balance: float | None = None
+    promo_balance: float | None = None
+    spending_cap: float | None = None
+    spending_cap_used: float | None = None
+
+
 _TYPES: dict[type, sa.types.TypeEngine[Any]] = {
     str: Text,
     int: Whole,
@@ -115,6 +128,14 @@ invalid = Table(
     Column("reason", Text, primary_key=True),
     Column("seen", Float, nullable=False),
     sqlite_with_rowid=False,
+)
+
+sub_org = Table(
+    "sub_org",
+    tables,
+    *_columns(SubOrgRow, "parent", "org_id"),
+    sqlite_with_rowid=False,
+    info={"since_version": 2},
 )
 
 leases = sa.MetaData()
