@@ -110,7 +110,7 @@ class Poller:
             SupersededError: an earlier target is the same org.
 
         """
-        if self.org is not None:
+        if self.org is not None and not self.org.is_stale:
             return self.org
         org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
         if org.org_id is not None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sqlite3
+import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -23,15 +24,15 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, u
 from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter.api.models import NEVER_SECONDS, Run
-from invent_exporter.errors import NoRoomError, StateGoneError, StorageError
+from invent_exporter.errors import ConflictError, StorageError
 from invent_exporter.ledger import org as stored
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import OrgCounts
+from invent_exporter.ledger.database import Database
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
 from invent_exporter.ledger.recorded import InvalidRow, Recorded
 from invent_exporter.ledger.recorder import LedgerSettings, Recorder
 from invent_exporter.ledger.room import TextRoom
-from invent_exporter.ledger.sqlite import Database
 from invent_exporter.scan.poll import ScanState
 
 _P = ParamSpec("_P")
@@ -40,6 +41,9 @@ _T = TypeVar("_T")
 VANISHED = 2
 """Complete searches without a run, after which it counts as vanished."""
 _PRUNE_ROWS = 500
+_MOST_CONFLICTS = 9
+_APART_SECONDS = 0.002
+"""At first; twice as long each time, so that a step that meets others waits a second at most."""
 _NO_OTHERS: Mapping[str, float] = {}
 _RUN = schema.run.c
 
@@ -62,9 +66,22 @@ def _in_thread(
     @wraps(method)
     async def call(self: Ledger, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(method, self, *args, **kwargs))
+        step = partial(method, self, *args, **kwargs)
+        return await loop.run_in_executor(self._thread, _in_peace, step)
 
     return call
+
+
+def _in_peace(step: Callable[[], _T]) -> _T:
+    """Run a step again until nobody else commits between what it reads and what it writes.
+
+    Of those that meet one always commits, so it is rarely more than once.
+    """
+    for tries in range(_MOST_CONFLICTS):
+        with suppress(ConflictError):
+            return step()
+        time.sleep(random.uniform(0, _APART_SECONDS * 2**tries))  # noqa: S311 (nothing secret)
+    return step()
 
 
 class Ledger:
@@ -80,23 +97,24 @@ class Ledger:
         self._thread = ThreadPoolExecutor(1, "ledger")
 
     @contextmanager
-    def transaction(self, _org: OrgLedger | None = None) -> Iterator[Connection]:
-        """Commit the one transaction of a step when the block ends; on StorageError nothing is."""
+    def transaction(self, org: OrgLedger | None = None) -> Iterator[Connection]:
+        """Commit the one transaction of a step when the block ends.
+
+        On StorageError nothing is, or nobody knows (`OrgLedger.is_stale`); on ConflictError the
+        step runs again, so it changes memory only after its last transaction.
+        """
+        if org is not None and org.is_stale:
+            raise StorageError("it is not known what the last transaction did: loaded anew first")
         try:
             with self._database.engine.begin() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
-            cause = getattr(error, "orig", None) or error
-            if isinstance(error, StateGoneError):
-                # Nothing has changed; the next transaction finds the file in its place.
-                try:
-                    self._database.put_back()
-                except OSError as failed:
-                    cause = failed
-            if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                self._database.make_room()
-                raise NoRoomError(str(cause)) from error
-            raise StorageError(str(cause)) from error
+            failure = self._database.failure(error)
+            in_doubt = self._database.is_shared and not isinstance(failure, ConflictError)
+            if org is not None and in_doubt:
+                org.is_stale = True
+                self._loaded.pop(org.key, None)
+            raise failure from error
 
     def size_bytes(self) -> int:
         """Size of the database, 0 for one in memory."""
@@ -108,8 +126,9 @@ class Ledger:
 
     def close(self) -> None:
         """End the thread, and let the next process have the file; what is committed stays."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._database.close()
+        self._thread.shutdown(wait=not self._database.is_shared, cancel_futures=True)
+        self._database.close()  # a shared one breaks off what waits for an answer
+        self._thread.shutdown(wait=True)
 
     @_in_thread
     def load(self, configured_id: str, *, walk_floor: float) -> OrgLedger:
@@ -147,6 +166,8 @@ class Ledger:
     def forget_texts(self) -> None:
         """Drop the error texts of the orgs that are not loaded: nobody polls, or shows, them."""
         columns = schema.org.c.org, schema.org.c.counts
+        if self._database.is_shared:
+            return  # another replica may show what is not loaded here
         others = select(*columns).where(schema.org.c.org.not_in(self._loaded.keys()))
         with self.transaction() as connection:
             for key, known in connection.execute(others).all():
@@ -177,7 +198,7 @@ class Ledger:
                 _delete(connection, org)
                 stored.let_c_be(connection, org_id, walk_floor)
         if not keeps:
-            del self._loaded[org.key]
+            self._loaded.pop(org.key, None)
             return self._load(org_id, walk_floor)
         org.org_id = org_id
         org.named_by.clear()
@@ -204,7 +225,7 @@ class Ledger:
         """Forget the ledger of `c`, whose org another entry of the configuration polls."""
         with self.transaction(org) as connection:
             _delete(connection, org)
-        del self._loaded[org.key]
+        self._loaded.pop(org.key, None)
 
     @_in_thread
     def record(
@@ -325,7 +346,7 @@ class Ledger:
         """Commit that groups of series (by workflow) are shown at their value from now on."""
         drafts = {name: org.workflows[name].draft() for name in groups}
         for name, draft in drafts.items():
-            draft.released += groups[name]
+            draft.released += [group for group in groups[name] if group not in draft.released]
         with self.transaction(org) as connection:
             put_workflows(connection, org, drafts)
         org.workflows.update(drafts)
