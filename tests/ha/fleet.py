@@ -24,8 +24,6 @@ class Replica(Exporter):
         url = config["state"]["url"].replace("PORT", str(self.network.port))
         own = {**config, "state": {**config["state"], "url": url}}
         super().__init__(folder, own, arguments=(f"--web.listen-address=127.0.0.1:{self.port}",))
-        self.is_stopped = False
-        """By SIGSTOP."""
 
     def __exit__(self, *_: object) -> None:
         """End it, whatever it does."""
@@ -34,18 +32,16 @@ class Replica(Exporter):
 
     @property
     def is_running(self) -> bool:
-        """Whether its process is there, be it stopped or not."""
+        """Whether its process is there, be it frozen or not."""
         return self.process is not None and self.process.poll() is None
 
     def freeze(self) -> None:
         """Stop its process as a paused virtual machine is stopped."""
         self.signal(signal.SIGSTOP)
-        self.is_stopped = True
 
     def thaw(self) -> None:
         """Let it go on."""
         self.signal(signal.SIGCONT)
-        self.is_stopped = False
 
 
 class Fleet:

@@ -55,7 +55,7 @@ def delay(stage: Stage) -> None:
     first, *others = stage.fleet.running
     for seconds in (LEASE_SECONDS / 10, LEASE_SECONDS / 2):
         first.network.delay_seconds = seconds
-        stage.live(3 * LEASE_SECONDS)
+        stage.live(2 * LEASE_SECONDS)
     first.network.heal()
     stage.wait_until_shared([first, *others])
 

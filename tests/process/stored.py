@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -44,10 +44,12 @@ class Line:
         return self.truth - slack <= self.increase <= self.truth * (1 + self.stretch) + slack
 
 
-def compare(prometheus: Stored, truth: Truth, window: int) -> Iterator[Line]:
-    """Yield a line for each durable series that is stored in so many seconds, or should be."""
+def compare(
+    prometheus: Stored, truth: Truth, window: int, names: Sequence[str] = DURABLE
+) -> Iterator[Line]:
+    """Yield a line for each series of these names that is stored in so many seconds, or should be."""
     expected = expected_of(truth)
-    for name in DURABLE:
+    for name in names:
         increases = prometheus.samples(f"increase({name}[{window}s])", name)
         stored = prometheus.points(name, window)
         for labels, points in stored.items():
