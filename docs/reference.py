@@ -46,7 +46,7 @@ _RULES: Final[dict[Any, str]] = {
     read.run_link: "a URL with `{org_id}`, `{workflow_id}` and `{run_id}` in it",
     read.logged_runs: "`failed`, `all` or `none`",
 }
-_LIMITS: Final = {"least": "at least {:g} s", "most": "at most {}", "can_be_on": "only `false` yet"}
+_LIMITS: Final = {"least": "at least {:g} s", "most": "at most {}"}
 
 
 class Served(NamedTuple):

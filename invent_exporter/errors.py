@@ -6,7 +6,8 @@ Exception
 ├── StateError             the state can't be used: exit status 1
 ├── StorageError           a transaction of the ledger failed: the reason `storage` of a poll
 │   ├── NoRoomError        the disk is full
-│   └── ConflictError      another process was first, and the step has to run again
+│   ├── ConflictError      another process was first, and the step has to run again
+│   └── LeaseLostError     another replica polls the org
 ├── OutputError            standard output can't be written to: exit status 1
 ├── BackfillError          backfill broke off: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
@@ -51,6 +52,10 @@ class NoRoomError(StorageError):
 
 class ConflictError(StorageError):
     """Another process committed what this transaction goes by; nothing of it was committed."""
+
+
+class LeaseLostError(StorageError):
+    """The lease of the org is not ours, or not that of this org, any more; nothing was committed."""
 
 
 class StateGoneError(OSError):

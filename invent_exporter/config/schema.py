@@ -80,8 +80,9 @@ class OrgConfig:
     id: str = setting("orgs[].id", read.org_id, default="c", env="INVENT_ORG_ID")
     name: str | None = setting("orgs[].name", Value.text, default=None)
     key: Key = setting("orgs[].key orgs[].key_file", read.key)
-    sub_orgs: bool = setting(
-        "orgs[].sub_orgs", partial(read.switch, can_be_on=False), default=False
+    sub_orgs: bool = setting("orgs[].sub_orgs", read.switch, default=False)
+    sub_orgs_interval_seconds: float = setting(
+        "orgs[].sub_orgs_interval", partial(read.duration, least=0.1), default=600.0
     )
 
 

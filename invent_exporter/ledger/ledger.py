@@ -24,15 +24,18 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, u
 from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter.api.models import NEVER_SECONDS, Run
-from invent_exporter.errors import ConflictError, StorageError
+from invent_exporter.errors import ConflictError, LeaseLostError, StorageError
 from invent_exporter.ledger import org as stored
-from invent_exporter.ledger import schema
+from invent_exporter.ledger import schema, sub_orgs
 from invent_exporter.ledger.counts import OrgCounts
 from invent_exporter.ledger.database import Database
+from invent_exporter.ledger.heartbeat import check_lease, move_lease
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
 from invent_exporter.ledger.recorded import InvalidRow, Recorded
 from invent_exporter.ledger.recorder import LedgerSettings, Recorder
 from invent_exporter.ledger.room import TextRoom
+from invent_exporter.ledger.schema import SubOrgRow
+from invent_exporter.ledger.sub_orgs import SubOrgRows
 from invent_exporter.scan.poll import ScanState
 
 _P = ParamSpec("_P")
@@ -88,9 +91,16 @@ class Ledger:
     """The ledgers of all orgs, in one database. Every call may raise StorageError."""
 
     def __init__(
-        self, database: Database, settings: LedgerSettings, room: TextRoom | None = None
+        self,
+        database: Database,
+        settings: LedgerSettings,
+        room: TextRoom | None = None,
+        *,
+        replica: str = "",
     ) -> None:
+        """Keep to the leases that `replica`, a name of this process alone, has of orgs."""
         self.settings = settings
+        self._replica = replica
         self.room = room or TextRoom()
         self._database = database
         self._loaded: dict[int, OrgLedger] = {}
@@ -107,6 +117,8 @@ class Ledger:
             raise StorageError("it is not known what the last transaction did: loaded anew first")
         try:
             with self._database.engine.begin() as connection:
+                if org is not None and org.lease is not None:
+                    check_lease(connection, org.lease, self._replica)
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             failure = self._database.failure(error)
@@ -131,22 +143,29 @@ class Ledger:
         self._thread.shutdown(wait=True)
 
     @_in_thread
-    def load(self, configured_id: str, *, walk_floor: float) -> OrgLedger:
+    def load(
+        self, configured_id: str, *, walk_floor: float, lease: int | None = None
+    ) -> OrgLedger:
         """Load an org by its configured id, or make it, with the floor of a first contact.
 
         There is one `OrgLedger` of each, also when two entries of the configuration turn out to be
-        the same org: with two, what one committed would be taken back by the other.
+        the same org: with two, what one committed would be taken back by the other. Between
+        replicas the `lease` sees to that: only under it anything is read or written.
         """
-        return self._load(configured_id, walk_floor)
+        return self._load(configured_id, walk_floor, lease)
 
-    def _load(self, configured_id: str, walk_floor: float) -> OrgLedger:
+    def _load(self, configured_id: str, walk_floor: float, lease: int | None) -> OrgLedger:
         column = schema.org.c.alias if configured_id == "c" else schema.org.c.org_id
         query = select(schema.org).where(column == configured_id)
         with self.transaction() as connection:
+            # First of all, as in each transaction under a lease.
+            leased = None if lease is None else check_lease(connection, lease, self._replica)
             row = connection.execute(query).first()
             if row is None:
                 stored.add_org(connection, configured_id, walk_floor)
                 row = connection.execute(query).one()
+            if leased not in (None, row.org_id or "c"):
+                raise LeaseLostError(f"the lease of {leased} is not that of {row.org_id}")
             org = self._loaded.get(row.org)
             if org is None:
                 org = stored.load_org(connection, row, self.settings.bounds, self.room)
@@ -155,12 +174,25 @@ class Ledger:
                     met = connection.execute(names).scalars()
                     org.left_out.update(filter(self.settings.workflows.leave_out, met))
         self._loaded[org.key] = org
+        org.lease = lease
         return org
 
     @_in_thread
     def unload(self, org: OrgLedger) -> None:
         """Forget what is in memory of an org that is not polled any more; its rows stay."""
         self._loaded.pop(org.key, None)
+
+    @_in_thread
+    def sub_orgs(self) -> SubOrgRows:
+        """Read the sub-orgs that are known of all orgs."""
+        with self.transaction() as connection:
+            return sub_orgs.read(connection)
+
+    @_in_thread
+    def put_sub_orgs(self, parent: str, rows: Sequence[SubOrgRow], *, is_whole: bool) -> None:
+        """Commit what an org lists; only when that `is_whole`, what it does not list goes."""
+        with self.transaction() as connection:
+            sub_orgs.put(connection, parent, rows, is_whole=is_whole)
 
     @_in_thread
     def forget_texts(self) -> None:
@@ -184,14 +216,16 @@ class Ledger:
     @_in_thread
     def identify(
         self, org: OrgLedger, org_id: str, *, walk_floor: float, was_foreign: bool = False
-    ) -> OrgLedger:
+    ) -> OrgLedger | None:
         """Give the org of `c` the real id that its runs name; or the ledger that this id has.
 
         `was_foreign`: another entry had this id, so that these runs passed for that entry's, and
-        the ledger of `c` says nothing of them: its id begins with an empty one.
+        the ledger of `c` says nothing of them: its id begins with an empty one. None: another
+        replica polls the org of that id; all replicas know from now on that `c` is it.
         """
         with self.transaction(org) as connection:
-            keeps = not (was_foreign or stored.is_known(connection, org_id))
+            is_ours = self._move_lease(connection, org, org_id)
+            keeps = is_ours and not (was_foreign or stored.is_known(connection, org_id))
             if keeps:
                 update_org(connection, org, org_id=org_id)
             else:
@@ -199,19 +233,26 @@ class Ledger:
                 stored.let_c_be(connection, org_id, walk_floor)
         if not keeps:
             self._loaded.pop(org.key, None)
-            return self._load(org_id, walk_floor)
+            return self._load(org_id, walk_floor, org.lease) if is_ours else None
         org.org_id = org_id
         org.named_by.clear()
         return org
 
+    def _move_lease(self, connection: Connection, org: OrgLedger, org_id: str) -> bool:
+        return org.lease is None or move_lease(connection, org.lease, org_id, self._replica)
+
     @_in_thread
-    def reassign(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> OrgLedger:
-        """Let `c` stand for another org; the one that it stood for keeps its rows."""
+    def reassign(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> OrgLedger | None:
+        """Let `c` stand for another org; the one that it stood for keeps its rows.
+
+        None: another replica polls that org.
+        """
         with self.transaction(org) as connection:
+            is_ours = self._move_lease(connection, org, org_id)
             update_org(connection, org, alias=None)
             stored.let_c_be(connection, org_id, walk_floor)
         self._loaded.pop(org.key, None)
-        return self._load(org_id, walk_floor)
+        return self._load(org_id, walk_floor, org.lease) if is_ours else None
 
     @_in_thread
     def knows_any(self, org: OrgLedger, run_ids: Sequence[str]) -> bool:
@@ -221,10 +262,12 @@ class Ledger:
             return connection.execute(query).first() is not None
 
     @_in_thread
-    def dissolve(self, org: OrgLedger) -> None:
+    def dissolve(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> None:
         """Forget the ledger of `c`, whose org another entry of the configuration polls."""
         with self.transaction(org) as connection:
             _delete(connection, org)
+            if org.lease is not None:  # so that no other replica takes `c` for a third org
+                stored.let_c_be(connection, org_id, walk_floor)
         self._loaded.pop(org.key, None)
 
     @_in_thread

@@ -29,7 +29,7 @@ from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
 from invent_exporter.config.state import shown
 from invent_exporter.errors import ConflictError, NoRoomError, StateError, StorageError
-from invent_exporter.ledger.schema import SCHEMA_VERSION, meta, tables
+from invent_exporter.ledger.schema import SCHEMA_VERSION, leases, meta, tables
 from invent_exporter.ledger.upgrade import run_steps
 
 _CONNECT: Final[dict[str, Any]] = {
@@ -202,6 +202,7 @@ def _prepare(connection: Connection, url: str) -> None:
     there = set(inspect(connection).get_table_names()) & tables.tables.keys()
     if not there:
         tables.create_all(connection)
+        leases.create_all(connection)
         connection.execute(insert(meta).values(schema_version=SCHEMA_VERSION))
         return
     check_tables(connection, url)

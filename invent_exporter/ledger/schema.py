@@ -52,6 +52,19 @@ class RunRow(msgspec.Struct, gc=False):
     queue: float | None = None
 
 
+class SubOrgRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `sub_org`: an org as one that lists it told it last; None is not known."""
+
+    parent: str  # its real id; `c` until that is known
+    org_id: str
+    seen: float  # our time when it was listed last
+    name: str | None = None
+    balance: float | None = None
+    promo_balance: float | None = None
+    spending_cap: float | None = None
+    spending_cap_used: float | None = None
+
+
 _TYPES: dict[type, sa.types.TypeEngine[Any]] = {
     str: Text,
     int: Whole,
@@ -115,6 +128,35 @@ invalid = Table(
     Column("reason", Text, primary_key=True),
     Column("seen", Float, nullable=False),
     sqlite_with_rowid=False,
+)
+
+sub_org = Table(
+    "sub_org",
+    tables,
+    *_columns(SubOrgRow, "parent", "org_id"),
+    sqlite_with_rowid=False,
+    info={"since_version": 2},
+)
+
+leases = sa.MetaData()
+"""In a shared database alone: who polls what. Their times are by the database's clock."""
+
+replica = Table(
+    "replica",
+    leases,
+    Column("name", Text, primary_key=True),
+    Column("until", Float, nullable=False, doc="it counts as alive until then"),
+)
+
+lease_epoch = sa.Sequence("lease_epoch", metadata=leases)
+
+lease = Table(
+    "lease",
+    leases,
+    Column("org_id", Text, primary_key=True, doc="the org's real id; `c` until that is known"),
+    Column("owner", Text, doc="a replica's name; null: free"),
+    Column("epoch", Whole, unique=True, doc="the number of its last take"),
+    Column("until", Float, nullable=False, doc="nobody else may take it before"),
 )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from invent_exporter.api.listing import RunsApi
+from invent_exporter.api.orgs import SubOrgsApi
 from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.collector.loop import Collector
@@ -247,6 +248,7 @@ class Process:
             Shared(
                 ledger=self.ledger,
                 api=RunsApi(cast("Transport", service), settings.page_size),
+                sub_orgs=SubOrgsApi(cast("Transport", service)),
                 telemetry=self.telemetry,
                 publisher=self.publisher,
                 clocks=clocks,
