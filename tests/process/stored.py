@@ -47,7 +47,7 @@ class Line:
 def compare(
     prometheus: Stored, truth: Truth, window: int, names: Sequence[str] = DURABLE
 ) -> Iterator[Line]:
-    """Yield a line for each series of these names that is stored in so many seconds, or should be."""
+    """Yield a line for each series of these names that is stored in a window, or should be."""
     expected = expected_of(truth)
     for name in names:
         increases = prometheus.samples(f"increase({name}[{window}s])", name)
