@@ -28,12 +28,13 @@ from invent_exporter.collector.targets import Targets
 from invent_exporter.config.key import Key
 from invent_exporter.config.load import Config
 from invent_exporter.config.reload import Reloader
+from invent_exporter.config.state import shown
 from invent_exporter.errors import ConfigError, StateError, StorageError
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.room import TextRoom
-from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.log import get_logger
 from invent_exporter.metrics.exposition import Exposition, newborn_text
 from invent_exporter.metrics.families import WorkflowView
@@ -115,7 +116,7 @@ class Exporter:
         try:
             await self._targets.refresh()
         except StorageError as error:
-            raise StateError(f"state.url: {self.config.state_url}: {error}") from error
+            raise StateError(f"state.url: {shown(self.config.state_url)}: {error}") from error
 
     async def apply(self, config: Config) -> None:
         """Go on with another configuration; raises ConfigError before anything has changed."""

@@ -32,6 +32,8 @@ class Target:
     reconcile_interval_seconds: float
     logged_runs: str = "failed"
     """Which finished runs have a log line: `failed`, `all` or `none`."""
+    lease: int | None = None
+    """The epoch of the lease under which it is polled, where replicas share the orgs."""
     sub_orgs_interval_seconds: float | None = None
     """How often its sub-orgs are looked for; None: never."""
     parent: str | None = None
@@ -75,5 +77,7 @@ class Shared:
     read_key: Callable[[Key], str]
     redactor: Redactor
     walk_bounds: WalkBounds = WalkBounds()
+    may_poll: Callable[[], bool] = lambda: True
+    """False while this replica's leases have run out."""
     retarget: asyncio.Event = field(default_factory=asyncio.Event)
     """Is set when sub-orgs were looked for, whatever came of it: the targets may be others."""

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
 from typing import Any, Final, TypeVar, dataclass_transform
 
+from invent_exporter.config import state
 from invent_exporter.config import values as read
 from invent_exporter.config.key import Key
 from invent_exporter.config.workflows import EVERY, Workflows
@@ -129,7 +130,7 @@ class Config:
     reconcile_window_seconds: float = setting("reconcile_window", read.duration, default=86400.0)
     state_url: str = setting(
         "state.url",
-        read.state_url,
+        state.state_url,
         is_fixed=True,
         default="sqlite:///invent-exporter.db",
         env="INVENT_STATE_URL",

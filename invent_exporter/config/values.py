@@ -223,23 +223,6 @@ def api_url(value: Value) -> str:
     return text.rstrip("/")
 
 
-def state_url(value: Value) -> str:
-    """Read where the state is kept."""
-    text = value.text()
-    scheme, separator, rest = text.partition("://")
-    problems = {
-        "postgresql:// is not supported yet": scheme.startswith("postgres") and separator,
-        "not a known kind of state": scheme != "sqlite" or not separator,
-        "a host is named, or a slash is missing": rest and not rest.startswith("/"),
-        "no file is named": rest.endswith("/") or rest == "/:memory:",
-        "? and # are not allowed here": "?" in rest or "#" in rest,
-    }
-    for problem, is_there in problems.items():
-        if is_there:
-            raise value.error(f"{problem}: expected sqlite:///FILE, or sqlite:// to keep nothing")
-    return text
-
-
 def run_link(value: Value) -> str:
     """Read a URL template with known fields."""
     _url(value)

@@ -47,9 +47,14 @@ def upgrade(engine: Engine, path: Path) -> None:
             "before it is upgraded"
         ) from error
     with engine.begin() as connection:
-        for step in range(version, SCHEMA_VERSION):
-            _STEPS[step](connection)
+        run_steps(connection, version)
         connection.execute(update(meta).values(schema_version=SCHEMA_VERSION))
+
+
+def run_steps(connection: Connection, version: int) -> None:
+    """Do what leads from a version to this program's; from 2 on in PostgreSQL, too."""
+    for step in range(version, SCHEMA_VERSION):
+        _STEPS[step](connection)
 
 
 def _to_2(connection: Connection) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import insert
 from invent_exporter.commands.backfill_ledger import KnownOrg, read_ledger
 from invent_exporter.errors import StateError
 from invent_exporter.ledger import schema
-from invent_exporter.ledger.sqlite import Database, open_database
+from invent_exporter.ledger.database import Database, open_database
 
 CONTACT = 1_800_000_000.0
 

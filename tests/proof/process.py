@@ -26,9 +26,9 @@ from invent_exporter.collector.target import Shared, Target, WalkBounds
 from invent_exporter.config.key import Key
 from invent_exporter.config.workflows import Workflows
 from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
-from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.redaction import Redactor
