@@ -89,8 +89,8 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --quiet
 lock: ## write both lock files anew
 	test -x .venv-lock/bin/pip-compile || \
 	  { $(LOCK_PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet pip-tools==7.6.2; }
-	$(COMPILE) --output-file requirements.lock pyproject.toml
-	$(COMPILE) --extra dev --constraint requirements.lock \
+	$(COMPILE) --extra postgresql --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --extra postgresql --constraint requirements.lock \
 	  --output-file requirements-dev.lock pyproject.toml
 
 .PHONY: pictures

@@ -17,21 +17,24 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
+from invent_exporter.api.orgs import SubOrgsApi
 from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
 from invent_exporter.collector.status import OrgStatus, org_status
 from invent_exporter.collector.supervisor import Supervisor
-from invent_exporter.collector.target import Shared, Target
+from invent_exporter.collector.target import Shared
+from invent_exporter.collector.targets import Targets
 from invent_exporter.config.key import Key
 from invent_exporter.config.load import Config
 from invent_exporter.config.reload import Reloader
+from invent_exporter.config.state import shown
 from invent_exporter.errors import ConfigError, StateError, StorageError
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.room import TextRoom
-from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.log import get_logger
 from invent_exporter.metrics.exposition import Exposition, newborn_text
 from invent_exporter.metrics.families import WorkflowView
@@ -82,6 +85,7 @@ class Exporter:
         self._shared = Shared(
             ledger=self.ledger,
             api=RunsApi(self._transport, config.api.page_size),
+            sub_orgs=SubOrgsApi(self._transport),
             telemetry=telemetry,
             publisher=self.publisher,
             clocks=clocks,
@@ -90,6 +94,7 @@ class Exporter:
             redactor=redactor,
         )
         self.supervisor = Supervisor(self._shared)
+        self._targets = Targets(config, self._shared, self.supervisor.apply)
 
     def _read_key(self, key: Key) -> str:
         secret = key.read()
@@ -109,9 +114,9 @@ class Exporter:
             with contextlib.suppress(ConfigError):
                 self._read_key(org.key)
         try:
-            await self.supervisor.apply(_targets(self.config))
+            await self._targets.refresh()
         except StorageError as error:
-            raise StateError(f"state.url: {self.config.state_url}: {error}") from error
+            raise StateError(f"state.url: {shown(self.config.state_url)}: {error}") from error
 
     async def apply(self, config: Config) -> None:
         """Go on with another configuration; raises ConfigError before anything has changed."""
@@ -123,7 +128,7 @@ class Exporter:
             self.ledger.settings = _ledger_settings(config)
             self.ledger.room.most_bytes = metrics.max_exposition_bytes
             await self.publisher.apply(metrics.newborn_hold_seconds, config.workflows)
-            await self.supervisor.apply(_targets(config))
+            await self._targets.refresh(config)
 
     def statuses(self) -> Iterable[OrgStatus]:
         """Say how each org is."""
@@ -145,6 +150,7 @@ class Exporter:
             asyncio.create_task(stop.wait()),
             asyncio.create_task(self.publisher.run(), name="releases"),
             asyncio.create_task(self.supervisor.run(), name="polls"),
+            asyncio.create_task(self._targets.run(), name="targets"),
             *(asyncio.create_task(life()) for life in beside),
         ]
         try:
@@ -172,18 +178,6 @@ def _ledger_settings(config: Config) -> LedgerSettings:
         config.reconcile_window_seconds,
         config.workflows,
     )
-
-
-def _targets(config: Config) -> tuple[Target, ...]:
-    """List the orgs that the configuration names."""
-    target = partial(
-        Target,
-        poll_interval_seconds=config.poll_interval_seconds,
-        lookback_seconds=config.lookback_seconds,
-        reconcile_interval_seconds=config.reconcile_interval_seconds,
-        logged_runs=config.logged_runs,
-    )
-    return tuple(target(id=org.id, name=org.name, key=org.key) for org in config.orgs)
 
 
 async def serve(

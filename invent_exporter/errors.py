@@ -5,7 +5,9 @@ Exception
 │   └── UsageError         the flags
 ├── StateError             the state can't be used: exit status 1
 ├── StorageError           a transaction of the ledger failed: the reason `storage` of a poll
-│   └── NoRoomError        the disk is full
+│   ├── NoRoomError        the disk is full
+│   ├── ConflictError      another process was first, and the step has to run again
+│   └── LeaseLostError     another replica polls the org
 ├── OutputError            standard output can't be written to: exit status 1
 ├── BackfillError          backfill broke off: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
@@ -37,11 +39,22 @@ class StateError(Exception):
 
 
 class StorageError(Exception):
-    """A transaction failed and changed nothing; the text is the driver's, one line."""
+    """A transaction failed; the text is the driver's, one line. In a file it changed nothing.
+
+    In a shared database its commit may have happened all the same: `OrgLedger.is_stale`.
+    """
 
 
 class NoRoomError(StorageError):
     """There is no room on the disk; what can be read is served until there is."""
+
+
+class ConflictError(StorageError):
+    """Another process committed what this transaction goes by; nothing of it was committed."""
+
+
+class LeaseLostError(StorageError):
+    """The lease of the org is not ours, or not that of this org, any more; nothing was committed."""
 
 
 class StateGoneError(OSError):

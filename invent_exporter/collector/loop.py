@@ -7,8 +7,10 @@ a reason of the contract, and the next poll begins from what was committed.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from invent_exporter.collector.discovery import Discovery
 from invent_exporter.collector.poller import Peers, Poller, SupersededError
 from invent_exporter.errors import ApiError, StorageError
 from invent_exporter.log import get_logger
@@ -23,6 +25,8 @@ STALL_SECONDS = 300.0
 _WALK_STRETCH = 20
 _LONGEST_BACKOFF_SECONDS = 10.0
 """The most that is waited, at random, after a failed poll whose interval is over already."""
+_FIRST_LOOK_SECONDS = 30.0
+"""How long the first look for sub-orgs waits for the first attempt of a poll."""
 
 log = get_logger(__package__)
 
@@ -43,6 +47,7 @@ class Collector:
         self._shared = shared
         self._clocks = shared.clocks
         self._poller = Poller(target, shared, peers, beat=self._beat, hold=self._hold)
+        self.discovery = Discovery(shared, lambda: self.target, lambda: self.label)
         self._changed = asyncio.Event()
         self._failures = 0
         self._alive_until = shared.clocks.monotonic()
@@ -82,22 +87,39 @@ class Collector:
 
     async def change(self, target: Target) -> None:
         """Go on with another name, key or interval, at once where the API may be asked."""
-        if target == self.target:
+        before = self.target
+        if target == before:
             return
         self._poller.target = target
         await self._poller.publish()
-        self._changed.set()
+        if not target.is_polled_as(before):
+            self._changed.set()
+            self.discovery.change()
 
     async def run(self) -> None:
         """Poll until cancelled, or until an earlier target turns out to be this org: Superseded."""
-        while True:
-            began = self._clocks.monotonic()
-            wait_seconds = await self.poll()
-            left = began + wait_seconds - self._clocks.monotonic()
-            if left > 0:
-                self._beat(left)
-                await self._wait(left)
-                self._shared.telemetry.throttled(min(left, self._held_seconds))
+        looks: asyncio.Task[None] | None = None
+        try:
+            while True:
+                if looks is None and self.target.sub_orgs_interval_seconds is not None:
+                    looks = asyncio.create_task(self._discover())
+                began = self._clocks.monotonic()
+                wait_seconds = await self.poll()
+                left = began + wait_seconds - self._clocks.monotonic()
+                if left > 0:
+                    self._beat(left)
+                    await self._wait(left)
+                    self._shared.telemetry.throttled(min(left, self._held_seconds))
+        finally:
+            if looks is not None:
+                looks.cancel()
+                await asyncio.gather(looks, return_exceptions=True)
+
+    async def _discover(self) -> None:
+        # By then it is mostly known which org `c` is.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.first_attempt.wait(), _FIRST_LOOK_SECONDS)
+        await self.discovery.run()
 
     async def _wait(self, seconds: float) -> None:
         """Wait, or until the target changes; but never less than the API asked for."""
@@ -118,6 +140,8 @@ class Collector:
         reason, is_walk = None, False
         self._beat()
         try:
+            if not self._shared.may_poll():
+                raise StorageError("its lease ran out, and the database does not renew it")
             is_walk = await self._poller.poll()
         except SupersededError:
             raise

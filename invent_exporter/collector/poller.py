@@ -110,19 +110,23 @@ class Poller:
             SupersededError: an earlier target is the same org.
 
         """
-        if self.org is not None:
+        if self.org is not None and not self.org.is_stale:
             return self.org
-        org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
+        org = await self._load()
         if org.org_id is not None:
             if not self._peers.claim(self, org.org_id):
                 raise SupersededError(org.org_id)
             self._rename(org.org_id)
             # Behind the step of a target that has just given way, which ends whole.
-            org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
+            org = await self._load()
         self._shared.telemetry.declare_org(self.label)
         self._take(org)
         await self.publish()
         return org
+
+    async def _load(self) -> OrgLedger:
+        target, floor = self.target, self._walk_floor
+        return await self._shared.ledger.load(target.id, walk_floor=floor, lease=target.lease)
 
     def _take(self, org: OrgLedger) -> None:
         """Go on with this ledger; the target that had it may not have served it to the end."""
@@ -133,7 +137,8 @@ class Poller:
     async def publish(self) -> None:
         """Serve what is committed."""
         if self.org is not None:
-            await self.publishing.publish(self.org, self.target.name or self.label)
+            name = self.target.name or self.label
+            await self.publishing.publish(self.org, name, self.target.finances)
 
     async def poll(self) -> bool:
         """Poll once; True when nothing but a walk through all pages could prove that it was whole.
@@ -337,7 +342,11 @@ class Poller:
         await self._shared.publisher.withdraw(org)
         self.label = org_id
         self._shared.telemetry.declare_org(org_id)
-        self._take(await self._shared.ledger.reassign(org, org_id, walk_floor=self._walk_floor))
+        other = await self._shared.ledger.reassign(org, org_id, walk_floor=self._walk_floor)
+        if other is None:
+            self.org = None
+            raise SupersededError(org_id)
+        self._take(other)
         # Only now: what broke off before is looked at again. And once a key: it may not wander.
         self._sure_of_key = self._asked_with
         if org.org_id is not None:
@@ -350,7 +359,7 @@ class Poller:
             return org
         was_foreign = org_id in self._peers.others(self)
         if not self._peers.claim(self, org_id):
-            await self._shared.ledger.dissolve(org)
+            await self._shared.ledger.dissolve(org, org_id, walk_floor=self._walk_floor)
             self.org = None
             raise SupersededError(org_id)
         # The name first: from now on nobody else may take this org over, or forget it.
@@ -358,6 +367,9 @@ class Poller:
         named = await self._shared.ledger.identify(
             org, org_id, walk_floor=self._walk_floor, was_foreign=was_foreign
         )
+        if named is None:
+            self.org = None
+            raise SupersededError(org_id)
         if named is not org:
             self._take(named)
         return named

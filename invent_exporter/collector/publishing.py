@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from invent_exporter.api.orgs import Finances
     from invent_exporter.clocks import Clocks
     from invent_exporter.ledger.org import OrgLedger
     from invent_exporter.metrics.publisher import Publisher
@@ -37,10 +38,10 @@ class Publishing:
         wait_seconds = min(_MOST_SECONDS, max(_LEAST_SECONDS, _STRETCH * self._took_seconds))
         return bool(self._pending) and self._clocks.monotonic() - self._ended_at >= wait_seconds
 
-    async def publish(self, org: OrgLedger, org_name: str) -> None:
+    async def publish(self, org: OrgLedger, org_name: str, finances: Finances) -> None:
         """Serve what is committed of the org and of its changed workflows."""
         changed, self._pending = self._pending, set()
         began = self._clocks.monotonic()
-        await self._publisher.publish(org, changed, org_name=org_name)
+        await self._publisher.publish(org, changed, org_name=org_name, finances=finances)
         self._ended_at = self._clocks.monotonic()
         self._took_seconds = self._ended_at - began

@@ -83,6 +83,7 @@ def _new_task(config: Config, plan: Plan, known: Sequence[KnownOrg]) -> Task:
                 found.contact_seconds,
                 found.live,
                 found.history,
+                found.met,
                 found.workflows,
                 found.folded,
             )
@@ -170,7 +171,7 @@ class _Backfill:
         ends = dict(self.task.others)
         ends |= {self._real_id(place): one.end or 0.0 for place, one in enumerate(self.task.orgs)}
         ends.pop(self._real_id(number))
-        known = org.live, org.history
+        known = org.live, org.history, org.met
         return Window(start, org.end or 0.0, ends, *known, workflows=self.config.workflows)
 
     def _real_id(self, number: int) -> str:

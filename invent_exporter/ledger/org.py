@@ -38,6 +38,10 @@ class OrgLedger:
         """When first contact was, by the API's clock; None before, and in a ledger of 0.1.0."""
         self.missed_until = -math.inf
         """What a reconciliation finds of runs created until then, the polls had missed."""
+        self.lease: int | None = None
+        """The epoch of the lease under which it was loaded; None where no other replica can be."""
+        self.is_stale = False
+        """A commit to a shared database failed, and may have happened: load the org anew."""
         self.named_by: dict[str, str] = {}
         """Until it is known which org `c` is: which org each of its runs names."""
         if self.org_id is None and self.counts.named:

@@ -15,6 +15,7 @@ from math import inf
 from typing import TypeAlias
 
 from invent_exporter.api.models import OTHER_WORKFLOW
+from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.config.workflows import Workflows
 from invent_exporter.errors import StorageError
 from invent_exporter.ledger.ledger import Ledger, OpenGroup
@@ -57,15 +58,24 @@ class Publisher:
         self._clock = clock
         self._orgs: dict[int, OrgLedger] = {}
         self._views: dict[int, OrgView] = {}
+        self._finances: dict[int, Finances] = {}
         self._open: dict[int, _OpenByWorkflow | None] = {}
         self._held: dict[tuple[int, str, str], tuple[int, float]] = {}
         self._wake = asyncio.Event()
         exposition.on_acknowledge = self._wake.set
 
-    async def publish(self, org: OrgLedger, changed: Iterable[str], *, org_name: str) -> None:
+    async def publish(
+        self,
+        org: OrgLedger,
+        changed: Iterable[str],
+        *,
+        org_name: str,
+        finances: Finances = NO_FINANCES,
+    ) -> None:
         """Serve what is committed of these workflows and of the org."""
         if org.org_id is None or not org.contacted:
             return
+        self._finances[org.key] = finances
         names = set(changed if self._orgs.get(org.key) is org else org.workflows)
         if names or self._org_view(org, org_name) != self._views.get(org.key):
             self._orgs[org.key] = org
@@ -87,7 +97,7 @@ class Publisher:
 
     async def withdraw(self, org: OrgLedger) -> None:
         """Serve nothing of the org any more; `publish` brings it back, as it was committed."""
-        for known in (self._orgs, self._views, self._open):
+        for known in (self._orgs, self._views, self._finances, self._open):
             known.pop(org.key, None)
         self._held = {held: since for held, since in self._held.items() if held[0] != org.key}
         gone = [(org.key,), *((org.key, name) for name in org.workflows)]
@@ -147,7 +157,8 @@ class Publisher:
     def _org_view(self, org: OrgLedger, org_name: str) -> OrgView:
         known = org.left_out | org.workflows.keys()
         left_out = sum(map(self._workflows.leave_out, known))
-        return OrgView(org.org_id or "", org_name, org.counts, len(org.folded), left_out)
+        finances = self._finances[org.key]
+        return OrgView(org.org_id or "", org_name, org.counts, len(org.folded), left_out, finances)
 
     # -- releases
 

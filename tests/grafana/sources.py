@@ -41,6 +41,9 @@ NOT_YET = {
     "invent_org_promo_balance_credits": {"org_id"},
     "invent_org_spending_cap_credits": {"org_id"},
     "invent_org_spending_cap_used_credits": {"org_id"},
+    # Of replicas.
+    "invent_replica_orgs": set(),
+    "invent_leases_lost": set(),
 }
 """Metrics of the contract that are not served yet, with their labels."""
 
@@ -61,7 +64,8 @@ def _registry() -> CollectorRegistry:
 def family_types() -> dict[str, str]:
     """Return the type of each family by its name, which is without the suffix of its samples."""
     families = [*_registry().collect(), *(family.metric() for family in FAMILIES)]
-    return {family.name: family.type for family in families} | dict.fromkeys(NOT_YET, "gauge")
+    not_yet = dict.fromkeys(NOT_YET, "gauge") | {"invent_leases_lost": "counter"}
+    return not_yet | {family.name: family.type for family in families}
 
 
 @cache

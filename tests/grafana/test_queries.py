@@ -26,7 +26,7 @@ from tests.programs import require
 
 OF_PROMETHEUS = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
 ALERTS = {"ALERTS", "ALERTS_FOR_STATE"}
-LABELS = {"job", "instance", "severity", "alertname", "alertstate", "le", "team"}
+LABELS = {"job", "instance", "severity", "alertname", "alertstate", "le", "team", "limit"}
 """Those that Prometheus and its rules add, and the one of `workflow_labels` that alerts carry."""
 EMPTY: set[str] = set()
 """Queries that find nothing in the scene, and why."""

@@ -17,11 +17,11 @@ from invent_exporter.api.decoding import decode_page
 from invent_exporter.api.models import Run, Usage
 from invent_exporter.errors import StorageError
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.org import OrgLedger
 from invent_exporter.ledger.recorded import InvalidRow, Recorded
 from invent_exporter.ledger.recorder import LedgerSettings
-from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.scan.poll import ScanState
 from tests.ledger.blocking import BlockingLedger
 from tests.proof.runs import BOUNDS, NOW, at, pending, run, running, usage

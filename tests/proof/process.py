@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from invent_exporter.api.listing import RunsApi
+from invent_exporter.api.orgs import SubOrgsApi
 from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.collector.loop import Collector
@@ -25,9 +26,9 @@ from invent_exporter.collector.target import Shared, Target, WalkBounds
 from invent_exporter.config.key import Key
 from invent_exporter.config.workflows import Workflows
 from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
-from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.redaction import Redactor
@@ -247,6 +248,7 @@ class Process:
             Shared(
                 ledger=self.ledger,
                 api=RunsApi(cast("Transport", service), settings.page_size),
+                sub_orgs=SubOrgsApi(cast("Transport", service)),
                 telemetry=self.telemetry,
                 publisher=self.publisher,
                 clocks=clocks,
