@@ -391,7 +391,7 @@ async def test_c_is_named_after_a_kill_though_no_run_is_left(desk: Desk) -> None
         desk.restart()
         steps = desk.process.steps
         org = await desk.process.ledger.load("c", walk_floor=0.0)
-        if org.likely_org_id is not None:
+        if org.likely_org_id() is not None:
             break
     assert desk.scraper.last == {}
     desk.service.runs.pop(named.run_id)

@@ -624,9 +624,9 @@ def test_runs_that_are_gone_or_not_kept_have_said_which_org_c_is(c_book: Book) -
         c_book.record(brief("old", -2 * DAY))
     assert c_book.org.named_by == {"old": "org-1"}
     c_book.reopen()
-    assert (c_book.org.likely_org_id, c_book.org.workflows) == ("org-1", {})
+    assert (c_book.org.likely_org_id(), c_book.org.workflows) == ("org-1", {})
     c_book.record(run("x", org_id="org-9"), run("y", org_id="org-9"))
-    assert c_book.org.likely_org_id == "org-9"
+    assert c_book.org.likely_org_id() == "org-9"
 
 
 def test_c_goes_on_with_the_ledger_that_its_id_had_before(book: Book) -> None:
