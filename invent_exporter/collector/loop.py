@@ -142,8 +142,6 @@ class Collector:
         reason, is_walk = None, False
         self._beat()
         try:
-            if not self._shared.may_poll():
-                raise StorageError("its lease ran out, and the database does not renew it")
             is_walk = await self._poller.poll()
         except SupersededError:
             raise

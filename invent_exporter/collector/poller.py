@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from invent_exporter.collector.publishing import Publishing
 from invent_exporter.collector.reader import Reader
 from invent_exporter.collector.reconciler import Reconciler
-from invent_exporter.errors import ApiError
+from invent_exporter.errors import ApiError, StorageError
 from invent_exporter.log import get_logger
 from invent_exporter.scan.poll import Poll
 
@@ -149,6 +149,8 @@ class Poller:
             SupersededError: an earlier target is the same org.
 
         """
+        if not self._shared.may_poll():
+            raise StorageError("its lease ran out, and the database does not renew it")
         org = await self.start()
         try:
             return await self._poll(org)

@@ -43,7 +43,7 @@ class Desk:
     """A service, and the exporter on it."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:  # noqa: ANN401
-        self.path = folder / "state.db"
+        self.url = f"sqlite:///{folder}/state.db"
         self.settings = Settings(**{"page_size": 10, "newborn_hold_seconds": 0.0, **settings})
         self.clocks = FakeClocks()
         self.service = Service()
@@ -55,7 +55,7 @@ class Desk:
     def start(self) -> None:
         """Start the exporter."""
         self.process = Process(
-            self.path,
+            self.url,
             self.service,
             self.clocks,
             self.settings,
