@@ -23,7 +23,6 @@ Exception
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 
 
@@ -147,7 +146,7 @@ def why_unreadable(error: Exception) -> str:
 def escaped(text: str, characters: int = 200) -> str:
     """Make text of a user fit for one line: escaped and shortened."""
     short = text if len(text) <= characters else f"{text[:characters]}..."
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in short)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 def excerpt(text: str) -> str:

@@ -36,11 +36,6 @@ PROMTOOL_TESTS = {
     for path in sorted(Path(__file__).parent.glob("promtool/*.yaml"))
 }
 NOT_YET = {
-    # Of sub-orgs.
-    "invent_org_balance_credits": {"org_id"},
-    "invent_org_promo_balance_credits": {"org_id"},
-    "invent_org_spending_cap_credits": {"org_id"},
-    "invent_org_spending_cap_used_credits": {"org_id"},
     # Of replicas.
     "invent_replica_orgs": set(),
     "invent_leases_lost": set(),

@@ -56,14 +56,14 @@ KNOWN = {NAME % "a": "1x120", NAME % "b": "1x120"}
 @pytest.mark.parametrize(
     ("tile", "series", "shown"),
     [
-        ("Workflows failing", {}, None),
-        ("Workflows failing", {**KNOWN, STREAK % "a": "0x120"}, 0),
-        ("Workflows failing", {**KNOWN, STREAK % "a": "3x120", FAILED_AT % "a": "7000x120"}, 1),
+        ("Failing", {}, None),
+        ("Failing", {**KNOWN, STREAK % "a": "0x120"}, 0),
+        ("Failing", {**KNOWN, STREAK % "a": "3x120", FAILED_AT % "a": "7000x120"}, 1),
         # Old failures of a workflow that is not used any more are nobody's emergency.
-        ("Workflows failing", {**KNOWN, STREAK % "a": "3x120", FAILED_AT % "a": "-90000x120"}, 0),
-        ("Workflows failing", {**KNOWN, FAILED % "b": "2x120", DECIDED % "b": "5x120"}, 1),
-        ("Workflows failing", {**KNOWN, FAILED % "b": "1x120", DECIDED % "b": "5x120"}, 0),
-        ("Workflows failing", {**KNOWN, FAILED % "b": "2x120", DECIDED % "b": "2x120"}, 0),
+        ("Failing", {**KNOWN, STREAK % "a": "3x120", FAILED_AT % "a": "-90000x120"}, 0),
+        ("Failing", {**KNOWN, FAILED % "b": "2x120", DECIDED % "b": "5x120"}, 1),
+        ("Failing", {**KNOWN, FAILED % "b": "1x120", DECIDED % "b": "5x120"}, 0),
+        ("Failing", {**KNOWN, FAILED % "b": "2x120", DECIDED % "b": "2x120"}, 0),
         ("Overdue", {}, None),
         ("Overdue", {**KNOWN, AGE % "a": "90x120", OVERDUE_AFTER % "a": "100x120"}, 0),
         ("Overdue", {**KNOWN, AGE % "a": "110x120", OVERDUE_AFTER % "a": "100x120"}, 1),

@@ -479,12 +479,12 @@ class Machine(RuleBasedStateMachine):
         """When all works again, each org is served, and nobody has two more than another."""
         for replica in self.replicas:
             replica.is_cut = replica.is_stopped = False
-        for replica in [each for each in self.replicas if each.is_leaving]:
-            self.kill(self.replicas.index(replica))
-        if not self.replicas:
-            self.start(0.0, 1.0)
         for _ in range(60):
             self.time += LEASE_SECONDS / 5
+            for replica in [each for each in self.replicas if each.is_leaving]:
+                self.kill(self.replicas.index(replica))
+            if not self.replicas:
+                self.start(0.0, 1.0)
             for number in range(len(self.replicas)):
                 self.beat(number)
                 self.poll(number, 0)
@@ -492,22 +492,12 @@ class Machine(RuleBasedStateMachine):
                 self.each_org_is_served_once()
         self.nothing_is_lost()
         answers = [replica.serves() for replica in self.replicas]
-        assert sorted(key for answer in answers for key in answer) == sorted(self.keys), self._state()
+        assert sorted(key for answer in answers for key in answer) == sorted(self.keys), (
+            self._state()
+        )
         sizes = [len(answer) for answer in answers]
-        assert max(sizes) - min(sizes) <= 1, self._state()
+        assert max(sizes) - min(sizes) <= 1, sizes
         assert {key: value for answer in answers for key, value in answer.items()} == self.truth
-
-    def _state(self) -> str:
-        lines = [f"{self.time}: {self.database.rows} {self.database.alive}"]
-        for replica in self.replicas:
-            standing = replica.ownership._standing
-            served = replica.collectors.orgs
-            lines.append(
-                f"{replica.name}: held {standing.held} given up {standing.given_up} served {served} "
-                f"until {replica.serving_until - replica.clock()} wanted {replica.collectors.wanted} "
-                f"waiting {replica.waiting} {replica.beating}"
-            )
-        return "\n".join(lines)
 
     # -- how it happens
 
