@@ -26,16 +26,16 @@ _TEXT: Final = """\
 `{command}`, {date}, {cores} cores, {system}, Python {python}.
 
 {orgs} orgs with about 25 runs a second in all, three replicas (up to five) with a lease of
-{lease:g} s, a real PostgreSQL behind a proxy for each, and a real Prometheus that scrapes all of them
-every {scrape:g} s with `deploy/prometheus/prometheus.ha.yml`. After each scenario the API stands still.
-Then every number of every org is compared with the truth: in the replicas, and in Prometheus as
-sum of raw increments and as `increase()` over the whole round. A second scraper looks all the time
-whether an org is at two replicas under one lease, or a number goes back.
+{lease:g} s, a real PostgreSQL behind a proxy for each, and a real Prometheus that scrapes all of
+them every {scrape:g} s with `deploy/prometheus/prometheus.ha.yml`. After each scenario the API stands
+still. Then every number of every org is compared with the truth: in the replicas, and in
+Prometheus as sum of raw increments and as `increase()` over the whole round. A second scraper
+looks all the time whether an org is at two replicas under one lease, or a number goes back.
 
 {meanings}
 
-{scenes} scenarios, {wrong} of them with something wrong. *Gap*: the longest time in seconds in which no
-scrape had some org, looked at every half second or so; time without a database included.
+{scenes} scenarios, {wrong} of them with something wrong. *Gap*: the longest time in seconds in
+which no scrape had some org, looked at every half second or so; time without a database included.
 
 | round | scenario | gap | runs | series | scrapes | `increase()` above | exact |
 | --- | --- | --- | --- | --- | --- | --- | --- |
