@@ -35,7 +35,7 @@ PROMTOOL_TESTS = {
     path.stem: yaml.safe_load(path.read_text())["tests"]
     for path in sorted(Path(__file__).parent.glob("promtool/*.yaml"))
 }
-NOT_YET = {
+NOT_YET: dict[str, set[str]] = {
     # Of replicas.
     "invent_replica_orgs": set(),
     "invent_leases_lost": set(),
