@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -20,10 +20,11 @@ from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import SubOrgsApi
 from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.api.transport import Transport
-from invent_exporter.clocks import SystemClocks
+from invent_exporter.clocks import SystemClocks, boot_seconds
+from invent_exporter.collector.ownership import Ownership
 from invent_exporter.collector.status import OrgStatus, org_status
 from invent_exporter.collector.supervisor import Supervisor
-from invent_exporter.collector.target import Shared
+from invent_exporter.collector.target import Shared, Target
 from invent_exporter.collector.targets import Targets
 from invent_exporter.config.key import Key
 from invent_exporter.config.load import Config
@@ -32,6 +33,7 @@ from invent_exporter.config.state import shown
 from invent_exporter.errors import ConfigError, StateError, StorageError
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
 from invent_exporter.ledger.database import open_database
+from invent_exporter.ledger.heartbeat import Leases, new_name
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.room import TextRoom
@@ -65,13 +67,15 @@ class Exporter:
         settings = _ledger_settings(config)
         newborn = WorkflowView("", "", "", WorkflowCounts.empty(settings.bounds), ())
         room = TextRoom(config.metrics.max_exposition_bytes, *newborn_text(newborn))
-        self.ledger = Ledger(open_database(config.state_url), settings, room)
+        database = open_database(config.state_url)
+        replica = new_name(platform.node())
+        self.ledger = Ledger(database, settings, room, replica=replica)
         registry = CollectorRegistry()
         self.telemetry = telemetry = Telemetry(registry)
         telemetry.set_build(__version__, revision, platform.python_version())
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
-        self.exposition = Exposition(registry, clocks.monotonic)
+        self.exposition = Exposition(registry, boot_seconds)
         telemetry.watch_exposition(lambda: self.exposition.text_bytes + self.exposition.own_bytes)
         self.publisher = Publisher(
             self.exposition,
@@ -92,9 +96,28 @@ class Exporter:
             allowance=PageAllowance(config.api.requests_per_minute, clocks.monotonic),
             read_key=self._read_key,
             redactor=redactor,
+            may_poll=lambda: self.ownership is None or self.ownership.may_serve,
         )
         self.supervisor = Supervisor(self._shared)
-        self._targets = Targets(config, self._shared, self.supervisor.apply)
+        self.ownership: Ownership | None = None
+        apply: Callable[[Sequence[Target]], Awaitable[None]] = self.supervisor.apply
+        if database.is_shared:
+            self.ownership = Ownership(
+                Leases(database, replica, config.lease_seconds, boot_seconds),
+                self.supervisor,
+                telemetry,
+                lease_seconds=config.lease_seconds,
+                clock=boot_seconds,
+                serve_until=partial(setattr, self.exposition, "serving_until"),
+                on_listed=self._shared.retarget.set,
+            )
+            apply = self.ownership.apply
+        telemetry.watch_orgs(self._serving)
+        self._targets = Targets(config, self._shared, apply)
+
+    def _serving(self) -> int:
+        own = self.ownership
+        return len(self.supervisor.collectors) if own is None else own.serving
 
     def _read_key(self, key: Key) -> str:
         secret = key.read()
@@ -153,6 +176,8 @@ class Exporter:
             asyncio.create_task(self._targets.run(), name="targets"),
             *(asyncio.create_task(life()) for life in beside),
         ]
+        if self.ownership is not None:
+            tasks.append(asyncio.create_task(self.ownership.run(), name="leases"))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -161,6 +186,8 @@ class Exporter:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self.ownership is not None:
+                await self.ownership.leave()
 
     async def close(self) -> None:
         """Let go of the API and the state; what is committed stays."""

@@ -23,7 +23,6 @@ Exception
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 
 
@@ -55,7 +54,7 @@ class ConflictError(StorageError):
 
 
 class LeaseLostError(StorageError):
-    """The lease of the org is not ours, or not that of this org, any more; nothing was committed."""
+    """The lease is another replica's, or another org's, by now; nothing was committed."""
 
 
 class StateGoneError(OSError):
@@ -147,7 +146,7 @@ def why_unreadable(error: Exception) -> str:
 def escaped(text: str, characters: int = 200) -> str:
     """Make text of a user fit for one line: escaped and shortened."""
     short = text if len(text) <= characters else f"{text[:characters]}..."
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in short)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 def excerpt(text: str) -> str:

@@ -127,6 +127,13 @@ class PostgresServer:
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def make_empty(url: str) -> None:
+    """Drop all tables of a database."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+
+
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
     """Start a server of one's own."""

@@ -26,7 +26,7 @@ _WALK_STRETCH = 20
 _LONGEST_BACKOFF_SECONDS = 10.0
 """The most that is waited, at random, after a failed poll whose interval is over already."""
 _FIRST_LOOK_SECONDS = 30.0
-"""How long the first look for sub-orgs waits for the first attempt of a poll."""
+"""How long the first poll of `c` waits for the first look for its sub-orgs."""
 
 log = get_logger(__package__)
 
@@ -102,7 +102,8 @@ class Collector:
         try:
             while True:
                 if looks is None and self.target.sub_orgs_interval_seconds is not None:
-                    looks = asyncio.create_task(self._discover())
+                    looks = asyncio.create_task(self.discovery.run())
+                    await self._await_first_look()
                 began = self._clocks.monotonic()
                 wait_seconds = await self.poll()
                 left = began + wait_seconds - self._clocks.monotonic()
@@ -115,11 +116,12 @@ class Collector:
                 looks.cancel()
                 await asyncio.gather(looks, return_exceptions=True)
 
-    async def _discover(self) -> None:
-        # By then it is mostly known which org `c` is.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.first_attempt.wait(), _FIRST_LOOK_SECONDS)
-        await self.discovery.run()
+    async def _await_first_look(self) -> None:
+        """Wait for it as long as it is not known which org `c` is: none of its sub-orgs."""
+        if self.label == "c":
+            self._beat(_FIRST_LOOK_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.discovery.first_look.wait(), _FIRST_LOOK_SECONDS)
 
     async def _wait(self, seconds: float) -> None:
         """Wait, or until the target changes; but never less than the API asked for."""
@@ -140,8 +142,6 @@ class Collector:
         reason, is_walk = None, False
         self._beat()
         try:
-            if not self._shared.may_poll():
-                raise StorageError("its lease ran out, and the database does not renew it")
             is_walk = await self._poller.poll()
         except SupersededError:
             raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from invent_exporter.collector.publishing import Publishing
 from invent_exporter.collector.reader import Reader
 from invent_exporter.collector.reconciler import Reconciler
-from invent_exporter.errors import ApiError
+from invent_exporter.errors import ApiError, StorageError
 from invent_exporter.log import get_logger
 from invent_exporter.scan.poll import Poll
 
@@ -149,6 +149,8 @@ class Poller:
             SupersededError: an earlier target is the same org.
 
         """
+        if not self._shared.may_poll():
+            raise StorageError("its lease ran out, and the database does not renew it")
         org = await self.start()
         try:
             return await self._poll(org)
@@ -328,10 +330,17 @@ class Poller:
         org, names = self.org, Counter(run.org_id for run in runs)
         if org is None or not runs or self._asked_with == self._sure_of_key:
             return
-        is_another = not names.keys() & {None, org.org_id}
+        is_another = not names.keys() & {None, org.org_id, *await self._sub_orgs(org)}
         if is_another and not await self._shared.ledger.knows_any(org, [run.id for run in runs]):
             raise _AnotherOrgError(str(names.most_common(1)[0][0]))
         self._sure_of_key = self._asked_with
+
+    async def _sub_orgs(self, org: OrgLedger) -> set[str]:
+        """Name the sub-orgs that are known: `c` may list their runs, and is none of them."""
+        if self.target.sub_orgs_interval_seconds is None:
+            return set()
+        parents, known = (self.target.id, org.org_id), await self._shared.ledger.sub_orgs()
+        return {row.org_id for row in known.rows if row.parent in parents} - {org.org_id or ""}
 
     async def _change_org(self, org: OrgLedger, org_id: str) -> None:
         """Let `c` be another org from now on, with a first contact of its own."""
@@ -353,9 +362,11 @@ class Poller:
             self._peers.left(org.org_id)
 
     async def _identify(self, org: OrgLedger) -> OrgLedger:
-        """Learn which org `c` is: the one that most of its runs name."""
-        org_id = org.likely_org_id
-        if org.org_id is not None or org_id is None:
+        """Learn which org `c` is: the one that most of its runs name, but for its sub-orgs."""
+        if org.org_id is not None or not org.named_by:
+            return org
+        org_id = org.likely_org_id(await self._sub_orgs(org))
+        if org_id is None:
             return org
         was_foreign = org_id in self._peers.others(self)
         if not self._peers.claim(self, org_id):

@@ -219,8 +219,9 @@ def check_tables(connection: Connection, url: str) -> None:
         StateError: they are not.
 
     """
-    columns = {column["name"] for column in inspect(connection).get_columns(meta.name)}
-    if meta.c.schema_version.name not in columns:
+    found = inspect(connection)
+    columns = found.get_columns(meta.name) if found.has_table(meta.name) else []
+    if meta.c.schema_version.name not in {column["name"] for column in columns}:
         raise StateError(
             f"state.url: {url}: its tables are another program's; "
             "expected a database, or a schema (options=-csearch_path%3DNAME), of its own"

@@ -8,6 +8,7 @@ good for says docs/how-it-counts.md, "The first event is seen".
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import zlib
 from collections.abc import Callable, Hashable, Mapping
@@ -120,6 +121,8 @@ class Exposition:
         """What is published, as text; 0 until anybody asked for it."""
         self.own_bytes = 0
         """The own metrics behind it."""
+        self.serving_until = math.inf
+        """By the clock: an answer that begins later has none of what is published."""
         self.on_acknowledge: Callable[[], None] = lambda: None
         self._own = own
         self._clock = clock
@@ -158,7 +161,9 @@ class Exposition:
     async def answer(self, accept: str, accept_encoding: str) -> Answer:
         """Answer in the form that these request headers ask for."""
         form = _choose(accept, accept_encoding)
-        self._asked[form] = self._clock()
+        now = self._asked[form] = self._clock()
+        if now >= self.serving_until:
+            return self._finish(form, self._make([form], 0, [])[form])
         if form not in self._bodies:
             async with self._lock:
                 if form not in self._bodies:

@@ -212,10 +212,10 @@ class OrgView:
         series = _Series(org_id=self.org_id)
         series.add(ORG, {}, org_name=self.org_name)
         for family, value in (
-            (BALANCE, self.finances.balance),
-            (PROMO_BALANCE, self.finances.promo_balance),
-            (SPENDING_CAP, self.finances.spending_cap),
-            (SPENDING_CAP_USED, self.finances.spending_cap_used),
+            (BALANCE, self.finances.balance_credits),
+            (PROMO_BALANCE, self.finances.promo_balance_credits),
+            (SPENDING_CAP, self.finances.spending_cap_credits),
+            (SPENDING_CAP_USED, self.finances.spending_cap_used_credits),
         ):
             if value is not None:
                 series.add(family, value)

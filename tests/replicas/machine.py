@@ -9,9 +9,12 @@ process may stand still, and others go on, between any two of them.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, cast
 
@@ -25,7 +28,7 @@ from invent_exporter.collector.target import Target
 from invent_exporter.config.key import Key
 from invent_exporter.errors import LeaseLostError, StorageError
 from invent_exporter.ledger.heartbeat import Leases
-from invent_exporter.ledger.lease import Heard, Standing, to_take
+from invent_exporter.ledger.lease import Heard, to_take
 from invent_exporter.telemetry import Telemetry
 
 LEASE_SECONDS = 15.0
@@ -131,23 +134,30 @@ class Collectors:
         self.orgs: dict[int, Org] = {}
         """What is served."""
         self.polled: set[int] = set()
+        self.wanted: dict[int, str] = {}
         self._replica = replica
         self._lock = asyncio.Lock()
 
     async def apply(self, targets: Iterable[Target]) -> None:
         """End what is not wanted, begin what is new, and then withdraw what ended."""
         async with self._lock:
-            wanted = {cast("int", target.lease): target.id for target in targets}
-            gone = self.orgs.keys() - wanted.keys()
-            self.polled &= wanted.keys()
-            for epoch in sorted(wanted.keys() - self.orgs.keys()):
-                try:
-                    await self._begin(epoch, wanted[epoch])
-                except StorageError:
-                    continue
+            self.wanted = {cast("int", target.lease): target.id for target in targets}
+            self.polled &= self.wanted.keys()
+            gone = self.orgs.keys() - self.wanted.keys()
+            await self._load_missing()
             for epoch in sorted(gone):
-                await self._replica.waits(lambda: None)
+                await self._replica.asks(lambda: None)
                 del self.orgs[epoch]
+
+    async def load_missing(self) -> None:
+        """Try again to load what could not be loaded, as a poll does."""
+        async with self._lock:
+            await self._load_missing()
+
+    async def _load_missing(self) -> None:
+        for epoch in sorted(self.wanted.keys() - self.orgs.keys()):
+            with suppress(StorageError):
+                await self._begin(epoch, self.wanted[epoch])
 
     async def _begin(self, epoch: int, key: str) -> None:
         database = self._replica.database
@@ -170,8 +180,10 @@ class _Ownership(Ownership):
         replica, database = self.replica, self.replica.database
         if call.__name__ == "beat":
             sent = replica.clock()
-            return await replica.asks(lambda: self.told(replica, *arguments, sent))
-        return await replica.asks(lambda: getattr(database, call.__name__)(replica.name, *arguments))
+            return await replica.asks(lambda: self.told(replica, arguments[0], sent))
+        return await replica.asks(
+            lambda: getattr(database, call.__name__)(replica.name, *arguments)
+        )
 
     def told(self, replica: Replica, ids: Sequence[str], sent: float) -> Heard:
         """Let the database do a heartbeat."""
@@ -190,12 +202,15 @@ class Replica:
     loop: asyncio.AbstractEventLoop
     now: Callable[[], float]
     kind: type[_Ownership] = _Ownership
+    serving_until: float = -math.inf
     is_stopped: bool = False
     is_cut: bool = False
     is_leaving: bool = False
     waiting: deque[Wait] = field(default_factory=deque)
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     beating: asyncio.Task[Any] | None = None
+    leaving: asyncio.Task[Any] | None = None
+    loading: asyncio.Task[Any] | None = None
 
     def __post_init__(self) -> None:
         self.collectors = Collectors(self)
@@ -205,9 +220,11 @@ class Replica:
             cast("Telemetry", _NoTelemetry()),
             lease_seconds=LEASE_SECONDS,
             clock=self.clock,
+            serve_until=partial(setattr, self, "serving_until"),
+            on_listed=lambda: None,
         )
         self.ownership.replica = self
-        self.spawn(self.ownership.settle_changes())
+        self.changing = self.spawn(self.ownership.settle_changes())
         self.beating = self.spawn(self._start())
 
     async def _start(self) -> None:
@@ -232,13 +249,9 @@ class Replica:
         self.waiting.append(wait)
         return await wait.future
 
-    async def waits(self, step: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Work for a while."""
-        return await self.asks(step)
-
     def serves(self) -> dict[str, int]:
         """Answer a scrape."""
-        if not self.ownership.may_serve:
+        if self.clock() >= self.serving_until:
             return {}
         answer: dict[str, int] = {}
         for org in self.collectors.orgs.values():
@@ -314,7 +327,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(orgs=st.integers(1, 9), offset=st.floats(-1e6, 1e6), rate=st.sampled_from(RATES))
     def begin(self, orgs: int, offset: float, rate: float) -> None:
-        """The first replica starts."""
+        """Let the first replica start."""
         self.keys = [f"org-{number}" for number in range(orgs)]
         self.truth = dict.fromkeys(self.keys, 0)
         self.start(offset, rate)
@@ -354,7 +367,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.replicas)
     @rule(which=numbers)
     def beat(self, which: int) -> None:
-        """A heartbeat is due."""
+        """Let a heartbeat be due."""
         replica = self._replica(which)
         is_due = replica.beating is None or replica.beating.done()
         if is_due and not replica.is_stopped and not replica.is_leaving:
@@ -364,7 +377,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.replicas)
     @rule(which=numbers, steps=st.integers(1, 6))
     def go_on(self, which: int, steps: int) -> None:
-        """What a replica waits for comes, so many times."""
+        """Let what a replica waits for come, so many times."""
         replica = self._replica(which)
         for _ in range(steps):
             if replica.waiting and not replica.is_stopped:
@@ -374,7 +387,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.replicas)
     @rule(which=numbers)
     def only_do(self, which: int) -> None:
-        """The database does what a replica asked for, and the answer is on its way for a while."""
+        """Let the database do what a replica asked for, and its answer be on its way."""
         replica = self._replica(which)
         if replica.waiting:
             self._step(replica, replica.waiting[0])
@@ -382,7 +395,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.replicas)
     @rule(which=numbers)
     def only_answer(self, which: int) -> None:
-        """An answer arrives."""
+        """Let an answer arrive."""
         replica = self._replica(which)
         if replica.waiting and replica.waiting[0].is_done and not replica.is_stopped:
             self._answer(replica)
@@ -390,19 +403,19 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.replicas)
     @rule(which=numbers, is_cut=st.booleans())
     def cut(self, which: int, is_cut: bool) -> None:  # noqa: FBT001
-        """The network between a replica and the database breaks, or is mended."""
+        """Break the network between a replica and the database, or mend it."""
         self._replica(which).is_cut = is_cut
 
     @precondition(lambda self: self.replicas)
     @rule(which=numbers, is_stopped=st.booleans())
     def stop(self, which: int, is_stopped: bool) -> None:  # noqa: FBT001
-        """A process stands still, or goes on."""
+        """Let a process stand still, or go on."""
         self._replica(which).is_stopped = is_stopped
 
     @precondition(lambda self: self.replicas)
     @rule(which=numbers)
     def kill(self, which: int) -> None:
-        """A process is gone."""
+        """End a process without a word."""
         replica = self._replica(which)
         self.replicas.remove(replica)
         self._end(replica)
@@ -410,24 +423,29 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.replicas)
     @rule(which=numbers)
     def terminate(self, which: int) -> None:
-        """A process is told to end: it polls no more, and leaves."""
+        """Tell a process to end: it polls no more, and leaves."""
         replica = self._replica(which)
         if not replica.is_leaving and not replica.is_stopped:
             replica.is_leaving = True
             replica.collectors.polled.clear()
             if replica.beating is not None:
                 replica.beating.cancel()
-            replica.tasks[0].cancel()
-            replica.spawn(replica.ownership.leave())
+            replica.changing.cancel()
+            replica.leaving = replica.spawn(replica.ownership.leave())
             self._drain()
 
     @precondition(lambda self: self.replicas)
     @rule(which=numbers, org=numbers)
     def poll(self, which: int, org: int) -> None:
-        """A run is counted: from what is in memory, in one transaction."""
+        """Count a run: from what is in memory, in one transaction."""
         replica = self._replica(which)
         polled = sorted(replica.collectors.polled & replica.collectors.orgs.keys())
-        if not polled or replica.is_stopped or replica.is_cut:
+        if replica.is_stopped or replica.is_leaving:
+            return
+        if replica.collectors.wanted.keys() - replica.collectors.orgs.keys():
+            replica.loading = replica.spawn(replica.collectors.load_missing())
+            self._drain()
+        if not polled or replica.is_cut:
             return
         known = replica.collectors.orgs[polled[org % len(polled)]]
         try:
@@ -442,7 +460,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        """What is counted is what happened: nobody wrote over another's numbers."""
+        """See that all that happened is counted: nobody wrote over another's numbers."""
         assert {key: self.database.counters.get(key, 0) for key in self.keys} == self.truth
 
     @invariant()
@@ -461,19 +479,22 @@ class Machine(RuleBasedStateMachine):
         """When all works again, each org is served, and nobody has two more than another."""
         for replica in self.replicas:
             replica.is_cut = replica.is_stopped = False
-        for replica in [each for each in self.replicas if each.is_leaving]:
-            self.kill(self.replicas.index(replica))
-        if not self.replicas:
-            self.start(0.0, 1.0)
         for _ in range(60):
             self.time += LEASE_SECONDS / 5
+            for replica in [each for each in self.replicas if each.is_leaving]:
+                self.kill(self.replicas.index(replica))
+            if not self.replicas:
+                self.start(0.0, 1.0)
             for number in range(len(self.replicas)):
                 self.beat(number)
+                self.poll(number, 0)
                 self.go_on(number, 30)
                 self.each_org_is_served_once()
         self.nothing_is_lost()
         answers = [replica.serves() for replica in self.replicas]
-        assert sorted(key for answer in answers for key in answer) == sorted(self.keys)
+        assert sorted(key for answer in answers for key in answer) == sorted(self.keys), (
+            self._state()
+        )
         sizes = [len(answer) for answer in answers]
         assert max(sizes) - min(sizes) <= 1, sizes
         assert {key: value for answer in answers for key, value in answer.items()} == self.truth
@@ -522,7 +543,3 @@ class Machine(RuleBasedStateMachine):
         for task in replica.tasks:
             task.cancel()
         self.loop.run_until_complete(asyncio.gather(*replica.tasks, return_exceptions=True))
-
-
-class OwnStanding(Standing):
-    """To put another in its place."""
