@@ -11,7 +11,7 @@ import asyncio
 import math
 import re
 import zlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -109,6 +109,18 @@ class _Registry:
         return [self.metric]
 
 
+class _WithoutOrgs(Collector):
+    """What a process that may serve no org says: no state of one, but what itself counted."""
+
+    def __init__(self, own: Collector) -> None:
+        self._own = own
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._own.collect():
+            if metric.type != "gauge" or not any("org_id" in one.labels for one in metric.samples):
+                yield metric
+
+
 class Exposition:
     """Holds what is published, and answers scrapes."""
 
@@ -122,7 +134,7 @@ class Exposition:
         self.own_bytes = 0
         """The own metrics behind it."""
         self.serving_until = math.inf
-        """By the clock: an answer that begins later has none of what is published."""
+        """By the clock: an answer that begins later has no state of any org."""
         self.on_acknowledge: Callable[[], None] = lambda: None
         self._own = own
         self._clock = clock
@@ -163,12 +175,13 @@ class Exposition:
         form = _choose(accept, accept_encoding)
         now = self._asked[form] = self._clock()
         if now >= self.serving_until:
-            return self._finish(form, self._make([form], 0, [])[form])
+            body = self._make([form], 0, [])[form]
+            return self._finish(form, body, form.format.encode(_WithoutOrgs(self._own)))
         if form not in self._bodies:
             async with self._lock:
                 if form not in self._bodies:
                     self._bodies |= await self._made([form], self.generation)
-        return self._finish(form, self._bodies[form])
+        return self._finish(form, self._bodies[form], self._live_metrics(form.format))
 
     def acknowledge(self, generation: int) -> None:
         """Note that an answer of this generation was delivered whole."""
@@ -215,8 +228,7 @@ class Exposition:
 
     # -- the last step, for each answer that is not the same as the one before
 
-    def _finish(self, form: _Form, body: _Body) -> Answer:
-        live = self._live_metrics(form.format)
+    def _finish(self, form: _Form, body: _Body, live: bytes) -> Answer:
         if body.answer is None or body.live is not live:
             ending, encoding = live + form.format.ending, None
             if body.compressor is not None:

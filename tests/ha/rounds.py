@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
     from tests.ha.fleet import Fleet, Replica
 
-_ORG: Final = re.compile(r'\borg_id="([^"]*)"')
+_ORG: Final = re.compile(
+    r'^(?!invent_poll_errors_total|invent_api_requests_total|#)[^{]+\{[^}]*?\borg_id="([^"]*)"',
+    re.MULTILINE,
+)
+"""A series that is of an org; what the process counted of its own polls goes on without a lease."""
 _PAUSE_SECONDS: Final = 0.5
 _TIMEOUT_SECONDS: Final = 3.0
 """Of a scrape of a round; a replica that is frozen answers later than that."""
