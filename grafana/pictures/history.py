@@ -260,16 +260,12 @@ class Replica:
         self.telemetry = Telemetry(self.registry)
         self.telemetry.set_build("0.2.0", "", "3.13")
         self.telemetry.config_read(begin)
-        self.lost = 0
+        self.orgs = 0
+        self.telemetry.watch_orgs(lambda: self.orgs)
 
     def text(self, process: dict[str, float]) -> str:
-        """Return what it says of itself and of its polls; the process knows better."""
-        metrics = [
-            one
-            for one in self.registry.collect()
-            if not process.keys() & {one.name, f"{one.name}_total"}
-        ]
-        return _text(metrics, {}, self.target) + _of_target(process, self.target)
+        """Return what it says of itself, its polls and its process."""
+        return _text(self.registry.collect(), {}, self.target) + _of_target(process, self.target)
 
 
 def _text(
@@ -317,11 +313,9 @@ def write(scene: Scene, exemplars: Exemplars) -> Iterator[str]:
             parts.append(one.text(exemplars, live=live))
         for replica in answering:
             replica.telemetry.set_ledger_size(2_000_000 + 300 * (at - scene.begin) // 60)
-            mine = [org for org in orgs.values() if org.replica is replica]
-            workflows = len(past.workflows) * len(mine) // len(orgs)
-            of_process = _process(past.started or 0, at, workflows)
-            of_leases = {"invent_replica_orgs": len(mine), "invent_leases_lost_total": replica.lost}
-            parts.append(replica.text(of_process | of_leases))
+            replica.orgs = sum(org.replica is replica for org in orgs.values())
+            workflows = len(past.workflows) * replica.orgs // len(orgs)
+            parts.append(replica.text(_process(past.started or 0, at, workflows)))
         yield "".join(parts).replace("\n", f" {at}\n")
     yield "# EOF\n"
 
@@ -333,7 +327,8 @@ def _share(orgs: list[Org], replicas: list[Replica], answering: list[Replica]) -
         fit = own if own in answering else answering[number % len(answering)]
         if org.replica is not fit:
             org.telemetry.forget_org(org.org_id)
-            org.replica.lost += org.replica not in answering
+            if org.replica not in answering:
+                org.telemetry.leases_lost(1)
             org.serve_by(fit)
 
 

@@ -1112,6 +1112,26 @@ async def test_a_page_that_was_read_before_and_is_refused_now_does_not_end_the_p
     assert desk.count == 3
 
 
+@pytest.mark.parametrize("sends_count", [True, False])
+async def test_runs_that_no_list_reached_are_found_when_the_api_lists_them_again(
+    desk: Desk, *, sends_count: bool
+) -> None:
+    """With the oldest first, too, where the count has not changed since they were out of reach."""
+    desk.service.order, desk.service.sends_count = "created_asc", sends_count
+    desk.finished(45)
+    await desk.poll()
+    await desk.poll()
+    desk.service.refuses_from = 20
+    desk.finished(35, "FAILED")
+    for _ in range(3):
+        await desk.poll()
+    assert (desk.count or 0) < 35
+    desk.service.refuses_from = None
+    for _ in range(3):
+        await desk.poll(after_seconds=1000.0)
+    assert desk.count == 35
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("depth", [0, 15, 27])
 @pytest.mark.parametrize("order", ["created_desc", "created_asc", "mixed"])
