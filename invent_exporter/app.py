@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
-from invent_exporter.api.ratelimit import PageAllowance
+from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
 from invent_exporter.collector.status import OrgStatus, org_status
@@ -63,12 +63,12 @@ class Exporter:
         newborn = WorkflowView("", "", "", WorkflowCounts.empty(settings.bounds), ())
         room = TextRoom(config.metrics.max_exposition_bytes, *newborn_text(newborn))
         self.ledger = Ledger(open_database(config.state_url), settings, room)
-        registry = CollectorRegistry()
-        self.telemetry = telemetry = Telemetry(registry)
+        registry, of_orgs = CollectorRegistry(), CollectorRegistry()
+        self.telemetry = telemetry = Telemetry(registry, of_orgs)
         telemetry.set_build(__version__, revision, platform.python_version())
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
-        self.exposition = Exposition(registry, clocks.monotonic)
+        self.exposition = Exposition(registry, clocks.monotonic, of_orgs=of_orgs)
         telemetry.watch_exposition(lambda: self.exposition.text_bytes + self.exposition.own_bytes)
         self.publisher = Publisher(
             self.exposition,
@@ -86,6 +86,7 @@ class Exporter:
             publisher=self.publisher,
             clocks=clocks,
             allowance=PageAllowance(config.api.requests_per_minute, clocks.monotonic),
+            demand=Demand(config.api.requests_per_minute),
             read_key=self._read_key,
             redactor=redactor,
         )
@@ -120,6 +121,7 @@ class Exporter:
             self.config = config
             shared.api.apply(config.api.page_size)
             shared.allowance.apply(config.api.requests_per_minute)
+            shared.demand.apply(config.api.requests_per_minute)
             self.ledger.settings = _ledger_settings(config)
             self.ledger.room.most_bytes = metrics.max_exposition_bytes
             await self.publisher.apply(metrics.newborn_hold_seconds, config.workflows)
@@ -159,6 +161,7 @@ class Exporter:
     async def close(self) -> None:
         """Let go of the API and the state; what is committed stays."""
         await self._transport.aclose()
+        self.publisher.close()
         self.exposition.close()
         self.ledger.close()
 

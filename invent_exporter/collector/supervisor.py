@@ -136,6 +136,7 @@ class Supervisor:
             await self._start_wanted()
             for collector in gone:
                 await self._withdraw(collector)
+            await self._shared.publisher.flush()
             with suppress(StorageError):  # the next change, or start, does it
                 await self._shared.ledger.forget_texts()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from invent_exporter.api.listing import RunsApi
-from invent_exporter.api.ratelimit import PageAllowance
+from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.config.key import Key
 from invent_exporter.ledger.ledger import Ledger
@@ -59,6 +59,7 @@ class Shared:
     publisher: Publisher
     clocks: Clocks
     allowance: PageAllowance
+    demand: Demand
     read_key: Callable[[Key], str]
     redactor: Redactor
     walk_bounds: WalkBounds = WalkBounds()

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from unittest.mock import patch
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge, Metric
+from prometheus_client import CollectorRegistry, Gauge
 
 from invent_exporter.metrics.exposition import Answer, Exposition, View
 from invent_exporter.metrics.families import FINISHED
+from invent_exporter.metrics.lines import Lines, lines_of
 from tests.proof.process import FakeClocks
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
@@ -27,13 +28,13 @@ class Finished:
     value: float
     threads: list[threading.Thread] = field(default_factory=list)
 
-    def metrics(self) -> list[Metric]:
-        """Build it."""
+    def lines(self) -> Lines:
+        """Write it."""
         self.threads.append(threading.current_thread())
         metric = FINISHED.metric()
         labels = {"org_id": "o", "origin": "TRIGGER", "status": "FAILED"}
         metric.add_metric(FINISHED.values({**labels, "workflow_id": self.workflow_id}), self.value)
-        return [metric]
+        return lines_of([metric])
 
 
 class Stand:
