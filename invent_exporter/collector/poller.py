@@ -9,6 +9,7 @@ Longer than most modules: what a poll does, and whose runs it reads, share the o
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from invent_exporter.collector.reader import Reader
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from invent_exporter.ledger.recorded import Recorded
     from invent_exporter.scan.walk import Steps
 
-_PRUNE_SECONDS = 60.0
+_PRUNE_SECONDS = 600.0
 _ERROR_LENGTH = 300
 _HOUR_SECONDS = 3600.0
 _EXAMPLE_CHARACTERS = 80
@@ -218,7 +219,7 @@ class Poller:
 
     async def _drive(self, org: OrgLedger, steps: Steps, *, may_skip: bool = False) -> Reader:
         """Do what the scan asks for; return what was read."""
-        others = self._peers.others(self)
+        others = partial(self._peers.others, self)
         reader = Reader(org, self._shared, self._listing, self._recorded, others, may_skip)
         if self.target.id == "c" and org.contacted and org.org_id is not None:
             reader.look_at = self._look_whose_they_are

@@ -1,7 +1,7 @@
 """The metrics as bytes: encoded when numbers changed, swapped in whole, served from memory.
 
-What is published is kept as lines, and served as compressed pieces: one for each family and some
-views, made anew only when a line of it changed (metrics/pieces.py has how they join). Each
+What is published is served as compressed pieces: one for each family and some views, made anew
+only when a line of it changed (metrics/pieces.py has how they join). Each
 published snapshot has a number, its generation: what that is good for says docs/how-it-counts.md,
 "The first event is seen". What is not compressed is decompressed while it is sent.
 """
@@ -24,7 +24,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from invent_exporter.metrics.families import FAMILIES
-from invent_exporter.metrics.lines import Lines, lines_of, without_exemplars
+from invent_exporter.metrics.lines import Lines, Packed, lines_of, without_exemplars
 from invent_exporter.metrics.pieces import Joined, Piece, join, piece
 
 _T = TypeVar("_T")
@@ -107,13 +107,13 @@ class _Body:
 
 @dataclass
 class _Chunk:
-    """One view, and its lines as far as they were asked for."""
+    """One view, and its lines as they were last written."""
 
     view: View
-    lines: Lines
+    packed: Packed
 
 
-_NO_LINES = Lines({}, 0)
+_NOTHING = Packed(Lines({}, 0))
 _EMPTY = join(())
 
 
@@ -129,12 +129,12 @@ class _Group:
     def put(self, key: Hashable, view: View) -> None:
         """Take a view in, in the place of the one that it replaces."""
         known = self.chunks.get(key)
-        self.chunks[key] = _Chunk(view, _NO_LINES if known is None else known.lines)
+        self.chunks[key] = _Chunk(view, _NOTHING if known is None else known.packed)
         self._changed.add(key)
 
     def remove(self, key: Hashable) -> None:
         """Take a view away."""
-        self._replace(self.chunks.pop(key).lines, _NO_LINES)
+        self._replace(self.chunks.pop(key).packed, Lines({}, 0))
         self._changed.discard(key)
 
     def write(self) -> int:
@@ -142,15 +142,15 @@ class _Group:
         for key in self._changed:
             chunk = self.chunks[key]
             lines = chunk.view.lines()
-            self._replace(chunk.lines, lines)
-            chunk.lines = lines
+            self._replace(chunk.packed, lines)
+            chunk.packed = Packed(lines)
         written = len(self._changed)
         self._changed.clear()
         return written
 
-    def _replace(self, old: Lines, new: Lines) -> None:
+    def _replace(self, old: Packed, new: Lines) -> None:
         self.text_bytes += new.text_bytes - old.text_bytes
-        before, after = old.by_family, new.by_family
+        before, after = old.by_family(), new.by_family
         changed = [
             name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
         ]
@@ -159,12 +159,14 @@ class _Group:
 
     def pieces(self, text: _Format) -> Mapping[str, Piece | None]:
         """Make the pieces of a format, as far as they are not there."""
-        if text not in self._pieces:
-            names = chain.from_iterable(each.lines.by_family for each in self.chunks.values())
-            self._pieces[text] = dict.fromkeys(names)
-        pieces = self._pieces[text]
+        pieces = self._pieces.get(text)
+        if pieces is not None and None not in pieces.values():
+            return pieces
+        views = [chunk.packed.by_family() for chunk in self.chunks.values()]
+        if pieces is None:
+            pieces = self._pieces[text] = dict.fromkeys(chain.from_iterable(views))
         for name in [name for name, made in pieces.items() if made is None]:
-            lines = b"".join([each.lines.by_family.get(name, b"") for each in self.chunks.values()])
+            lines = b"".join([by_family.get(name, b"") for by_family in views])
             if lines:
                 pieces[name] = piece(lines if text.has_exemplars else without_exemplars(lines))
             else:

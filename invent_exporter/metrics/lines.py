@@ -7,10 +7,12 @@ are the same but for exemplars, which OpenMetrics alone has.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+import msgspec
 from prometheus_client.core import Metric
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
@@ -25,6 +27,24 @@ class Lines:
     by_family: Mapping[str, bytes]
     text_bytes: int
     """Without the exemplars."""
+
+
+class Packed:
+    """Lines that are kept to be put together again with others': a tenth of their size."""
+
+    __slots__ = ("_deflated", "text_bytes")
+
+    def __init__(self, lines: Lines) -> None:
+        self.text_bytes = lines.text_bytes
+        self._deflated = zlib.compress(_encode(lines.by_family), 1)
+
+    def by_family(self) -> dict[str, bytes]:
+        """Unpack them."""
+        return _decode(zlib.decompress(self._deflated))
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(dict[str, bytes]).decode
 
 
 @lru_cache(1024)
