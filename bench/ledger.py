@@ -18,9 +18,9 @@ import msgspec
 from bench.stored import SETTINGS, run_id, store
 from bench.table import Row, Size, ms, percentile
 from invent_exporter.api.models import Run
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.org import OrgLedger
-from invent_exporter.ledger.sqlite import open_database
 
 _RUNS = 100
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import insert
 
 from invent_exporter.ledger.counts import Bounds
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.schema import run
-from invent_exporter.ledger.sqlite import open_database
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from invent_exporter.config import state
 from invent_exporter.config import values as read
 from invent_exporter.config.load import Config, OrgConfig
 from invent_exporter.config.schema import Setting
@@ -38,14 +39,14 @@ _RULES: Final[dict[Any, str]] = {
     read.org_id: "text without white space and `/ ? # % \\`",
     read.switch: "`true` or `false`",
     read.buckets: "a list of rising numbers above 0",
-    read.state_url: "`sqlite:///FILE`, or `sqlite://`; `postgresql://` is not supported yet",
+    state.state_url: "`sqlite:///FILE`, `sqlite://`, or a URL of PostgreSQL's libpq",
     read.names: "a mapping of ids to names",
     read.labels: "a mapping of ids to labels and their values",
     read.globs: "a list of globs",
     read.run_link: "a URL with `{org_id}`, `{workflow_id}` and `{run_id}` in it",
     read.logged_runs: "`failed`, `all` or `none`",
 }
-_LIMITS: Final = {"least": "at least {:g} s", "most": "at most {}", "can_be_on": "only `false` yet"}
+_LIMITS: Final = {"least": "at least {:g} s", "most": "at most {}"}
 
 
 class Served(NamedTuple):

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from grafana.frame import EXPORTERS, instance, job, mark_restarts, org, start
+from grafana.frame import EXPORTERS, ORG_LINK, instance, job, mark_restarts, org, start
 from grafana.panels import (
     BLUE,
+    NOTHING,
     PURPLE,
     QUANTILE_COLORS,
     RED,
     YELLOW,
+    Column,
     Place,
     State,
     critical,
     lines,
+    listing,
     now,
     query,
     row,
+    rows,
     states,
     tile,
     warning,
@@ -59,7 +63,8 @@ def build() -> dashboard.Dashboard:
     _orgs(board)
     _api(board)
     board.with_row(_ledger(21))
-    board.with_row(_process(22))
+    board.with_row(_replicas(22))
+    board.with_row(_process(23))
     return board
 
 
@@ -73,13 +78,28 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Instances down",
             "Instances that Prometheus does not reach, of those that were exporters in the last "
             f"{window}. Normal: 0.",
-            Place(0, 0, 4, 3),
+            Place(0, 0, 3, 3),
             now(f"sum((up{{{EXPORTER}}} == bool 0) and on (job, instance) {known})"),
             limits=critical(1),
         )
     )
-    board.with_panel(orgs_not_read_tile(Place(4, 0, 4, 3)))
-    board.with_panel(age_tile(Place(8, 0, 4, 3)))
+    busiest = f"max by (job) (invent_replica_orgs{{{EXPORTER}}})"
+    board.with_panel(
+        tile(
+            "Idle replicas",
+            "Instances that serve no org while another serves "
+            f"{limit('replica_idle_min_orgs'):g} or more: they would take none over. Normal: 0.",
+            Place(3, 0, 3, 3),
+            now(
+                f"sum((invent_replica_orgs{{{EXPORTER}}} == bool 0) and on (job)"
+                f" {busiest} >= {limit('replica_idle_min_orgs'):g})"
+                f" or 0 * count(invent_replica_orgs{{{EXPORTER}}})"
+            ),
+            limits=warning(1),
+        )
+    )
+    board.with_panel(orgs_not_read_tile(Place(6, 0, 3, 3)))
+    board.with_panel(age_tile(Place(9, 0, 3, 3)))
     board.with_panel(
         tile(
             "Failed polls, last hour",
@@ -121,7 +141,7 @@ def _orgs(board: dashboard.Dashboard) -> None:
             "Read or not",
             "Whether the last poll of an org was complete: the twelve orgs that were read least in "
             "the chosen time. Normal: blue from end to end. A gap is a time without any sample.",
-            Place(0, 4, 12, 8),
+            Place(0, 4, 9, 8),
             query(org_named(f"{up} and {ON_ORG} {least}"), "{{org_name}}"),
             {"0": State("not read", RED), "1": State("read", BLUE)},
         )
@@ -131,7 +151,7 @@ def _orgs(board: dashboard.Dashboard) -> None:
             "Oldest data",
             "Time since the last complete poll, the ten orgs that wait longest. Normal: below two "
             "poll intervals, so a minute.",
-            Place(12, 4, 6, 8),
+            Place(9, 4, 5, 8),
             now(org_named(f"topk(10, time() - {last})"), "{{org_name}}"),
             unit="s",
             limits=critical(limit("poll_stale_seconds")),
@@ -144,12 +164,25 @@ def _orgs(board: dashboard.Dashboard) -> None:
         worst(
             "Longest polls",
             "How much of its interval the last poll took, the ten orgs with the most. Normal: a "
-            "few percent. The interval is stretched where a poll must walk all pages.",
-            Place(18, 4, 6, 8),
+            "few percent.",
+            Place(14, 4, 5, 8),
             now(org_named(f"topk(10, {took} / {interval})"), "{{org_name}}"),
             unit="percentunit",
             limits=warning(1),
             most=1,
+        )
+    )
+    board.with_panel(
+        worst(
+            "Longest intervals",
+            "Time from one poll to the next, the ten orgs with the most. It is stretched where the "
+            "rate limit can't serve all orgs in time, or a poll must walk all pages. Normal: "
+            "poll_interval, 30 seconds by default.",
+            Place(19, 4, 5, 8),
+            now(org_named(f"topk(10, {interval})"), "{{org_name}}"),
+            unit="s",
+            limits=warning(limit("poll_interval_max_seconds")),
+            most=limit("poll_interval_max_seconds"),
         )
     )
 
@@ -275,6 +308,61 @@ def _ledger(y: int) -> dashboard.Row:
                     f"max by (instance) (invent_ledger_size_bytes{{{EXPORTER}}})", "{{instance}}"
                 ),
                 unit="bytes",
+            ),
+        ],
+    )
+
+
+def _replicas(y: int) -> dashboard.Row:
+    by_both = "by (job, org_id, instance)"
+    # One whose leases ran out goes on to fail polls of orgs that others may serve by now.
+    serves = f"and on (job, instance) invent_replica_orgs{{{EXPORTER}}} > 0"
+    return row(
+        "Replicas",
+        y,
+        [
+            lines(
+                "Orgs by replica",
+                "How many orgs each instance serves. Normal: all together level, and the same for "
+                "each; a replica that goes or comes moves the shares, not the sum.",
+                Place(0, y + 1, 7, 9),
+                query(f"sum by (instance) (invent_replica_orgs{{{EXPORTER}}})", "{{instance}}"),
+                area=True,
+            ),
+            lines(
+                "Leases lost, by replica",
+                "Leases that others took over because they were not renewed in time, in each step. "
+                "Normal: none. A replica that ends by itself loses none.",
+                Place(7, y + 1, 7, 9),
+                query(
+                    f"sum by (instance) ({rise('invent_leases_lost_total', EXPORTER)})",
+                    "{{instance}}",
+                ),
+                bars=True,
+                shades=YELLOW,
+            ),
+            listing(
+                "Who serves what",
+                "Each org, the instance that serves it now, and how it reads it. Normal: each org "
+                "once, and read.",
+                Place(14, y + 1, 10, 9),
+                [
+                    rows(org_named(f"max {by_both} ({metric}{{{ORG}}}) {serves}"), ref)
+                    for metric, ref in (("invent_up", "B"), ("invent_poll_interval_seconds", "C"))
+                ],
+                [
+                    Column("org_name", "Org", link=ORG_LINK),
+                    Column("instance", "Served by"),
+                    Column(
+                        "Value #B",
+                        "Read",
+                        states={"0": State("not read", RED), "1": State("read", NOTHING)},
+                        width=85,
+                    ),
+                    Column("Value #C", "Interval", "s", width=85),
+                ],
+                sort={"Read": False, "Org": False},
+                empty="No org is served",
             ),
         ],
     )

@@ -17,6 +17,14 @@ from grafana.frame import (
     start,
     team,
 )
+from grafana.overview_rows import (
+    LASTS_MIN,
+    WORKFLOW_OF_ORG,
+    balances,
+    credits_burned,
+    off_the_usual,
+    times,
+)
 from grafana.panels import (
     GREY,
     NOTHING,
@@ -30,53 +38,43 @@ from grafana.panels import (
     fixed_color,
     lines,
     listing,
+    low,
     now,
     query,
     row,
     rows,
     tile,
     warning,
-    worst,
 )
 from grafana.parts import (
     age_tile,
-    credits_by_kind,
-    credits_wasted,
-    durations,
     finished,
     open_runs,
     orgs_not_read_tile,
-    percentiles,
 )
 from grafana.queries import (
-    AGE,
     BY_ORG,
     BY_WORKFLOW,
+    CREDITS_1D,
     CREDITS_1H,
-    CREDITS_BY_KIND,
-    CREDITS_SUM,
     DECIDED_1H,
     FAILED_1H,
     LAST,
-    MEAN_1H,
-    MEAN_7D,
     ON_ORG,
     ON_WORKFLOW,
     ORG,
     ORG_NAME,
-    OVERDUE_AFTER,
     STREAK,
-    STUCK_AFTER,
     alerts_firing,
     count_workflows,
     failing,
     firing,
     increase,
     last_of_orgs,
+    lasts,
     limit,
     named,
     of_team,
-    oldest,
     org_named,
     overdue,
     rise,
@@ -87,8 +85,6 @@ from grafana.queries import (
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders import dashboard
 
-WORKFLOW_OF_ORG = "{{workflow_name}} · {{org_name}}"
-WASTED = f'{ORG}, status=~"FAILED|CANCELED"'
 NAMES = [
     Column("workflow_name", "Workflow", link=WORKFLOW_LINK),
     Column("org_name", "Org", link=ORG_LINK, width=110),
@@ -110,9 +106,10 @@ def build() -> dashboard.Dashboard:
     _lists(board)
     _activity(board)
     _orgs(board)
-    board.with_row(_off_the_usual(30))
-    board.with_row(_times(31))
-    board.with_row(_credits(32))
+    board.with_row(off_the_usual(30))
+    board.with_row(times(31))
+    board.with_row(credits_burned(32))
+    board.with_row(balances(33))
     return board
 
 
@@ -122,20 +119,20 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Alerts",
             "That fire now, by severity; the list below names them. Normal: 0 and 0. Not known: "
             "Prometheus does not evaluate the rules.",
-            Place(0, 0, 4, 3),
+            Place(0, 0, 3, 3),
             now(firing("critical"), "critical"),
             now(firing("warning"), "warning", "B"),
             colors={"critical": critical(1), "warning": warning(1)},
         )
     )
-    board.with_panel(orgs_not_read_tile(Place(4, 0, 3, 3)))
-    board.with_panel(age_tile(Place(7, 0, 3, 3)))
+    board.with_panel(orgs_not_read_tile(Place(3, 0, 3, 3)))
+    board.with_panel(age_tile(Place(6, 0, 3, 3)))
     board.with_panel(
         tile(
-            "Workflows failing",
+            "Failing",
             f"Workflows of which over {limit('failure_ratio_max'):.0%} of the last hour's runs "
             f"failed, or {limit('consecutive_failures_max'):.0f} and more in a row. Normal: 0.",
-            Place(10, 0, 4, 3),
+            Place(9, 0, 2, 3),
             now(count_workflows(failing())),
             limits=critical(1),
         )
@@ -145,7 +142,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Overdue",
             "Workflows without a success for twice the longest silence of the last 14 days: they "
             "fail, hang, or are not started any more. Normal: 0.",
-            Place(14, 0, 2, 3),
+            Place(11, 0, 2, 3),
             now(count_workflows(overdue())),
             limits=warning(1),
         )
@@ -155,7 +152,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Slow",
             f"Workflows whose runs of the last hour took {limit('slow_factor'):g} times as long as "
             "those of the last 7 days. Normal: 0.",
-            Place(16, 0, 2, 3),
+            Place(13, 0, 2, 3),
             now(count_workflows(slow())),
             limits=warning(1),
         )
@@ -165,9 +162,20 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Stuck or waiting",
             "Workflows with a run that runs far longer than theirs do, or that waits to start for "
             f"over {limit('queue_wait_max_seconds') / 60:.0f} minutes. Normal: 0.",
-            Place(18, 0, 3, 3),
+            Place(15, 0, 3, 3),
             now(count_workflows(stuck())),
             limits=warning(1),
+        )
+    )
+    board.with_panel(
+        tile(
+            "Low credits",
+            "Sub-orgs whose balance, or what is left under their cap, lasts for less than "
+            f"{limit('credits_left_min_days'):g} days at the pace of the last day; the row "
+            "Balances names them. Normal: 0.",
+            Place(18, 0, 3, 3),
+            now(count_workflows(f"{lasts()} < {LASTS_MIN:g}")),
+            limits=critical(1),
         )
     )
     requests = increase("invent_api_requests_total", ORG, "10m")
@@ -178,8 +186,8 @@ def _tiles(board: dashboard.Dashboard) -> None:
     board.with_panel(
         tile(
             "API errors, 10m",
-            "Share of the requests of the last 10 minutes that were throttled (429), refused or "
-            "failed, of the org with the most. Normal: 0 %, now and then a little more.",
+            "Share of the requests of the last 10 minutes that were throttled (429), "
+            "refused or failed, of the org with the most. Normal: 0 %, now and then a little more.",
             Place(21, 0, 3, 3),
             now(f"max({by_org})"),
             unit="percentunit",
@@ -313,14 +321,16 @@ def _orgs(board: dashboard.Dashboard) -> None:
         "E": f"round({failed})",
         "F": f"{failed} / ({decided} > 0)",
         "G": f"sum {BY_ORG} (org_status:invent_runs_open:sum{{{ORG}}})",
-        "H": increase(CREDITS_SUM, ORG, "1d"),
+        "H": f"{CREDITS_1D}{{{ORG}}}",
+        "I": lasts(),
     }
     board.with_row(row("Orgs", 20))
     board.with_panel(
         listing(
             "Orgs",
             "Each org: whether it is read, how old its data is, its runs and failures of the last "
-            "hour, its open runs and its credits of a day. Normal: all of them are read.",
+            "hour, its open runs, its credits of a day and, of sub-orgs, for how long what they "
+            "have lasts at that pace. Normal: all of them are read.",
             Place(0, 21, 24, 9),
             [rows(org_named(expr), ref) for ref, expr in asked.items()],
             [
@@ -343,129 +353,10 @@ def _orgs(board: dashboard.Dashboard) -> None:
                     width=110,
                 ),
                 Column("Value #G", "Open", "none", width=90),
-                Column("Value #H", "Credits, 24 h", "none", width=130),
+                Column("Value #H", "Credits, 24 h", "none", width=120),
+                Column("Value #I", "Lasts", "s", low(LASTS_MIN), width=90),
             ],
             sort={"Read": False, "Failed, 1 h": True},
             empty="No org is known",
         )
-    )
-
-
-def _off_the_usual(y: int) -> dashboard.Row:
-    share = warning(1)
-    late = f"{AGE}{{{ORG}}} / {OVERDUE_AFTER}{{{ORG}}}"
-    slower = f"{MEAN_1H}{{{ORG}}} / ({MEAN_7D}{{{ORG}}} > 0)"
-    running = f"({oldest('RUNNING')}) / {STUCK_AFTER}{{{ORG}}}"
-    return row(
-        "Off the usual",
-        y,
-        [
-            worst(
-                "Overdue for a success",
-                "Time since the last success as a share of the time after which it is overdue "
-                "(100 %: InventNoSuccess fires); the ten with the most. Normal: below 100 %.",
-                Place(0, y + 1, 8, 10),
-                now(named(f"topk(10, {of_team(late)})"), WORKFLOW_OF_ORG),
-                unit="percentunit",
-                limits=share,
-                most=2,
-            ),
-            worst(
-                "Slower than usual",
-                "Mean duration of the last hour over that of the last 7 days; the ten with the "
-                f"most. Normal: around 1; from {limit('slow_factor'):g} on InventRunsSlow fires.",
-                Place(8, y + 1, 8, 10),
-                now(named(f"topk(10, {of_team(slower)})"), WORKFLOW_OF_ORG),
-                unit="suffix: x usual",
-                limits=warning(limit("slow_factor")),
-                most=2 * limit("slow_factor"),
-            ),
-            worst(
-                "Longest running",
-                "Time that the oldest running run has taken, as a share of that after which it is "
-                "stuck (100 %: InventRunStuck fires); the ten with the most. Normal: below 100 %.",
-                Place(16, y + 1, 8, 10),
-                now(named(f"topk(10, {of_team(running)})"), WORKFLOW_OF_ORG),
-                unit="percentunit",
-                limits=share,
-                most=2,
-                empty="No run is known to be running",
-            ),
-        ],
-    )
-
-
-def _times(y: int) -> dashboard.Row:
-    duration = "org:invent_run_duration_seconds_bucket:sum"
-    return row(
-        "Times",
-        y,
-        [
-            durations(Place(0, y + 1, 8, 9), duration, ORG),
-            percentiles(
-                "Duration",
-                "From start to end of runs that completed or failed, of all workflows together. "
-                "Normal: level lines.",
-                Place(8, y + 1, 8, 9),
-                duration,
-                ORG,
-            ),
-            percentiles(
-                "Time in the queue",
-                "From creation to start. Normal: level, and seconds.",
-                Place(16, y + 1, 8, 9),
-                "org:invent_run_queue_seconds_bucket:sum",
-                ORG,
-            ),
-        ],
-    )
-
-
-def _credits(y: int) -> dashboard.Row:
-    day = f"sum({increase(CREDITS_SUM, ORG, '1d')})"
-    wasted = f"sum({increase(CREDITS_BY_KIND, WASTED, '1d')})"
-    pace = f"max(30 * {increase(CREDITS_SUM, ORG, '1d')}) / {limit('credits_monthly_budget'):.0f}"
-    remaining = "((days_in_month() - day_of_month() + 1) - hour() / 24 - minute() / 1440)"
-    month = f"sum({increase(CREDITS_SUM, ORG, '$__range')})"
-    return row(
-        "Credits",
-        y,
-        [
-            tile(
-                "Credits, last 24 hours",
-                "Credits of the runs that finished in the last 24 hours. Normal: as yesterday.",
-                Place(0, y + 1, 4, 3),
-                now(f"round({day}, 0.1)"),
-            ),
-            tile(
-                "Of the budget, worst org",
-                "What the org that burns most would burn in 30 days at the pace of the last 24 "
-                "hours, as a share of the budget in the thresholds. Normal: below 100 %.",
-                Place(0, y + 4, 8, 3),
-                now(pace),
-                unit="percentunit",
-                decimals=0,
-                limits=warning(1),
-            ),
-            tile(
-                "Forecast",
-                "Credits burned since the month began, and until its end at the pace of the last "
-                "24 hours. With fixed dates chosen above: burned in those.",
-                Place(0, y + 7, 8, 3),
-                now(f"round({month} + {day} * {remaining}, 0.1)"),
-                month=True,
-            ),
-            tile(
-                "Wasted, last 24 hours",
-                "Share of the credits that went to runs that FAILED or were CANCELED. Normal: a "
-                "few percent.",
-                Place(4, y + 1, 4, 3),
-                now(f"{wasted} / ({day} > 0)"),
-                unit="percentunit",
-                decimals=1,
-                limits=warning(limit("wasted_ratio_max")),
-            ),
-            credits_wasted(Place(8, y + 1, 8, 9), CREDITS_BY_KIND, ORG),
-            credits_by_kind(Place(16, y + 1, 8, 9), CREDITS_BY_KIND, ORG),
-        ],
     )

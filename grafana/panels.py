@@ -105,6 +105,11 @@ def critical(limit: float) -> Limits:
     return ((None, NOTHING), (limit, RED))
 
 
+def low(limit: float) -> Limits:
+    """Be red below a limit."""
+    return ((None, RED), (limit, NOTHING))
+
+
 def _thresholds(limits: Limits) -> dashboard.ThresholdsConfig:
     return (
         dashboard.ThresholdsConfig()
@@ -113,12 +118,12 @@ def _thresholds(limits: Limits) -> dashboard.ThresholdsConfig:
     )
 
 
-def _unknown() -> models.SpecialValueMap:
+def _unknown(text: str = "no data", color: str = GREY) -> models.SpecialValueMap:
     # Whatever the limits: what is not known is neither well nor bad.
     return models.SpecialValueMap(
         options=models.DashboardSpecialValueMapOptions(
             match=models.SpecialValueMatch.NULL_AND_NAN,
-            result=models.ValueMappingResult(text="no data", color=GREY),
+            result=models.ValueMappingResult(text=text, color=color),
         )
     )
 
@@ -220,7 +225,7 @@ def lines(
         panel.fill_opacity(85 if bars else 40)
     if steps or area:
         panel.interval(BAR_INTERVAL)
-    if (steps or bars) and unit == "none" and not fractions:
+    if (steps or bars or area) and unit == "none" and not fractions:
         panel.decimals(0)
     if bars:
         panel.draw_style(common_models.GraphDrawStyle.BARS).line_width(0).bar_width_factor(0.9)
@@ -377,8 +382,10 @@ def _column_properties(column: Column) -> list[tuple[str, object]]:
     if column.width:
         properties.append(("custom.width", column.width))
     if column.limits:
-        properties.append(("thresholds", _steps(((None, "text"), *column.limits[1:]))))
+        limits = ((at, "text" if color == NOTHING else color) for at, color in column.limits)
+        properties.append(("thresholds", _steps(tuple(limits))))
         properties.append(("custom.cellOptions", {"type": "color-text"}))
+        properties.append(("mappings", [_unknown("-", "text")]))
     if column.states:
         properties.append(("mappings", [_mapping(column.states)]))
         options = {"type": "color-background", "mode": "basic"}

@@ -22,6 +22,7 @@ ALERT = 'alertname=~"Invent.+", job=~"$job|", org_id=~"$org_id|"'
 BY_ORG, ON_ORG = "by (job, org_id)", "on (job, org_id)"
 BY_WORKFLOW, ON_WORKFLOW = "by (job, org_id, workflow_id)", "on (job, org_id, workflow_id)"
 
+SUB_ORGS = "org:invent_sub_orgs:group6h"
 HEARTBEAT = f"job:invent_exporter_up:max{{{JOB}}}"
 ORG_NAME = "org:invent_org_info:name"
 NAME = "workflow:invent_workflow_info:name"
@@ -43,7 +44,12 @@ MEAN_1H, MEAN_7D = (
 )
 COUNT_1H = "workflow:invent_run_duration_seconds_count:increase1h"
 CREDITS_1H = "workflow:invent_credits:increase1h"
+CREDITS_1D = "org:invent_credits:increase1d"
 CREDITS_SUM = "org:invent_credits_total:sum"
+CREDITS_LEFT, CREDITS_LAST = (
+    "org_limit:invent_credits_left:sum",
+    "org_limit:invent_credits_left:seconds",
+)
 CREDITS_BY_KIND = "org_status_kind:invent_credits_total:sum"
 
 THRESHOLDS: Final = read_thresholds(Path(__file__).parent / "thresholds.yaml")
@@ -185,6 +191,11 @@ def failing() -> str:
     streak = f"max {BY_WORKFLOW} ({STREAK}{{{ORG}}}) >= {limit('consecutive_failures_max'):g}"
     recent = f"{age(LAST, ORG, 'FAILED')} < {limit('consecutive_failures_recent_seconds'):g}"
     return f"({ratio} and {enough}) or {ON_WORKFLOW} ({streak} and {recent})"
+
+
+def lasts() -> str:
+    """Return the seconds for which the credits of each org last, by the limit that is near."""
+    return f"min {BY_ORG} ({CREDITS_LAST}{{{ORG}}})"
 
 
 def overdue() -> str:

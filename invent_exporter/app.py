@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -17,21 +17,26 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
+from invent_exporter.api.orgs import SubOrgsApi
 from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.api.transport import Transport
-from invent_exporter.clocks import SystemClocks
+from invent_exporter.clocks import SystemClocks, boot_seconds
+from invent_exporter.collector.ownership import Ownership
 from invent_exporter.collector.status import OrgStatus, org_status
 from invent_exporter.collector.supervisor import Supervisor
 from invent_exporter.collector.target import Shared, Target
+from invent_exporter.collector.targets import Targets
 from invent_exporter.config.key import Key
 from invent_exporter.config.load import Config
 from invent_exporter.config.reload import Reloader
+from invent_exporter.config.state import shown
 from invent_exporter.errors import ConfigError, StateError, StorageError
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
+from invent_exporter.ledger.database import open_database
+from invent_exporter.ledger.heartbeat import Leases, new_name
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.room import TextRoom
-from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.log import get_logger
 from invent_exporter.metrics.exposition import Exposition, newborn_text
 from invent_exporter.metrics.families import WorkflowView
@@ -62,13 +67,15 @@ class Exporter:
         settings = _ledger_settings(config)
         newborn = WorkflowView("", "", "", WorkflowCounts.empty(settings.bounds), ())
         room = TextRoom(config.metrics.max_exposition_bytes, *newborn_text(newborn))
-        self.ledger = Ledger(open_database(config.state_url), settings, room)
+        database = open_database(config.state_url)
+        replica = new_name(platform.node())
+        self.ledger = Ledger(database, settings, room, replica=replica)
         registry, of_orgs = CollectorRegistry(), CollectorRegistry()
         self.telemetry = telemetry = Telemetry(registry, of_orgs)
         telemetry.set_build(__version__, revision, platform.python_version())
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
-        self.exposition = Exposition(registry, clocks.monotonic, of_orgs=of_orgs)
+        self.exposition = Exposition(registry, boot_seconds, of_orgs=of_orgs)
         telemetry.watch_exposition(lambda: self.exposition.text_bytes + self.exposition.own_bytes)
         self.publisher = Publisher(
             self.exposition,
@@ -82,6 +89,7 @@ class Exporter:
         self._shared = Shared(
             ledger=self.ledger,
             api=RunsApi(self._transport, config.api.page_size),
+            sub_orgs=SubOrgsApi(self._transport),
             telemetry=telemetry,
             publisher=self.publisher,
             clocks=clocks,
@@ -89,8 +97,28 @@ class Exporter:
             demand=Demand(config.api.requests_per_minute),
             read_key=self._read_key,
             redactor=redactor,
+            may_poll=lambda: self.ownership is None or self.ownership.may_serve,
         )
         self.supervisor = Supervisor(self._shared)
+        self.ownership: Ownership | None = None
+        apply: Callable[[Sequence[Target]], Awaitable[None]] = self.supervisor.apply
+        if database.is_shared:
+            self.ownership = Ownership(
+                Leases(database, replica, config.lease_seconds, boot_seconds),
+                self.supervisor,
+                telemetry,
+                lease_seconds=config.lease_seconds,
+                clock=boot_seconds,
+                serve_until=partial(setattr, self.exposition, "serving_until"),
+                on_listed=self._shared.retarget.set,
+            )
+            apply = self.ownership.apply
+        telemetry.watch_orgs(self._serving)
+        self._targets = Targets(config, self._shared, apply)
+
+    def _serving(self) -> int:
+        own = self.ownership
+        return len(self.supervisor.collectors) if own is None else own.serving
 
     def _read_key(self, key: Key) -> str:
         secret = key.read()
@@ -110,9 +138,9 @@ class Exporter:
             with contextlib.suppress(ConfigError):
                 self._read_key(org.key)
         try:
-            await self.supervisor.apply(_targets(self.config))
+            await self._targets.refresh()
         except StorageError as error:
-            raise StateError(f"state.url: {self.config.state_url}: {error}") from error
+            raise StateError(f"state.url: {shown(self.config.state_url)}: {error}") from error
 
     async def apply(self, config: Config) -> None:
         """Go on with another configuration; raises ConfigError before anything has changed."""
@@ -125,7 +153,7 @@ class Exporter:
             self.ledger.settings = _ledger_settings(config)
             self.ledger.room.most_bytes = metrics.max_exposition_bytes
             await self.publisher.apply(metrics.newborn_hold_seconds, config.workflows)
-            await self.supervisor.apply(_targets(config))
+            await self._targets.refresh(config)
 
     def statuses(self) -> Iterable[OrgStatus]:
         """Say how each org is."""
@@ -147,8 +175,11 @@ class Exporter:
             asyncio.create_task(stop.wait()),
             asyncio.create_task(self.publisher.run(), name="releases"),
             asyncio.create_task(self.supervisor.run(), name="polls"),
+            asyncio.create_task(self._targets.run(), name="targets"),
             *(asyncio.create_task(life()) for life in beside),
         ]
+        if self.ownership is not None:
+            tasks.append(asyncio.create_task(self.ownership.run(), name="leases"))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -157,6 +188,8 @@ class Exporter:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self.ownership is not None:
+                await self.ownership.leave()
 
     async def close(self) -> None:
         """Let go of the API and the state; what is committed stays."""
@@ -175,18 +208,6 @@ def _ledger_settings(config: Config) -> LedgerSettings:
         config.reconcile_window_seconds,
         config.workflows,
     )
-
-
-def _targets(config: Config) -> tuple[Target, ...]:
-    """List the orgs that the configuration names."""
-    target = partial(
-        Target,
-        poll_interval_seconds=config.poll_interval_seconds,
-        lookback_seconds=config.lookback_seconds,
-        reconcile_interval_seconds=config.reconcile_interval_seconds,
-        logged_runs=config.logged_runs,
-    )
-    return tuple(target(id=org.id, name=org.name, key=org.key) for org in config.orgs)
 
 
 async def serve(

@@ -5,7 +5,9 @@ Exception
 │   └── UsageError         the flags
 ├── StateError             the state can't be used: exit status 1
 ├── StorageError           a transaction of the ledger failed: the reason `storage` of a poll
-│   └── NoRoomError        the disk is full
+│   ├── NoRoomError        the disk is full
+│   ├── ConflictError      another process was first, and the step has to run again
+│   └── LeaseLostError     another replica polls the org
 ├── OutputError            standard output can't be written to: exit status 1
 ├── BackfillError          backfill broke off: exit status 1
 ├── ApiError               a request that failed for good, with a reason of the contract
@@ -21,7 +23,6 @@ Exception
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 
 
@@ -38,11 +39,22 @@ class StateError(Exception):
 
 
 class StorageError(Exception):
-    """A transaction failed and changed nothing; the text is the driver's, one line."""
+    """A transaction failed; the text is the driver's, one line. In a file it changed nothing.
+
+    In a shared database its commit may have happened all the same: `OrgLedger.is_stale`.
+    """
 
 
 class NoRoomError(StorageError):
     """There is no room on the disk; what can be read is served until there is."""
+
+
+class ConflictError(StorageError):
+    """Another process committed what this transaction goes by; nothing of it was committed."""
+
+
+class LeaseLostError(StorageError):
+    """The lease is another replica's, or another org's, by now; nothing was committed."""
 
 
 class StateGoneError(OSError):
@@ -134,7 +146,7 @@ def why_unreadable(error: Exception) -> str:
 def escaped(text: str, characters: int = 200) -> str:
     """Make text of a user fit for one line: escaped and shortened."""
     short = text if len(text) <= characters else f"{text[:characters]}..."
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in short)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 def excerpt(text: str) -> str:

@@ -95,6 +95,17 @@ class Telemetry:
             f"Bytes of the state file, its write-ahead log included. {_OF_A_POLL}",
             registry=registry,
         )
+        self._replica_orgs = Gauge(
+            "invent_replica_orgs",
+            "Orgs that this process serves now; where replicas share a database, those whose lease "
+            "it holds.",
+            registry=registry,
+        )
+        self._leases_lost = Counter(
+            "invent_leases_lost",
+            "Leases that another replica took over because this one did not renew them in time.",
+            registry=registry,
+        )
         self._reload_successful = Gauge(
             "invent_config_last_reload_successful",
             "1 when the configuration was read the last time that it was tried, else 0.",
@@ -202,6 +213,14 @@ class Telemetry:
     def watch_exposition(self, size_bytes: Callable[[], float]) -> None:
         """Show at each scrape how large it is."""
         self._exposition_size.set_function(size_bytes)
+
+    def watch_orgs(self, orgs: Callable[[], float]) -> None:
+        """Show at each scrape how many orgs are served."""
+        self._replica_orgs.set_function(orgs)
+
+    def leases_lost(self, leases: int) -> None:
+        """Record leases that other replicas took over."""
+        self._leases_lost.inc(leases)
 
     def set_build(self, version: str, revision: str, python_version: str) -> None:
         """Show which program runs."""

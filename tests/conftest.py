@@ -16,6 +16,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.effort import Effort
+from tests.postgres import PostgresServer, postgres_server
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("untimed", settings(), deadline=None)
@@ -61,6 +62,28 @@ def anyio_backend() -> str:
 def effort(request: pytest.FixtureRequest) -> Effort:
     """Return the size that this proof should have."""
     return Effort.LONG if request.config.getoption("--long") else Effort.QUICK
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Start a PostgreSQL server, once for all tests that leave it running."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """Make an empty PostgreSQL database, and give its URL."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.system)])
+def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an empty state of each kind; those of PostgreSQL are `system`."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state.db'}"
+    return str(request.getfixturevalue("postgres_url"))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

@@ -102,7 +102,7 @@ def _jobs(urls: dict[str, str], out: Path) -> Iterator[Job]:
         for board in BOARDS:
             for theme, width in SHAPES:
                 yield Job(scene, board, theme, width, url, out)
-    for scene in ("A quiet day", "an incident", "a hundred orgs"):
+    for scene in ("A quiet day", "an incident", "a hundred orgs", "an agency at night"):
         for board in BOARDS:
             yield Job(scene, board, "dark", 1280, urls[scene], out, top=True)
             yield Job(scene, board, "light", 1280, urls[scene], out, top=True)

@@ -14,7 +14,12 @@ from grafana.pictures.past import ask
 
 CALM: Final = {"#00000000", "#ffffff00"}
 UNKNOWN: Final = "#8e8e8e"
-QUIET: Final = {"A quiet day", "one org"}
+QUIET: Final = {"A quiet day", "one org", "an agency on a quiet day"}
+EXPECTED: Final = {
+    **{one.name: {one.expected} for one in (*RUNS, *EXPORTER)},
+    "an agency at night": {"InventCreditsExhausting", "InventLeasesLost"},
+}
+"""The alerts that must be in the list, by the scene."""
 COUNTED: Final = {
     "Runs finished": ("invent_runs_finished_total", "status"),
     "Runs submitted": ("invent_runs_submitted_total", "origin"),
@@ -76,12 +81,11 @@ def _lies(tiles: list[dict[str, str]]) -> Iterator[str]:
 def _silences(scene: str, seen: dict[str, Any]) -> Iterator[str]:
     loud = {tile["panel"] for tile in seen["tiles"] if tile["color"] not in {*CALM, UNKNOWN}}
     alerts = {cell for row in seen["rows"].get("Alerts firing", ()) for cell in row}
-    for incident in (*RUNS, *EXPORTER):
-        if incident.name == scene:
-            if incident.expected not in alerts:
-                yield f"{incident.expected} is not in the list of alerts"
-            if not loud:
-                yield "no tile has a color"
+    if expected := EXPECTED.get(scene):
+        for alert in sorted(expected - alerts):
+            yield f"{alert} is not in the list of alerts"
+        if not loud:
+            yield "no tile has a color"
     if scene == "the exporter is dead" and "Orgs not read" not in loud:
         yield "no tile says that no org is read"
     if scene == "nothing installed":

@@ -8,8 +8,8 @@ series take a second a minute.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from random import Random
@@ -22,6 +22,7 @@ from prometheus_client.core import Metric
 from drill.incidents import Theater
 from drill.traffic import Habit, Traffic
 from invent_exporter.api.models import Run, Usage
+from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.config.schema import MetricsConfig
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts, series_key
 from invent_exporter.ledger.ledger import OpenGroup
@@ -32,9 +33,21 @@ from invent_exporter.telemetry import Telemetry
 
 SCRAPE_SECONDS: Final = 60
 _REASONS: Final = {401: "unauthorized", 429: "rate_limited", 503: "server_error"}
-TARGET: Final = {"job": "invent-exporter", "instance": "invent-exporter"}
+JOB: Final = "invent-exporter"
+TARGET: Final = {"job": JOB, "instance": JOB}
+"""Of what the ledger counts, whichever replica serves it; and of a lone process."""
 _DEFAULT: Final = MetricsConfig()
 _BOUNDS: Final = Bounds(_DEFAULT.duration_buckets, _DEFAULT.queue_buckets, _DEFAULT.credit_buckets)
+
+
+@dataclass(frozen=True)
+class Purse:
+    """What a sub-org has when the scene begins; its runs burn it."""
+
+    balance: float | None = None
+    promo: float = 0
+    cap: float | None = None
+    used: float = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,11 @@ class Scene:
     has_odd_runs: bool = False
     """Some are found late, or have a field that can't be read, or can't be read at all."""
     seed: int = 1
+    purses: Mapping[str, Purse] = field(default_factory=dict)
+    """By org: those that are sub-orgs."""
+    replicas: int = 1
+    pauses: tuple[tuple[float, float], ...] = ()
+    """From when to when, in minutes before the end, the last replica stood still."""
 
 
 Exemplars = dict[tuple[str, str], None]
@@ -115,6 +133,7 @@ class Past:
         self.workflows: dict[tuple[str, str], Workflow] = {}
         self.faults: list[Fault] = []
         self.started: float | None = scene.begin
+        self.burned: defaultdict[str, float] = defaultdict(float)
         self._runs: dict[str, Run] = {}
         habits = tuple(map(replace, scene.habits))
         self.traffic = Traffic(self, habits, self.random, 60, scene.begin)
@@ -160,6 +179,7 @@ class Past:
         self, run_id: str, status: str, *, usage: simulator.Usage | None, error: str | None
     ) -> None:
         """Let it end."""
+        self.burned[self._runs[run_id].org_id or ""] += usage.total if usage else 0.0
         steps = msgspec.Raw(msgspec.json.encode(usage.steps if usage else {}))
         spent = usage and Usage(usage.total, usage.ai_total, steps)
         self._take(
@@ -172,14 +192,20 @@ class Past:
 class Org:
     """One org's polls."""
 
-    def __init__(self, org_id: str, telemetry: Telemetry, random: Random) -> None:
-        self.org_id, self.telemetry, self.random = org_id, telemetry, random
+    def __init__(self, org_id: str, replica: Replica, random: Random, purse: Purse | None) -> None:
+        self.org_id, self.random = org_id, random
+        self._purse, self._finances = purse, NO_FINANCES
         self.counts = OrgCounts(invalid=Counter(), unreadable=Counter())
         self.reconciled = 0.0
         self.broken = 0
         self.offset = random.uniform(2, 28)
-        telemetry.declare_org(org_id)
-        telemetry.set_poll_interval(org_id, 30)
+        self.serve_by(replica)
+
+    def serve_by(self, replica: Replica) -> None:
+        """Go to a replica."""
+        self.replica, self.telemetry = replica, replica.telemetry
+        self.telemetry.declare_org(self.org_id)
+        self.telemetry.set_poll_interval(self.org_id, 30)
 
     def poll(self, at: int, faults: Iterable[Fault]) -> None:
         """Poll twice in the minute that ends."""
@@ -206,15 +232,50 @@ class Org:
             self.counts.invalid["row"] += 1
             self.counts.recovered += 1
 
+    def look_at_purse(self, burned: float) -> None:
+        """Read what the org has, when so much of it was burned."""
+        if self._purse is None:
+            return
+        balance, cap, used = self._purse.balance, self._purse.cap, self._purse.used + burned
+        self._finances = Finances(
+            None if balance is None else max(round(balance - burned, 2), 0),
+            self._purse.promo,
+            cap,
+            round(used if cap is None else min(used, cap), 2),
+        )
+
     def text(self) -> str:
         """Return the samples of the org as a whole."""
-        return _text(OrgView(self.org_id, self.org_id.title(), self.counts, 0).metrics(), {})
+        name = self.org_id.replace("-", " ").title()
+        view = OrgView(self.org_id, name, self.counts, 0, finances=self._finances)
+        return _text(view.metrics(), {})
 
 
-def _text(metrics: Iterable[Metric], exemplars: Exemplars) -> str:
+class Replica:
+    """One process."""
+
+    def __init__(self, instance: str, begin: float) -> None:
+        self.target = {"job": JOB, "instance": instance}
+        self.registry = CollectorRegistry()
+        self.telemetry = Telemetry(self.registry)
+        self.telemetry.set_build("0.2.0", "", "3.13")
+        self.telemetry.config_read(begin)
+        self.orgs = 0
+        self.telemetry.watch_orgs(lambda: self.orgs)
+
+    def text(self, process: dict[str, float]) -> str:
+        """Return what it says of itself, its polls and its process."""
+        return _text(self.registry.collect(), {}, self.target) + _of_target(process, self.target)
+
+
+def _text(
+    metrics: Iterable[Metric], exemplars: Exemplars, target: Mapping[str, str] = TARGET
+) -> str:
     lines = []
     for sample in (sample for metric in metrics for sample in metric.samples):
-        labels = ",".join(f'{name}="{value}"' for name, value in (TARGET | sample.labels).items())
+        labels = ",".join(
+            f'{name}="{value}"' for name, value in {**target, **sample.labels}.items()
+        )
         series = f"{sample.name}{{{labels}}}"
         lines.append(f"{series} {sample.value}\n")
         if one := sample.exemplar:
@@ -225,33 +286,53 @@ def _text(metrics: Iterable[Metric], exemplars: Exemplars) -> str:
 
 def write(scene: Scene, exemplars: Exemplars) -> Iterator[str]:
     """Yield the scrapes of a scene as OpenMetrics; collect what exemplars they carried."""
-    registry = CollectorRegistry()
-    telemetry = Telemetry(registry)
-    telemetry.set_build("0.2.0", "", "3.13")
-    telemetry.config_read(scene.begin)
+    names = [JOB] if scene.replicas == 1 else [f"10.0.0.{n}:10480" for n in range(scene.replicas)]
+    replicas = [Replica(name, scene.begin) for name in names]
     past = Past(scene)
-    names = dict.fromkeys(org_id for org_id, _ in past.workflows)
-    orgs = {org_id: Org(org_id, telemetry, past.random) for org_id in names}
+    orgs = {
+        org_id: Org(org_id, replicas[number % len(replicas)], past.random, scene.purses.get(org_id))
+        for number, org_id in enumerate(dict.fromkeys(org_id for org_id, _ in past.workflows))
+    }
     for at in range(scene.begin, scene.end + 1, SCRAPE_SECONDS):
         past.traffic.play_until(at)
-        if past.started is None:
-            down = {"up": 0, "scrape_duration_seconds": 0.001, "scrape_samples_scraped": 0}
-            yield _of_target(down).replace("\n", f" {at}\n")
-            continue
-        parts = []
-        for org in orgs.values():
+        ago = (scene.end - at) / 60
+        stands_still = any(begin >= ago > end for begin, end in scene.pauses)
+        answering = replicas[: -1 if stands_still else None] if past.started is not None else []
+        parts = [_of_target(_DOWN, one.target) for one in replicas if one not in answering]
+        if answering:
+            _share(list(orgs.values()), replicas, answering)
+        for org in orgs.values() if answering else ():
             org.poll(at, past.faults)
             if scene.has_odd_runs:
                 org.meet_odd_runs()
+            if (at - scene.begin) % 600 == 0:
+                org.look_at_purse(past.burned[org.org_id])
             parts.append(org.text())
-        for (org_id, _), one in past.workflows.items():
+        for (org_id, _), one in past.workflows.items() if answering else ():
             live = orgs[org_id].broken < 3  # noqa: PLR2004 (the contract's)
             parts.append(one.text(exemplars, live=live))
-        telemetry.set_ledger_size(2_000_000 + 300 * (at - scene.begin) // 60)
-        parts.append(_text(registry.collect(), {}))
-        parts.append(_of_target(_process(past.started, at, len(past.workflows))))
+        for replica in answering:
+            replica.telemetry.set_ledger_size(2_000_000 + 300 * (at - scene.begin) // 60)
+            replica.orgs = sum(org.replica is replica for org in orgs.values())
+            workflows = len(past.workflows) * replica.orgs // len(orgs)
+            parts.append(replica.text(_process(past.started or 0, at, workflows)))
         yield "".join(parts).replace("\n", f" {at}\n")
     yield "# EOF\n"
+
+
+def _share(orgs: list[Org], replicas: list[Replica], answering: list[Replica]) -> None:
+    """Give each org to a replica that answers, its own where that does."""
+    for number, org in enumerate(orgs):
+        own = replicas[number % len(replicas)]
+        fit = own if own in answering else answering[number % len(answering)]
+        if org.replica is not fit:
+            org.telemetry.forget_org(org.org_id)
+            if org.replica not in answering:
+                org.telemetry.leases_lost(1)
+            org.serve_by(fit)
+
+
+_DOWN: Final = {"up": 0.0, "scrape_duration_seconds": 0.001, "scrape_samples_scraped": 0.0}
 
 
 def _process(began: float, at: int, workflows: int) -> dict[str, float]:
@@ -265,6 +346,6 @@ def _process(began: float, at: int, workflows: int) -> dict[str, float]:
     }
 
 
-def _of_target(samples: dict[str, float]) -> str:
-    labels = ",".join(f'{name}="{value}"' for name, value in TARGET.items())
+def _of_target(samples: dict[str, float], target: Mapping[str, str] = TARGET) -> str:
+    labels = ",".join(f'{name}="{value}"' for name, value in target.items())
     return "".join(f"{name}{{{labels}}} {value}\n" for name, value in samples.items())

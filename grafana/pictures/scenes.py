@@ -8,7 +8,7 @@ from typing import Final, get_args
 
 from drill.incidents import EXPORTER, RUNS, Theater, quiet_habits
 from drill.traffic import Habit
-from grafana.pictures.history import Scene
+from grafana.pictures.history import Purse, Scene
 from invent_exporter.simulator import Fault
 from invent_exporter.simulator.runs import Origin
 
@@ -80,6 +80,32 @@ def hundred_orgs(hours: float = 6, orgs: int = 100) -> Scene:
     return Scene(END - int(hours * HOUR), END, habits, acts)
 
 
+def agency(*, is_quiet: bool) -> Scene:
+    """Return a parent with eleven sub-orgs on three replicas; two of them run dry at night."""
+    orgs = ("agency", *(f"client-{number:02d}" for number in range(1, 12)))
+    tasks: tuple[tuple[str, Origin, float, float], ...] = (
+        ("mail", "TRIGGER", 6, 1),
+        ("chat", "WEBHOOK", 4, 0.5),
+        ("agent", "WORKFLOW", 10, 3),
+    )
+    habits = tuple(
+        Habit(f"{org}-{task}", org, origin, every_minutes, 1, burned)
+        for org in orgs
+        for task, origin, every_minutes, burned in tasks
+    )
+    purses = {org: Purse(balance=5000.0 + 500 * number) for number, org in enumerate(orgs[1:])}
+    purses["client-02"] = Purse(promo=100, cap=9000, used=4000)
+    purses["client-03"] = Purse(balance=8000, promo=250, cap=9000, used=3000)
+    quiet = Scene(END - 10 * HOUR, END, habits, purses=purses, replicas=3)
+    if is_quiet:
+        return quiet
+    purses |= {
+        "client-04": Purse(balance=600),
+        "client-07": Purse(balance=6000, cap=5000, used=4700),
+    }
+    return replace(quiet, purses=purses, pauses=((57, 55), (38, 36), (20, 18)))
+
+
 SIZES: Final = {
     "an incident": replace(
         QUIET,
@@ -90,8 +116,11 @@ SIZES: Final = {
             (100, lambda theater: theater.start_exporter()),
         ),
         has_odd_runs=True,
+        purses={"acme": Purse(balance=30000, promo=100, cap=40000, used=15000)},
     ),
     "the exporter is dead": replace(QUIET, acts=((1.5, _BEGIN["The exporter is killed"]),)),
     "one org": replace(QUIET, habits=QUIET.habits[:3]),
     "nothing installed": replace(QUIET, habits=()),
+    "an agency on a quiet day": agency(is_quiet=True),
+    "an agency at night": agency(is_quiet=False),
 }

@@ -16,7 +16,7 @@ import httpcore
 import httpx
 
 if find_spec("sniffio") is None:
-    # httpcore looks for it at each lock that it makes, on the disk: what is not there is not cached.
+    # httpcore looks for it at each lock that it makes, each time on the disk.
     sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 READ_BYTES = 2048

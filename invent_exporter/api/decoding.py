@@ -114,7 +114,7 @@ def _rows(body: bytes | bytearray) -> Iterable[memoryview]:
     with contextlib.suppress(*_REFUSED):
         return map(memoryview, _built(_ROWS.decode(body)))
     if not _looks_like_rows(body):
-        raise BadAnswerError(_describe(body))
+        raise BadAnswerError(describe(body))
     return cutting.items(body)
 
 
@@ -198,7 +198,7 @@ def _looks_like_rows(body: bytes | bytearray) -> bool:
     return _ROWS_BEGIN.match(body) is not None and bytes(body[-100:]).rstrip()[-1:] == b"]"
 
 
-def _describe(body: bytes | bytearray) -> str:
+def describe(body: bytes | bytearray) -> str:
     """Say what came in place of a page, without showing what may be somebody's data."""
     start = bytes(body[:100]).lstrip()
     if not body.strip():

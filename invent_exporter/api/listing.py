@@ -32,7 +32,7 @@ DECODE_IN_THREAD_BYTES = 32 * 1024
 FAILURES_IN_A_READ = 3
 SAME_SPOILED_ROWS = 5
 LONGEST_NUMBER = 18
-_DECODER = Worker()
+DECODER = Worker()
 """For all orgs: large pages are decoded one after the other."""
 
 _FAILING_ROW = InvalidRun(None, "server_error", digest_of(b"server_error"))
@@ -217,10 +217,10 @@ class Listing:
         try:
             decode = partial(decode_page, answer.body, answer.latest_seconds)
             is_small = len(answer.body) <= DECODE_IN_THREAD_BYTES
-            page = decode() if is_small else await _DECODER.run(decode)
+            page = decode() if is_small else await DECODER.run(decode)
             return replace(answer, body=b""), page
         except SpoiledPageError as error:
-            count = _number_in(answer.headers, "pagination-count")
+            count = number_in(answer.headers, "pagination-count")
             raise _SpoiledAnswerError("undecodable", answer.body, count) from error
         finally:
             answer.release()
@@ -281,8 +281,8 @@ class Listing:
     ) -> Chunk | None:
         """Place the rows in the listing; None when another page size must be asked for."""
         start, take = asked.start, len(asked)
-        count = _number_in(answer.headers, "pagination-count")
-        said_take = _number_in(answer.headers, "pagination-take")
+        count = number_in(answer.headers, "pagination-count")
+        said_take = number_in(answer.headers, "pagination-take")
         if page.rows > take:
             message = f"asked for {take} rows, got {page.rows}: `take` is ignored"
             raise ApiError("invalid_response", message)
@@ -368,7 +368,7 @@ def _page_of(offset: int, take: int) -> range:
     return range(start, start + take)
 
 
-def _number_in(headers: Mapping[str, str], name: str) -> int | None:
+def number_in(headers: Mapping[str, str], name: str) -> int | None:
     """Read a header as a whole number that is not negative; None for anything else."""
     text = headers.get(name, "")
     is_number = len(text) <= LONGEST_NUMBER and text.isascii() and text.isdigit()

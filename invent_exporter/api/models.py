@@ -163,16 +163,20 @@ class Run(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def first_time(self) -> float | None:
         """When the run came to be, as well as it can be known: its first time that is not null."""
-        times = (self.created, self.started, self.ended)
-        return next((time for time in times if time is not None), None)
+        return self.ended if (time := self._begun) is None else time
 
-    @cached_property
+    @property
     def told_time(self) -> float | None:
         """The time by which it is told from history: its end, else as well as it can be known."""
-        times = (seconds(self.ended_at), self.created, self.started, self.updated)
-        return next((time for time in times if time is not None), None)
+        if self.ended_at is not None or (time := self._begun) is None:
+            return self.ended
+        return time
 
-    @cached_property
+    @property
+    def _begun(self) -> float | None:
+        return self.started if self.created is None else self.created
+
+    @property
     def concluded(self) -> float:
         """When the run ended, as well as it can be known; `NEVER_SECONDS` without any time."""
         time = self.first_time if self.ended is None else self.ended

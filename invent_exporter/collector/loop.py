@@ -7,8 +7,10 @@ a reason of the contract, and the next poll begins from what was committed.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from invent_exporter.collector.discovery import Discovery
 from invent_exporter.collector.poller import Peers, Poller, SupersededError
 from invent_exporter.errors import ApiError, StorageError
 from invent_exporter.log import get_logger
@@ -23,6 +25,8 @@ STALL_SECONDS = 300.0
 _WALK_STRETCH = 20
 _LONGEST_BACKOFF_SECONDS = 10.0
 """The most that is waited, at random, after a failed poll whose interval is over already."""
+_FIRST_LOOK_SECONDS = 30.0
+"""How long the first poll of `c` waits for the first look for its sub-orgs."""
 
 log = get_logger(__package__)
 
@@ -43,6 +47,7 @@ class Collector:
         self._shared = shared
         self._clocks = shared.clocks
         self._poller = Poller(target, shared, peers, beat=self._beat, hold=self._hold)
+        self.discovery = Discovery(shared, lambda: self.target, lambda: self.label)
         self._changed = asyncio.Event()
         self._failures = 0
         self._alive_until = shared.clocks.monotonic()
@@ -82,19 +87,26 @@ class Collector:
 
     async def change(self, target: Target) -> None:
         """Go on with another name, key or interval, at once where the API may be asked."""
-        if target == self.target:
+        before = self.target
+        if target == before:
             return
         self._poller.target = target
         self._poller.note()
-        self._changed.set()
+        if not target.is_polled_as(before):
+            self._changed.set()
+            self.discovery.change()
 
     async def run(self) -> None:
         """Poll until cancelled, or until an earlier target turns out to be this org: Superseded."""
+        looks: asyncio.Task[None] | None = None
         self._shared.demand.note(self.target.id, 1, self.target.poll_interval_seconds)
         # Orgs that begin together spread over the interval.
         share = self._clocks.random()
         try:
             while True:
+                if looks is None and self.target.sub_orgs_interval_seconds is not None:
+                    looks = asyncio.create_task(self.discovery.run())
+                    await self._await_first_look()
                 began = self._clocks.monotonic()
                 until = max(began + share * await self.poll(), self._not_before)
                 share = 1.0
@@ -105,6 +117,16 @@ class Collector:
                     self._shared.telemetry.throttled(min(left, self._held_seconds))
         finally:
             self._shared.demand.forget(self.target.id)
+            if looks is not None:
+                looks.cancel()
+                await asyncio.gather(looks, return_exceptions=True)
+
+    async def _await_first_look(self) -> None:
+        """Wait for it as long as it is not known which org `c` is: none of its sub-orgs."""
+        if self.label == "c":
+            self._beat(_FIRST_LOOK_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.discovery.first_look.wait(), _FIRST_LOOK_SECONDS)
 
     async def _wait(self, seconds: float) -> None:
         """Wait, or until the target changes; but never less than the API asked for."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from invent_exporter.collector.reader import Reader
 from invent_exporter.collector.reconciler import Reconciler
-from invent_exporter.errors import ApiError
+from invent_exporter.errors import ApiError, StorageError
 from invent_exporter.log import get_logger
 from invent_exporter.scan.poll import Poll
 
@@ -109,18 +109,22 @@ class Poller:
             SupersededError: an earlier target is the same org.
 
         """
-        if self.org is not None:
+        if self.org is not None and not self.org.is_stale:
             return self.org
-        org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
+        org = await self._load()
         if org.org_id is not None:
             if not self._peers.claim(self, org.org_id):
                 raise SupersededError(org.org_id)
             self._rename(org.org_id)
             # Behind the step of a target that has just given way, which ends whole.
-            org = await self._shared.ledger.load(self.target.id, walk_floor=self._walk_floor)
+            org = await self._load()
         self._shared.telemetry.declare_org(self.label)
         self._take(org)
         return org
+
+    async def _load(self) -> OrgLedger:
+        target, floor = self.target, self._walk_floor
+        return await self._shared.ledger.load(target.id, walk_floor=floor, lease=target.lease)
 
     def _take(self, org: OrgLedger) -> None:
         """Go on with this ledger; the target that had it may not have served it to the end."""
@@ -131,8 +135,8 @@ class Poller:
     def note(self, changed: Iterable[str] = ()) -> None:
         """Serve what is committed of these workflows and of the org with the next publish."""
         if self.org is not None:
-            org_name = self.target.name or self.label
-            self._shared.publisher.note(self.org, changed, org_name=org_name)
+            name, finances = self.target.name or self.label, self.target.finances
+            self._shared.publisher.note(self.org, changed, org_name=name, finances=finances)
 
     async def poll(self) -> bool:
         """Poll once; True when nothing but a walk through all pages could prove that it was whole.
@@ -143,6 +147,8 @@ class Poller:
             SupersededError: an earlier target is the same org.
 
         """
+        if not self._shared.may_poll():
+            raise StorageError("its lease ran out, and the database does not renew it")
         org = await self.start()
         try:
             return await self._poll(org)
@@ -320,10 +326,17 @@ class Poller:
         org, names = self.org, Counter(run.org_id for run in runs)
         if org is None or not runs or self._asked_with == self._sure_of_key:
             return
-        is_another = not names.keys() & {None, org.org_id}
+        is_another = not names.keys() & {None, org.org_id, *await self._sub_orgs(org)}
         if is_another and not await self._shared.ledger.knows_any(org, [run.id for run in runs]):
             raise _AnotherOrgError(str(names.most_common(1)[0][0]))
         self._sure_of_key = self._asked_with
+
+    async def _sub_orgs(self, org: OrgLedger) -> set[str]:
+        """Name the sub-orgs that are known: `c` may list their runs, and is none of them."""
+        if self.target.sub_orgs_interval_seconds is None:
+            return set()
+        parents, known = (self.target.id, org.org_id), await self._shared.ledger.sub_orgs()
+        return {row.org_id for row in known.rows if row.parent in parents} - {org.org_id or ""}
 
     async def _change_org(self, org: OrgLedger, org_id: str) -> None:
         """Let `c` be another org from now on, with a first contact of its own."""
@@ -334,20 +347,26 @@ class Poller:
         await self._shared.publisher.withdraw(org)
         self.label = org_id
         self._shared.telemetry.declare_org(org_id)
-        self._take(await self._shared.ledger.reassign(org, org_id, walk_floor=self._walk_floor))
+        other = await self._shared.ledger.reassign(org, org_id, walk_floor=self._walk_floor)
+        if other is None:
+            self.org = None
+            raise SupersededError(org_id)
+        self._take(other)
         # Only now: what broke off before is looked at again. And once a key: it may not wander.
         self._sure_of_key = self._asked_with
         if org.org_id is not None:
             self._peers.left(org.org_id)
 
     async def _identify(self, org: OrgLedger) -> OrgLedger:
-        """Learn which org `c` is: the one that most of its runs name."""
-        org_id = org.likely_org_id
-        if org.org_id is not None or org_id is None:
+        """Learn which org `c` is: the one that most of its runs name, but for its sub-orgs."""
+        if org.org_id is not None or not org.named_by:
+            return org
+        org_id = org.likely_org_id(await self._sub_orgs(org))
+        if org_id is None:
             return org
         was_foreign = org_id in self._peers.others(self)
         if not self._peers.claim(self, org_id):
-            await self._shared.ledger.dissolve(org)
+            await self._shared.ledger.dissolve(org, org_id, walk_floor=self._walk_floor)
             self.org = None
             raise SupersededError(org_id)
         # The name first: from now on nobody else may take this org over, or forget it.
@@ -355,6 +374,9 @@ class Poller:
         named = await self._shared.ledger.identify(
             org, org_id, walk_floor=self._walk_floor, was_foreign=was_foreign
         )
+        if named is None:
+            self.org = None
+            raise SupersededError(org_id)
         if named is not org:
             self._take(named)
         return named

@@ -34,6 +34,8 @@ class Supervisor:
     """Starts, changes and withdraws the collectors of this process."""
 
     def __init__(self, shared: Shared) -> None:
+        self.elsewhere: Mapping[str, float] = {}
+        """The orgs that other replicas poll, each with its `OrgLedger.history_until`."""
         self._shared = shared
         self._wanted: dict[str, Target] = {}
         self._precedence: dict[str, int] = {}
@@ -70,12 +72,13 @@ class Supervisor:
 
     def others(self, poller: Poller) -> Mapping[str, float]:
         """Name the other polled orgs, each with the time until which its runs are not its own."""
-        return {
+        here = {
             collector.label: math.inf if collector.org is None else collector.org.history_until
             for collector in self._collectors.values()
-            # Its own too is left out: another target may be the same org, until that is settled.
-            if collector.label not in (_ALIAS, poller.label)
         }
+        # Its own too is left out: another target may be the same org, until that is settled.
+        own = (_ALIAS, poller.label)
+        return {org: until for org, until in {**self.elsewhere, **here}.items() if org not in own}
 
     def claim(self, poller: Poller, org_id: str) -> bool:
         """Tell whether no earlier target is the same org; a later one gives way."""
@@ -109,8 +112,9 @@ class Supervisor:
         collector.first_attempt.set()
         self._superseded[target_id] = org_id
         self._shared.telemetry.forget_org(target_id)
-        line = "an org is configured twice; the later entry is dropped"
-        log.warning(line, org_id=org_id, entry=target_id)
+        if collector.target.parent is None:  # else it is its own sub-org, and polled as configured
+            line = "an org is configured twice; the later entry is dropped"
+            log.warning(line, org_id=org_id, entry=target_id)
 
     # -- changes
 
@@ -134,8 +138,7 @@ class Supervisor:
             for target_id in self._superseded.keys() - wanted.keys():
                 del self._superseded[target_id]
             await self._start_wanted()
-            for collector in gone:
-                await self._withdraw(collector)
+            await asyncio.gather(*map(self._withdraw, gone))
             await self._shared.publisher.flush()
             with suppress(StorageError):  # the next change, or start, does it
                 await self._shared.ledger.forget_texts()

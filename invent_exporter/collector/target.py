@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from invent_exporter.api.listing import RunsApi
+from invent_exporter.api.orgs import NO_FINANCES, Finances, SubOrgsApi
 from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.config.key import Key
@@ -30,6 +32,18 @@ class Target:
     reconcile_interval_seconds: float
     logged_runs: str = "failed"
     """Which finished runs have a log line: `failed`, `all` or `none`."""
+    lease: int | None = None
+    """The epoch of the lease under which it is polled, where replicas share the orgs."""
+    sub_orgs_interval_seconds: float | None = None
+    """How often its sub-orgs are looked for; None: never."""
+    parent: str | None = None
+    """The org that lists this one, by its real id where that is known; None: it is configured."""
+    finances: Finances = NO_FINANCES
+
+    def is_polled_as(self, other: Target) -> bool:
+        """Tell whether the two differ in nothing but what is said of the org."""
+        said = {"name": other.name, "parent": other.parent, "finances": other.finances}
+        return replace(self, **said) == other  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ class Shared:
 
     ledger: Ledger
     api: RunsApi
+    sub_orgs: SubOrgsApi
     telemetry: Telemetry
     publisher: Publisher
     clocks: Clocks
@@ -63,3 +78,7 @@ class Shared:
     read_key: Callable[[Key], str]
     redactor: Redactor
     walk_bounds: WalkBounds = WalkBounds()
+    may_poll: Callable[[], bool] = lambda: True
+    """False while this replica's leases have run out."""
+    retarget: asyncio.Event = field(default_factory=asyncio.Event)
+    """Is set when sub-orgs were looked for, whatever came of it: the targets may be others."""

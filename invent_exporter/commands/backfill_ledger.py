@@ -16,7 +16,8 @@ class KnownOrg(msgspec.Struct, frozen=True):
     """An org that had its first contact; `alias` is `c` for the one that `c` stands for.
 
     `live` are runs that the live counters have, or will have when they end, though they may be of
-    before `contact_seconds`; `history` those that they never will, though they ended after it.
+    before `contact_seconds`; `history` those that they never will, though they ended after it;
+    `met` those that first contact met, though they were created after it: `Date` is cut to seconds.
     """
 
     org_id: str
@@ -24,6 +25,7 @@ class KnownOrg(msgspec.Struct, frozen=True):
     contact_seconds: float
     live: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
+    met: frozenset[str] = frozenset()
     workflows: frozenset[str] = frozenset()
     folded: frozenset[str] = frozenset()
 
@@ -66,9 +68,8 @@ def _org(connection: sqlite3.Connection, path: Path, row: _OrgRow) -> KnownOrg:
     def ids(query: str) -> frozenset[str]:
         return frozenset(name for (name,) in connection.execute(query, key))
 
-    return KnownOrg(
-        name, row.alias, row.contact, ids(_LIVE), ids(_HISTORY), ids(_WORKFLOWS), ids(_FOLDED)
-    )
+    known = map(ids, (_LIVE, _HISTORY, _MET, _WORKFLOWS, _FOLDED))
+    return KnownOrg(name, row.alias, row.contact, *known)
 
 
 _ORGS = "SELECT org, org_id, alias, contacted, contact FROM org"
@@ -78,5 +79,6 @@ _LIVE = f"{_OF_RUNS} (counted = 1 OR final = 0) AND min(created, since) <= :cont
 _HISTORY = (
     f"{_OF_RUNS} counted = 0 AND final = 1 AND max(created, since, ifnull(updated, 0)) > :contact"
 )
+_MET = f"{_OF_RUNS} met_by = 'contact' AND created > :contact"
 _WORKFLOWS = "SELECT workflow_id FROM workflow WHERE org = :org AND numbers IS NOT NULL"
 _FOLDED = "SELECT workflow_id FROM workflow WHERE org = :org AND numbers IS NULL"

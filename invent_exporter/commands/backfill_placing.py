@@ -17,9 +17,9 @@ from invent_exporter.config.workflows import Workflows
 class Window(msgspec.Struct, frozen=True):
     """The past of one org: from `start` to `end`, seconds since the epoch, and what is known of it.
 
-    `others` are the other orgs that are read, by their real ids, each with its own end; `live` and
-    `history` are runs that stand on the other side than their times say (`KnownOrg`); `workflows`
-    says which are left out.
+    `others` are the other orgs that are read, by their real ids, each with its own end; `live`,
+    `history` and `met` are runs that stand on the other side than their times say (`KnownOrg`);
+    `workflows` says which are left out.
     """
 
     start: float
@@ -27,6 +27,7 @@ class Window(msgspec.Struct, frozen=True):
     others: Mapping[str, float]
     live: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
+    met: frozenset[str] = frozenset()
     workflows: Workflows = Workflows()
 
 
@@ -51,7 +52,8 @@ def place(run: Run, window: Window) -> Place | None:
     is_history = run.id in window.history
     is_live = run.id in window.live or (run.told_time > window.end and not is_history)
     submitted = finished = None
-    if window.start <= run.first_time and (run.first_time <= window.end or is_history):
+    was_met = is_history or run.id in window.met
+    if window.start <= run.first_time and (run.first_time <= window.end or was_met):
         submitted = run.first_time
     if run.is_final and not is_live and run.concluded >= window.start:
         finished = run.concluded

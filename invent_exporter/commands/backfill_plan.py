@@ -85,6 +85,7 @@ class TaskOrg(msgspec.Struct):
     end: float | None
     live: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
+    met: frozenset[str] = frozenset()
     workflows: frozenset[str] = frozenset()
     folded: frozenset[str] = frozenset()
 

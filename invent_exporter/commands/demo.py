@@ -39,12 +39,17 @@ def simulator(address: tuple[str, int], seed: int, settings: Settings) -> Iterat
 
 
 def demo_config(api_url: str) -> Config:
-    """Poll both orgs of the simulated API at a pace to watch; keep nothing."""
+    """Poll the orgs of the simulated API at a pace to watch; keep nothing."""
     return Config(
         api=ApiConfig(url=api_url),
         orgs=(
-            OrgConfig(id="c", name="Aurora Foods", key=Key.literal(DEMO_KEY)),
-            OrgConfig(id="org-aurora-labs", name="Aurora Labs", key=Key.literal("demo-labs-key")),
+            OrgConfig(
+                id="c",
+                name="Aurora Foods",
+                key=Key.literal(DEMO_KEY),
+                sub_orgs=True,
+                sub_orgs_interval_seconds=10.0,
+            ),
         ),
         poll_interval_seconds=2.0,
         state_url="sqlite://",

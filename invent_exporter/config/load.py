@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 from invent_exporter.config.key import Key
 from invent_exporter.config.schema import KEYS, ApiConfig, Config, MetricsConfig, OrgConfig, Setting
+from invent_exporter.config.state import passwords
 from invent_exporter.config.yaml_nodes import Value, parse
 from invent_exporter.errors import ConfigError, escaped
 from invent_exporter.redaction import Redactor
@@ -61,6 +62,8 @@ def _load(
         if _KEY_PLACE.fullmatch(value.key):
             redactor.add(value.node.value.strip())
     redactor.add(environ.get("INVENT_API_KEY", "").strip())
+    # libpq's own variable; a password file (`passfile`, PGPASSFILE) is read by libpq alone.
+    redactor.add(environ.get("PGPASSWORD", ""))
     given = find_values(file, KEYS)
     api = build(ApiConfig, given, environ)
     orgs = _orgs(given.get("orgs"), environ, api.key)
@@ -70,6 +73,8 @@ def _load(
         if not _KEY_PLACE.match(value.key) and redactor.holds(value.node.value):
             raise value.error("an API key stands here: expected it as `key`, or in a `key_file`")
     config = build(Config, given, environ, api=api, orgs=orgs)
+    for password in passwords(config.state_url):
+        redactor.add(password)
     if path is not None and running is not None:
         for before, after in ((running, config), (running.metrics, config.metrics)):
             for key in _fixed_that_changed(before, after):

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import partial
 from typing import Any, Final, TypeVar, dataclass_transform
 
+from invent_exporter.config import state
 from invent_exporter.config import values as read
 from invent_exporter.config.key import Key
 from invent_exporter.config.workflows import EVERY, Workflows
@@ -79,8 +80,9 @@ class OrgConfig:
     id: str = setting("orgs[].id", read.org_id, default="c", env="INVENT_ORG_ID")
     name: str | None = setting("orgs[].name", Value.text, default=None)
     key: Key = setting("orgs[].key orgs[].key_file", read.key)
-    sub_orgs: bool = setting(
-        "orgs[].sub_orgs", partial(read.switch, can_be_on=False), default=False
+    sub_orgs: bool = setting("orgs[].sub_orgs", read.switch, default=False)
+    sub_orgs_interval_seconds: float = setting(
+        "orgs[].sub_orgs_interval", partial(read.duration, least=0.1), default=600.0
     )
 
 
@@ -128,10 +130,13 @@ class Config:
     reconcile_window_seconds: float = setting("reconcile_window", read.duration, default=86400.0)
     state_url: str = setting(
         "state.url",
-        read.state_url,
+        state.state_url,
         is_fixed=True,
         default="sqlite:///invent-exporter.db",
         env="INVENT_STATE_URL",
+    )
+    lease_seconds: float = setting(
+        "state.lease", partial(read.duration, least=1.0), is_fixed=True, default=15.0
     )
     metrics: MetricsConfig = MetricsConfig()
     workflow_names: Mapping[str, str] = setting(

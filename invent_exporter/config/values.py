@@ -86,13 +86,11 @@ def whole(value: Value, most: int | None = None) -> int:
     return int(text)
 
 
-def switch(value: Value, *, can_be_on: bool = True) -> bool:
+def switch(value: Value) -> bool:
     """Read true or false."""
     text = value.text(is_any=True)
     if not value.is_plain or text.lower() not in ("true", "false"):
         raise value.error(f"{excerpt(text)} is not a switch: expected true or false")
-    if text.lower() == "true" and not can_be_on:
-        raise value.error("true is not supported yet: expected false")
     return text.lower() == "true"
 
 
@@ -125,9 +123,14 @@ def org_id(value: Value) -> str:
     text = value.text()
     if not text:
         raise value.error("the id is empty: expected the id of an org, or c for the key's own")
-    if text in (".", "..") or re.search(r"[/?#%\\\s]", text):
+    if not is_org_id(text):
         raise value.error("not an id: expected no white space and none of / ? # % \\")
     return text
+
+
+def is_org_id(text: str) -> bool:
+    """Tell whether a text is an id that can stand in a URL's path, or `c`."""
+    return text not in ("", ".", "..") and not re.search(r"[/?#%\\\s]", text)
 
 
 def names(value: Value) -> dict[str, str]:
@@ -218,23 +221,6 @@ def api_url(value: Value) -> str:
     if url.scheme == "http" and not is_loopback(url.hostname or ""):
         raise value.error("http:// would send the key in the clear: expected https://")
     return text.rstrip("/")
-
-
-def state_url(value: Value) -> str:
-    """Read where the state is kept."""
-    text = value.text()
-    scheme, separator, rest = text.partition("://")
-    problems = {
-        "postgresql:// is not supported yet": scheme.startswith("postgres") and separator,
-        "not a known kind of state": scheme != "sqlite" or not separator,
-        "a host is named, or a slash is missing": rest and not rest.startswith("/"),
-        "no file is named": rest.endswith("/") or rest == "/:memory:",
-        "? and # are not allowed here": "?" in rest or "#" in rest,
-    }
-    for problem, is_there in problems.items():
-        if is_there:
-            raise value.error(f"{problem}: expected sqlite:///FILE, or sqlite:// to keep nothing")
-    return text
 
 
 def run_link(value: Value) -> str:

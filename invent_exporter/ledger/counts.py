@@ -105,8 +105,7 @@ class _Counts(msgspec.Struct, omit_defaults=True):
     def draft(self) -> Self:
         """Copy, so that the copy can be changed and dropped."""
         copied = copy(self)
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
+        for name, value in zip(self.__struct_fields__, msgspec.structs.astuple(self), strict=True):
             if value.__class__ in (dict, list):
                 setattr(copied, name, value.copy())
         return copied
@@ -210,16 +209,16 @@ class WorkflowCounts(_Counts, omit_defaults=True):
         keep_newest(self.finished_exemplars, key, Exemplar(run.id, 1.0, run.ended or 0.0))
         if status not in TIMED_STATUSES:
             return
-        if run.duration_seconds is not None:
-            self.duration[status].observe(run.duration_seconds, run.id, run.ended)
-        if run.queue_seconds is not None:
-            self.queue.observe(run.queue_seconds, run.id, run.ended)
+        if (duration := run.duration_seconds) is not None:
+            self.duration[status].observe(duration, run.id, run.ended)
+        if (queue := run.queue_seconds) is not None:
+            self.queue.observe(queue, run.id, run.ended)
 
     def spend_first(self, key: str, run: Run) -> None:
         """Count the credits of a run when they are first known; `key` names its final series."""
-        if run.credits is not None and run.credits_total is not None:
-            self.spend(key, *run.credits)
-            self.run_credits.observe(run.credits_total, run.id, run.ended)
+        if (spent := run.credits) is not None and (total := run.credits_total) is not None:
+            self.spend(key, *spent)
+            self.run_credits.observe(total, run.id, run.ended)
 
     def spend(self, key: str, ai: float, other: float) -> None:
         """Add credits to a final series."""
@@ -318,9 +317,10 @@ class OrgCounts(_Counts, omit_defaults=True):
     def note_hour(self, ended: float, now: float, status: str | None, spent: float) -> None:
         """Add a run that ended, or (without status) credits of one, to the hour in which it did."""
         hour, newest = int(ended // 3600), int(now // 3600)
-        self.hours = {key: of for key, of in self.hours.items() if key > newest - KEPT_HOURS}
         if not newest - KEPT_HOURS < hour <= newest:
             return
+        if hour not in self.hours:
+            self.hours = {key: of for key, of in self.hours.items() if key > newest - KEPT_HOURS}
         known = self.hours.get(hour, HourCounts())
         finished = known.finished
         if status is not None:

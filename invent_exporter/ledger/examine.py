@@ -100,7 +100,8 @@ def find_damage(connection: sqlite3.Connection, path: Path) -> str | None:
             "from 0"
         )
     is_current = version == schema.SCHEMA_VERSION
-    tables = schema.tables.sorted_tables
+    every = schema.tables.sorted_tables
+    tables = [table for table in every if table.info.get("since_version", 1) <= version]
     found = (_find_bad_row(connection, table, is_current=is_current) for table in tables)
     return next((place for place in found if place is not None), None)
 

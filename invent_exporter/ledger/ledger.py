@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sqlite3
+import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -23,15 +24,18 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, u
 from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter.api.models import NEVER_SECONDS, Run
-from invent_exporter.errors import NoRoomError, StateGoneError, StorageError
+from invent_exporter.errors import ConflictError, LeaseLostError, StorageError
 from invent_exporter.ledger import org as stored
-from invent_exporter.ledger import schema
+from invent_exporter.ledger import schema, sub_orgs
 from invent_exporter.ledger.counts import OrgCounts
+from invent_exporter.ledger.database import Database
+from invent_exporter.ledger.heartbeat import check_lease, move_lease
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
 from invent_exporter.ledger.recorded import InvalidRow, Recorded
 from invent_exporter.ledger.recorder import LedgerSettings, Recorder
 from invent_exporter.ledger.room import TextRoom
-from invent_exporter.ledger.sqlite import Database
+from invent_exporter.ledger.schema import SubOrgRow
+from invent_exporter.ledger.sub_orgs import SubOrgRows
 from invent_exporter.scan.poll import ScanState
 
 _P = ParamSpec("_P")
@@ -40,6 +44,9 @@ _T = TypeVar("_T")
 VANISHED = 2
 """Complete searches without a run, after which it counts as vanished."""
 _PRUNE_ROWS = 500
+_MOST_CONFLICTS = 9
+_APART_SECONDS = 0.002
+"""At first; twice as long each time, so that a step that meets others waits a second at most."""
 _NO_OTHERS: Mapping[str, float] = {}
 _RUN = schema.run.c
 
@@ -62,41 +69,64 @@ def _in_thread(
     @wraps(method)
     async def call(self: Ledger, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(method, self, *args, **kwargs))
+        step = partial(method, self, *args, **kwargs)
+        return await loop.run_in_executor(self._thread, _in_peace, step)
 
     return call
+
+
+def _in_peace(step: Callable[[], _T]) -> _T:
+    """Run a step again until nobody else commits between what it reads and what it writes.
+
+    Of those that meet one always commits, so it is rarely more than once.
+    """
+    for tries in range(_MOST_CONFLICTS):
+        with suppress(ConflictError):
+            return step()
+        time.sleep(random.uniform(0, _APART_SECONDS * 2**tries))  # noqa: S311 (nothing secret)
+    return step()
 
 
 class Ledger:
     """The ledgers of all orgs, in one database. Every call may raise StorageError."""
 
     def __init__(
-        self, database: Database, settings: LedgerSettings, room: TextRoom | None = None
+        self,
+        database: Database,
+        settings: LedgerSettings,
+        room: TextRoom | None = None,
+        *,
+        replica: str = "",
     ) -> None:
+        """Keep to the leases that `replica`, a name of this process alone, has of orgs."""
         self.settings = settings
+        self._replica = replica
         self.room = room or TextRoom()
         self._database = database
         self._loaded: dict[int, OrgLedger] = {}
         self._thread = ThreadPoolExecutor(1, "ledger")
 
     @contextmanager
-    def transaction(self, _org: OrgLedger | None = None) -> Iterator[Connection]:
-        """Commit the one transaction of a step when the block ends; on StorageError nothing is."""
+    def transaction(self, org: OrgLedger | None = None) -> Iterator[Connection]:
+        """Commit the one transaction of a step when the block ends.
+
+        On StorageError nothing is, or nobody knows (`OrgLedger.is_stale`); on ConflictError the
+        step runs again, so it changes memory only after its last transaction.
+        """
+        if org is not None and org.is_stale:
+            raise StorageError("it is not known what the last transaction did: loaded anew first")
         try:
             with self._database.engine.begin() as connection:
+                if org is not None and org.lease is not None:
+                    check_lease(connection, org.lease, self._replica)
                 yield connection
         except (SQLAlchemyError, OSError) as error:
-            cause = getattr(error, "orig", None) or error
-            if isinstance(error, StateGoneError):
-                # Nothing has changed; the next transaction finds the file in its place.
-                try:
-                    self._database.put_back()
-                except OSError as failed:
-                    cause = failed
-            if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                self._database.make_room()
-                raise NoRoomError(str(cause)) from error
-            raise StorageError(str(cause)) from error
+            failure = self._database.failure(error)
+            in_doubt = self._database.is_shared and not isinstance(failure, ConflictError)
+            if org is not None and in_doubt:
+                org.is_stale = True
+                self._loaded.pop(org.key, None)
+            raise failure from error
 
     def size_bytes(self) -> int:
         """Size of the database, 0 for one in memory."""
@@ -108,26 +138,32 @@ class Ledger:
 
     def close(self) -> None:
         """End the thread, and let the next process have the file; what is committed stays."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._database.close()
+        self._thread.shutdown(wait=not self._database.is_shared, cancel_futures=True)
+        self._database.close()  # a shared one breaks off what waits for an answer
+        self._thread.shutdown(wait=True)
 
     @_in_thread
-    def load(self, configured_id: str, *, walk_floor: float) -> OrgLedger:
+    def load(self, configured_id: str, *, walk_floor: float, lease: int | None = None) -> OrgLedger:
         """Load an org by its configured id, or make it, with the floor of a first contact.
 
         There is one `OrgLedger` of each, also when two entries of the configuration turn out to be
-        the same org: with two, what one committed would be taken back by the other.
+        the same org: with two, what one committed would be taken back by the other. Between
+        replicas the `lease` sees to that: only under it anything is read or written.
         """
-        return self._load(configured_id, walk_floor)
+        return self._load(configured_id, walk_floor, lease)
 
-    def _load(self, configured_id: str, walk_floor: float) -> OrgLedger:
+    def _load(self, configured_id: str, walk_floor: float, lease: int | None) -> OrgLedger:
         column = schema.org.c.alias if configured_id == "c" else schema.org.c.org_id
         query = select(schema.org).where(column == configured_id)
         with self.transaction() as connection:
+            # First of all, as in each transaction under a lease.
+            leased = None if lease is None else check_lease(connection, lease, self._replica)
             row = connection.execute(query).first()
             if row is None:
                 stored.add_org(connection, configured_id, walk_floor)
                 row = connection.execute(query).one()
+            if leased not in (None, row.org_id or "c"):
+                raise LeaseLostError(f"the lease of {leased} is not that of {row.org_id}")
             org = self._loaded.get(row.org)
             if org is None:
                 org = stored.load_org(connection, row, self.settings.bounds, self.room)
@@ -136,6 +172,7 @@ class Ledger:
                     met = connection.execute(names).scalars()
                     org.left_out.update(filter(self.settings.workflows.leave_out, met))
         self._loaded[org.key] = org
+        org.lease = lease
         return org
 
     @_in_thread
@@ -144,9 +181,23 @@ class Ledger:
         self._loaded.pop(org.key, None)
 
     @_in_thread
+    def sub_orgs(self) -> SubOrgRows:
+        """Read the sub-orgs that are known of all orgs."""
+        with self.transaction() as connection:
+            return sub_orgs.read(connection)
+
+    @_in_thread
+    def put_sub_orgs(self, parent: str, rows: Sequence[SubOrgRow], *, is_whole: bool) -> None:
+        """Commit what an org lists; only when that `is_whole`, what it does not list goes."""
+        with self.transaction() as connection:
+            sub_orgs.put(connection, parent, rows, is_whole=is_whole)
+
+    @_in_thread
     def forget_texts(self) -> None:
         """Drop the error texts of the orgs that are not loaded: nobody polls, or shows, them."""
         columns = schema.org.c.org, schema.org.c.counts
+        if self._database.is_shared:
+            return  # another replica may show what is not loaded here
         others = select(*columns).where(schema.org.c.org.not_in(self._loaded.keys()))
         with self.transaction() as connection:
             for key, known in connection.execute(others).all():
@@ -163,34 +214,43 @@ class Ledger:
     @_in_thread
     def identify(
         self, org: OrgLedger, org_id: str, *, walk_floor: float, was_foreign: bool = False
-    ) -> OrgLedger:
+    ) -> OrgLedger | None:
         """Give the org of `c` the real id that its runs name; or the ledger that this id has.
 
         `was_foreign`: another entry had this id, so that these runs passed for that entry's, and
-        the ledger of `c` says nothing of them: its id begins with an empty one.
+        the ledger of `c` says nothing of them: its id begins with an empty one. None: another
+        replica polls the org of that id; all replicas know from now on that `c` is it.
         """
         with self.transaction(org) as connection:
-            keeps = not (was_foreign or stored.is_known(connection, org_id))
+            is_ours = self._move_lease(connection, org, org_id)
+            keeps = is_ours and not (was_foreign or stored.is_known(connection, org_id))
             if keeps:
                 update_org(connection, org, org_id=org_id)
             else:
                 _delete(connection, org)
                 stored.let_c_be(connection, org_id, walk_floor)
         if not keeps:
-            del self._loaded[org.key]
-            return self._load(org_id, walk_floor)
+            self._loaded.pop(org.key, None)
+            return self._load(org_id, walk_floor, org.lease) if is_ours else None
         org.org_id = org_id
         org.named_by.clear()
         return org
 
+    def _move_lease(self, connection: Connection, org: OrgLedger, org_id: str) -> bool:
+        return org.lease is None or move_lease(connection, org.lease, org_id, self._replica)
+
     @_in_thread
-    def reassign(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> OrgLedger:
-        """Let `c` stand for another org; the one that it stood for keeps its rows."""
+    def reassign(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> OrgLedger | None:
+        """Let `c` stand for another org; the one that it stood for keeps its rows.
+
+        None: another replica polls that org.
+        """
         with self.transaction(org) as connection:
+            is_ours = self._move_lease(connection, org, org_id)
             update_org(connection, org, alias=None)
             stored.let_c_be(connection, org_id, walk_floor)
         self._loaded.pop(org.key, None)
-        return self._load(org_id, walk_floor)
+        return self._load(org_id, walk_floor, org.lease) if is_ours else None
 
     @_in_thread
     def knows_any(self, org: OrgLedger, run_ids: Sequence[str]) -> bool:
@@ -200,11 +260,13 @@ class Ledger:
             return connection.execute(query).first() is not None
 
     @_in_thread
-    def dissolve(self, org: OrgLedger) -> None:
+    def dissolve(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> None:
         """Forget the ledger of `c`, whose org another entry of the configuration polls."""
         with self.transaction(org) as connection:
             _delete(connection, org)
-        del self._loaded[org.key]
+            if org.lease is not None:  # so that no other replica takes `c` for a third org
+                stored.let_c_be(connection, org_id, walk_floor)
+        self._loaded.pop(org.key, None)
 
     @_in_thread
     def record(
@@ -325,7 +387,7 @@ class Ledger:
         """Commit that groups of series (by workflow) are shown at their value from now on."""
         drafts = {name: org.workflows[name].draft() for name in groups}
         for name, draft in drafts.items():
-            draft.released += groups[name]
+            draft.released += [group for group in groups[name] if group not in draft.released]
         with self.transaction(org) as connection:
             put_workflows(connection, org, drafts)
         org.workflows.update(drafts)

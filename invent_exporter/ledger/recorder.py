@@ -7,6 +7,7 @@ decision, and is read best in one place.
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -76,7 +77,7 @@ class Recorder:
         if self._org.org_id is None:
             # Also a run that is not kept: it may be all that says which org `c` is.
             self._org.named_by.update((run.id, run.org_id) for run in runs if run.org_id)
-            self._counts.named = self._org.likely_org_id
+            self._counts.named = self._org.likely_org_id()
         known, elsewhere = self._look_up(connection, runs)
         timeless: set[str] = set()
         # In the order in which runs ended, so that streaks need no second look within a page.
@@ -132,8 +133,10 @@ class Recorder:
 
     def _is_below_floor(self, run: Run) -> bool:
         """Tell whether a final run is wholly before the kept window: history, not to be kept."""
-        times = [time for time in (run.first_time, run.updated, run.ended) if time is not None]
-        return run.is_final and max(times, default=math.inf) < self._org.floor_seconds
+        floor, first = self._org.floor_seconds, run.first_time
+        if not run.is_final or first is None or first >= floor:
+            return False
+        return all(time is None or time < floor for time in (run.updated, run.ended))
 
     def _is_foreign(self, run: Run) -> bool:
         """Tell whether a run that is not known is the one of another polled org, that it names."""
@@ -297,7 +300,8 @@ class Recorder:
             growth = (spent[0] - row.credits_ai, spent[1] - row.credits_other)
             counts.spend(key, *growth)
             self._counts.credit_corrections += sum(-part for part in growth if part < 0)
-        self._counts.note_hour(row.since, self._now, None, sum(max(0.0, part) for part in growth))
+        burned = max(0.0, growth[0]) + max(0.0, growth[1])
+        self._counts.note_hour(row.since, self._now, None, burned)
         row.credits_ai, row.credits_other = spent
         if self._settings.step_credits:
             before = _steps(row)
@@ -318,8 +322,7 @@ class Recorder:
             run.duration_seconds,
             run.credits_total,
         )
-        self._counts.failed.append(failed)
-        self._counts.failed.sort(key=lambda failed: failed.ended_seconds or 0.0)
+        insort(self._counts.failed, failed, key=lambda failed: failed.ended_seconds or 0.0)
         del self._counts.failed[:-KEPT_FAILED_RUNS]
 
     def _touch(self, run: Run, row: RunRow) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, create_engine, event, insert
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import StaticPool
 
-from invent_exporter.errors import StateError, StateGoneError
+from invent_exporter.errors import NoRoomError, StateError, StateGoneError, StorageError
 from invent_exporter.ledger.examine import APPLICATION_ID, is_blank
 from invent_exporter.ledger.files import copy_to, create_private, driver, sync
 from invent_exporter.ledger.schema import SCHEMA_VERSION, meta, tables
@@ -42,8 +42,23 @@ class Database:
     engine: Engine
     path: Path | None = None
     _lock: int | None = None
+    is_shared = False
 
-    def put_back(self) -> None:
+    def failure(self, error: Exception) -> StorageError:
+        """Say what a failed transaction means, and do what can help the next one."""
+        cause = getattr(error, "orig", None) or error
+        if isinstance(error, StateGoneError):
+            # Nothing has changed; the next transaction finds the file in its place.
+            try:
+                self._put_back()
+            except OSError as failed:
+                cause = failed
+        if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            self._make_room()
+            return NoRoomError(str(cause))
+        return StorageError(str(cause))
+
+    def _put_back(self) -> None:
         """Put the open file back where its path is, after somebody removed or replaced it.
 
         Why it is right, and what stands in its place is not: docs/how-it-counts.md, "A run counts
@@ -80,7 +95,7 @@ class Database:
                 return shutil.disk_usage(self.path.parent).free
         return math.inf
 
-    def make_room(self) -> None:
+    def _make_room(self) -> None:
         """Give back the log's space where one can: on a disk that is full it may be what fills it.
 
         SQLite itself does so only after some thousand pages were committed to the log.

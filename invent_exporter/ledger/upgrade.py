@@ -1,8 +1,8 @@
 """Brings a state file of an older version up to date: a copy beside it first, then one transaction.
 
 Schema 2 adds when first contact was; an org of an older file has none, and keeps its bound. It also
-adds to each run what `explain` tells. Ids are written escaped, so that none has a character that a
-label or another database refuses.
+adds to each run what `explain` tells, and the table of sub-orgs. Ids are written escaped, so that
+none has a character that a label or another database refuses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy.engine import Engine
 from invent_exporter.api.models import escape
 from invent_exporter.errors import StateError
 from invent_exporter.ledger.files import copy_to
-from invent_exporter.ledger.schema import SCHEMA_VERSION, meta
+from invent_exporter.ledger.schema import SCHEMA_VERSION, meta, sub_org
 
 _IDS = {
     "run": ("run_id", "workflow_id"),
@@ -47,12 +47,18 @@ def upgrade(engine: Engine, path: Path) -> None:
             "before it is upgraded"
         ) from error
     with engine.begin() as connection:
-        for step in range(version, SCHEMA_VERSION):
-            _STEPS[step](connection)
+        run_steps(connection, version)
         connection.execute(update(meta).values(schema_version=SCHEMA_VERSION))
 
 
+def run_steps(connection: Connection, version: int) -> None:
+    """Do what leads from a version to this program's; from 2 on in PostgreSQL, too."""
+    for step in range(version, SCHEMA_VERSION):
+        _STEPS[step](connection)
+
+
 def _to_2(connection: Connection) -> None:
+    sub_org.create(connection)
     connection.exec_driver_sql("ALTER TABLE org ADD COLUMN contact FLOAT")
     for column in ("met FLOAT", "met_by TEXT", "counted_at FLOAT", "duration FLOAT", "queue FLOAT"):
         connection.exec_driver_sql(f"ALTER TABLE run ADD COLUMN {column}")

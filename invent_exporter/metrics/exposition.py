@@ -100,6 +100,8 @@ class _Body:
 
     generation: int
     joined: Joined
+    without_orgs: _Body | None = None
+    """What may be served by a process that may serve no org: what itself counted."""
     answers: dict[bool, Answer] = field(default_factory=dict)
     """By whether they are compressed."""
     live: bytes = b""
@@ -114,7 +116,6 @@ class _Chunk:
 
 
 _NOTHING = Packed(Lines({}, 0))
-_EMPTY = join(())
 
 
 class _Group:
@@ -207,7 +208,7 @@ class Exposition:
         """The two registries behind it."""
         self.on_acknowledge: Callable[[], None] = lambda: None
         self.serving_until = math.inf
-        """By the clock: an answer that begins later has none of what is published."""
+        """By the clock: an answer that begins later has no state of any org."""
         self._own = own
         self._of_orgs = of_orgs or CollectorRegistry()
         self._of_orgs_bytes = 0
@@ -243,14 +244,15 @@ class Exposition:
         """Answer in the form that these request headers ask for."""
         text, is_gzip = _choose(accept, accept_encoding)
         now = self._asked[text] = self._clock()
-        if now >= self.serving_until:
-            return self._finish(text, _Body(0, _EMPTY), is_gzip=is_gzip)
         if text not in self._bodies:
             async with self._lock:
                 if text not in self._bodies:
                     made = await self._in_thread(self._make, [text], self.generation)
                     self._bodies |= made
-        return self._finish(text, self._bodies[text], is_gzip=is_gzip)
+        body = self._bodies[text]
+        if now >= self.serving_until:
+            body = body.without_orgs or body
+        return self._finish(text, body, is_gzip=is_gzip)
 
     def acknowledge(self, generation: int) -> None:
         """Note that an answer of this generation was delivered whole."""
@@ -279,7 +281,7 @@ class Exposition:
         for group in self._groups:
             self.encoded_chunks += group.write()
         of_orgs = list(self._of_orgs.collect())
-        return {text: _Body(generation, self._join(text, of_orgs)) for text in formats}
+        return {text: self._body(text, generation, of_orgs) for text in formats}
 
     def _place(self, key: Hashable, view: View | None) -> None:
         group = self._places.get(key)
@@ -301,7 +303,7 @@ class Exposition:
             else:
                 known.pop(group, None)
 
-    def _join(self, text: _Format, of_orgs: Sequence[Metric]) -> Joined:
+    def _body(self, text: _Format, generation: int, of_orgs: Sequence[Metric]) -> _Body:
         pieces: list[Piece] = []
         groups = [group.pieces(text) for group in self._groups]
         text_bytes = sum(group.text_bytes for group in self._groups)
@@ -312,11 +314,14 @@ class Exposition:
                 pieces += [self._header(text, metric), *samples]
                 text_bytes += self._header(_TEXT, metric).text_bytes
         lines = lines_of(of_orgs)
+        counted: list[Piece] = []
         for metric in of_orgs:
             if metric.name in lines.by_family:
-                pieces += [self._header(text, metric), piece(lines.by_family[metric.name])]
+                section = self._header(text, metric), piece(lines.by_family[metric.name])
+                pieces += section
+                counted += section if metric.type == "counter" else ()
         self.text_bytes, self._of_orgs_bytes = text_bytes, lines.text_bytes
-        return join(pieces)
+        return _Body(generation, join(pieces), _Body(0, join(counted)))
 
     def _header(self, text: _Format, metric: Metric) -> Piece:
         if (text, metric.name) not in self._headers:

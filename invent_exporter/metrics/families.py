@@ -32,6 +32,7 @@ from invent_exporter.api.models import (
     OTHER_WORKFLOW,
     READ_FIELDS,
 )
+from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.ledger.counts import (
     BASE_GROUP,
     BASE_KEYS,
@@ -143,6 +144,20 @@ WORKFLOW = _info(
     "The workflow: its name, the org that owns it, the version of its newest run.",
 )
 ORG = _info("invent_org{org_id,org_name}", "The org and its name.")
+BALANCE = _gauge(
+    "invent_org_balance_credits{org_id}",
+    "Credits that a sub-org has; absent where its parent's are used.",
+)
+PROMO_BALANCE = _gauge(
+    "invent_org_promo_balance_credits{org_id}", "Promotional credits that a sub-org has."
+)
+SPENDING_CAP = _gauge(
+    "invent_org_spending_cap_credits{org_id}",
+    "Credits that a sub-org may spend; absent where no cap is enabled.",
+)
+SPENDING_CAP_USED = _gauge(
+    "invent_org_spending_cap_used_credits{org_id}", "Credits that count against the spending cap."
+)
 INVALID = _counter(
     "invent_runs_invalid{org_id,reason}",
     "Runs that could not be read and were left out, once for each run and reason.",
@@ -206,6 +221,7 @@ class OrgView:
     counts: OrgCounts
     folded: int
     excluded: int = 0
+    finances: Finances = NO_FINANCES
 
     def metrics(self) -> list[Metric]:
         """Build the series of the org."""
@@ -221,6 +237,14 @@ class OrgView:
 
     def _build(self, series: _Series) -> None:
         series.add(ORG, {}, org_name=self.org_name)
+        for family, value in (
+            (BALANCE, self.finances.balance_credits),
+            (PROMO_BALANCE, self.finances.promo_balance_credits),
+            (SPENDING_CAP, self.finances.spending_cap_credits),
+            (SPENDING_CAP_USED, self.finances.spending_cap_used_credits),
+        ):
+            if value is not None:
+                series.add(family, value)
         # Reasons of an older version stay where there are any: a counter does not go away.
         for reason in dict.fromkeys((*INVALID_REASONS, *self.counts.invalid)):
             series.add(INVALID, self.counts.invalid.get(reason, 0), reason=reason)

@@ -18,6 +18,7 @@ from math import inf
 from typing import TypeAlias
 
 from invent_exporter.api.models import OTHER_WORKFLOW
+from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.config.workflows import Workflows
 from invent_exporter.errors import StorageError
 from invent_exporter.ledger.ledger import Ledger, OpenGroup
@@ -28,8 +29,8 @@ from invent_exporter.metrics.families import OrgView, WorkflowView
 from invent_exporter.telemetry import Telemetry
 
 _RETRY_SECONDS = 5.0
-_REST = 10
-"""Publishing takes at most an eleventh of the time, however many series changed;"""
+_REST = 20
+"""Publishing takes at most a twentieth of the time, however many series changed;"""
 _LONGEST_REST_SECONDS = 5.0
 """but no news wait for longer than that."""
 _WALK_SECONDS = 1.0
@@ -66,6 +67,7 @@ class Publisher:
         self._clock = clock
         self._orgs: dict[int, OrgLedger] = {}
         self._views: dict[int, OrgView] = {}
+        self._finances: dict[int, Finances] = {}
         self._open: dict[int, _OpenByWorkflow | None] = {}
         self._held: dict[tuple[int, str, str], tuple[int, float]] = {}
         self._names: dict[int, str] = {}
@@ -79,19 +81,22 @@ class Publisher:
         self._wake = asyncio.Event()
         exposition.on_acknowledge = self._wake.set
 
-    def note(self, org: OrgLedger, changed: Iterable[str], *, org_name: str) -> None:
+    def note(
+        self,
+        org: OrgLedger,
+        changed: Iterable[str],
+        *,
+        org_name: str,
+        finances: Finances = NO_FINANCES,
+    ) -> None:
         """Publish what is committed of these workflows and of the org, with the next publish."""
         if org.org_id is not None and org.contacted:
             names = set(changed if self._orgs.get(org.key) is org else org.workflows)
             self._orgs[org.key], self._names[org.key] = org, org_name
+            self._finances[org.key] = finances
             self._news.setdefault(org.key, set()).update(names)
         if self._clock() - self._ended_at >= _WALK_SECONDS:
             _ = self._soon()
-
-    async def publish(self, org: OrgLedger, changed: Iterable[str], *, org_name: str) -> None:
-        """Serve what is committed of these workflows and of the org."""
-        self.note(org, changed, org_name=org_name)
-        await self.flush()
 
     async def flush(self) -> None:
         """Wait until all that was noted is served."""
@@ -114,10 +119,11 @@ class Publisher:
             await self.flush()
 
     async def withdraw(self, *orgs: OrgLedger) -> None:
-        """Serve nothing of the orgs any more; `publish` brings them back, as was committed."""
+        """Serve nothing of the orgs any more; `note` brings them back, as was committed."""
         keys = {org.key for org in orgs}
+        all_known = (self._orgs, self._names, self._views, self._finances, self._open, self._news)
         for org in orgs:
-            for known in (self._orgs, self._names, self._views, self._open, self._news):
+            for known in all_known:
                 known.pop(org.key, None)
             self._gone |= dict.fromkeys([(org.key,), *((org.key, name) for name in org.workflows)])
         self._held = {held: since for held, since in self._held.items() if held[0] not in keys}
@@ -221,7 +227,8 @@ class Publisher:
     def _org_view(self, org: OrgLedger, org_name: str) -> OrgView:
         known = org.left_out | org.workflows.keys()
         left_out = sum(map(self._workflows.leave_out, known))
-        return OrgView(org.org_id or "", org_name, org.counts, len(org.folded), left_out)
+        finances = self._finances[org.key]
+        return OrgView(org.org_id or "", org_name, org.counts, len(org.folded), left_out, finances)
 
     # -- releases
 

@@ -8,12 +8,13 @@ from invent_exporter.simulator.bulk import add_many
 from invent_exporter.simulator.catalogue import DEMO_KEY, demo_world, quiet_world
 from invent_exporter.simulator.faults import Answer, Fault, Faults
 from invent_exporter.simulator.listing import Order
+from invent_exporter.simulator.orgs import Org
 from invent_exporter.simulator.runs import Call, StepTotal, Usage
 from invent_exporter.simulator.server import SimulatorServer
 from invent_exporter.simulator.service import Request, Service, Settings
 from invent_exporter.simulator.truth import Truth
 from invent_exporter.simulator.workflows import Workflow
-from invent_exporter.simulator.world import Org, World
+from invent_exporter.simulator.world import World
 
 __all__ = [
     "DEMO_KEY",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from invent_exporter.simulator.orgs import Org
 from invent_exporter.simulator.workflows import DAY_SECONDS, Workflow
-from invent_exporter.simulator.world import Org, World
+from invent_exporter.simulator.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEMO_KEY = "demo-key"
 DEMO_ORG = "org-aurora"
-DEMO_SUB_ORG = "org-aurora-labs"
+_LABS, _RETAIL, _KITCHENS = "org-aurora-labs", "org-aurora-retail", "org-aurora-kitchens"
 LIVE_PACE = 8.0
 """How much faster than in its history the demo goes on: a run every few seconds."""
 
@@ -138,7 +139,7 @@ _WORKFLOWS = (
     Workflow(
         id="wf-labs-mail-triage",
         name="Mail triage",
-        org_id=DEMO_SUB_ORG,
+        org_id=_LABS,
         origins=("TRIGGER",),
         profile="office",
         runs_per_hour=30,
@@ -147,6 +148,55 @@ _WORKFLOWS = (
         skipped=0.2,
         credits=1.5,
         ai_share=0.8,
+    ),
+    Workflow(
+        id="wf-retail-price-tags",
+        name="Price tags",
+        org_id=_RETAIL,
+        origins=("WEBHOOK",),
+        runs_per_hour=30,
+        duration_seconds=6.0,
+        failed=0.02,
+        credits=2.5,
+    ),
+    Workflow(
+        id="wf-kitchens-menu",
+        name="Menu of the day",
+        org_id=_KITCHENS,
+        profile="clock",
+        runs_per_hour=6,
+        duration_seconds=20.0,
+        failed=0.05,
+        credits=1.0,
+    ),
+)
+
+
+_SUB_ORGS = (
+    Org(
+        id=_LABS,
+        name="Aurora Labs",
+        key="demo-labs-key",
+        parent=DEMO_ORG,
+        balance=18_000.0,
+        promo_balance=200.0,
+        spending_cap_used=3_400.0,
+        spending_cap=50_000.0,
+    ),
+    # What is left of its credits does not last for three days: after some runs an alert says so.
+    Org(
+        id=_RETAIL,
+        name="Aurora Retail",
+        key="demo-retail-key",
+        parent=DEMO_ORG,
+        balance=200.0,
+    ),
+    Org(
+        id=_KITCHENS,
+        name="Aurora Kitchens",
+        key="demo-kitchens-key",
+        parent=DEMO_ORG,
+        use_parent_balance=True,
     ),
 )
 
@@ -158,24 +208,14 @@ def demo_world(
     history_seconds: float = DAY_SECONDS,
     pace: float = LIVE_PACE,
 ) -> World:
-    """Make the demo's world: an org and its sub-org, their past, and a lively present.
+    """Make the demo's world: an org and three sub-orgs, their past, and a lively present.
 
     The past runs at pace 1, about 2,000 runs a day; `pace` is that of the present.
     """
     world = World(seed, clock, history_seconds=history_seconds)
     world.add_org(Org(id=DEMO_ORG, name="Aurora Foods", key=DEMO_KEY, balance=25_000.0))
-    world.add_org(
-        Org(
-            id=DEMO_SUB_ORG,
-            name="Aurora Labs",
-            key="demo-labs-key",
-            parent=DEMO_ORG,
-            balance=1_800.0,
-            promo_balance=200.0,
-            spending_cap_used=340.0,
-            spending_cap=1_000.0,
-        )
-    )
+    for sub_org in _SUB_ORGS:
+        world.add_org(sub_org)
     for workflow in _WORKFLOWS:
         world.add_workflow(workflow)
     world.advance(world.opened_at)

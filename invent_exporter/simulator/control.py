@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from invent_exporter.simulator.faults import Answer, Fault, error_answer
+from invent_exporter.simulator.orgs import Org
 from invent_exporter.simulator.runs import Origin, Status, Usage
 from invent_exporter.simulator.service import Settings
 from invent_exporter.simulator.spoil import SpoilKind
@@ -84,6 +85,9 @@ def _route(service: Service, request: Request, body: bytes) -> Answer:
     match request.path.removeprefix(PREFIX).split("/"):
         case [name] if (request.method, name) in _ROUTES:
             return _json(_ROUTES[request.method, name](service, request, body))
+        case ["orgs", org_id] if request.method == "DELETE":
+            service.world.remove_org(org_id)
+            return _json({"id": org_id})
         case ["runs", run_id, action] if request.method == "POST" and action in _ACTIONS:
             _ACTIONS[action](service.world, run_id, body or b"{}")
             return _json({"id": run_id})
@@ -125,6 +129,15 @@ def _change_traffic(service: Service, _: Request, body: bytes) -> object:
     return {"automatic": world.automatic, "pace": world.pace}
 
 
+def _put_org(service: Service, _: Request, body: bytes) -> object:
+    """Add the org that the body tells, or change what it tells of one that is there."""
+    told = msgspec.json.decode(body, type=dict[str, object])
+    known = service.world.find_org(str(told.get("id")))
+    org = msgspec.convert(told if known is None else msgspec.structs.asdict(known) | told, Org)
+    service.world.add_org(org)
+    return org
+
+
 def _add_runs(service: Service, _: Request, body: bytes) -> object:
     new = msgspec.json.decode(body or b"{}", type=_NewRuns)
     fields = msgspec.structs.asdict(new)
@@ -135,6 +148,7 @@ def _add_runs(service: Service, _: Request, body: bytes) -> object:
 _ROUTES: dict[tuple[str, str], Callable[[Service, Request, bytes], object]] = {
     ("GET", "truth"): _tell_truth,
     ("GET", "orgs"): lambda service, _, __: service.world.orgs,
+    ("POST", "orgs"): _put_org,
     ("GET", "requests"): _list_requests,
     ("DELETE", "requests"): lambda service, _, __: service.forget_requests(),
     ("GET", "faults"): _list_faults,

@@ -66,6 +66,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kind: FaultKind
     org: str | None = None
     """Only requests to this org, by its real id."""
+    path: str = ""
+    """Only requests whose path ends so: `/runs`, or `/orgs` for the listing of sub-orgs."""
     query: dict[str, str] = {}
     """Only requests with these parameters."""
     probability: float = 1.0
@@ -122,19 +124,21 @@ class Faults:
         with self._lock:
             return tuple((active.fault, active.hits) for active in self._active)
 
-    def pick(self, org_id: str | None, query: Mapping[str, str], now: float) -> Fault | None:
+    def pick(
+        self, org_id: str | None, path: str, query: Mapping[str, str], now: float
+    ) -> Fault | None:
         """Choose the fault that hits this request, if one does."""
-        with self._lock:
-            return next(
-                (a.fault for a in self._active if self._does_hit(a, org_id, query, now)), None
-            )
 
-    def _does_hit(
-        self, active: _Active, org_id: str | None, query: Mapping[str, str], now: float
-    ) -> bool:
+        def is_meant(fault: Fault) -> bool:
+            is_place = fault.org in (None, org_id) and path.endswith(fault.path)
+            return is_place and fault.query.items() <= query.items()
+
+        with self._lock:
+            meant = (active for active in self._active if is_meant(active.fault))
+            return next((each.fault for each in meant if self._does_hit(each, now)), None)
+
+    def _does_hit(self, active: _Active, now: float) -> bool:
         fault = active.fault
-        if fault.org not in (None, org_id) or not fault.query.items() <= query.items():
-            return False
         if fault.for_seconds is not None and now >= active.since + fault.for_seconds:
             return False
         active.matched += 1

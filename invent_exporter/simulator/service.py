@@ -25,7 +25,8 @@ from invent_exporter.simulator.listing import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from invent_exporter.simulator.world import Org, World
+    from invent_exporter.simulator.orgs import Org
+    from invent_exporter.simulator.world import World
 
 KEPT_REQUESTS = 100_000
 
@@ -100,7 +101,9 @@ class Service:
                 answer = self._limited(request.client, now)
             else:
                 answer = self._answer(request, key_org, org)
-                fault = self.faults.pick(None if org is None else org.id, request.query, now)
+                fault = self.faults.pick(
+                    None if org is None else org.id, request.path, request.query, now
+                )
                 if fault is not None:
                     answer = apply_fault(fault, answer, now)
             self.request_count += 1
@@ -134,7 +137,8 @@ class Service:
         org_id = parts[2] if len(parts) > 2 and parts[1] == "orgs" else None  # noqa: PLR2004
         if org_id in ("c", key_org.id):
             return key_org
-        return next((o for o in self.world.orgs if o.id == org_id and o.parent == key_org.id), None)
+        org = self.world.find_org(org_id or "")
+        return org if org is not None and org.parent == key_org.id else None
 
     def _answer(self, request: Request, key_org: Org | None, org: Org | None) -> Answer:
         if key_org is None:
@@ -161,9 +165,9 @@ class Service:
         return self._page(b"[" + body + b"]", query, total)
 
     def _sub_orgs(self, org: Org, query: Query) -> Answer:
-        subs = [_sub_org(sub) for sub in self.world.orgs if sub.parent == org.id]
+        subs = [sub for sub in self.world.orgs if sub.parent == org.id]
         first = (query.page - 1) * query.take
-        body = msgspec.json.encode(subs[first : first + query.take])
+        body = msgspec.json.encode([*map(_sub_org, subs[first : first + query.take])])
         return self._page(body, query, len(subs))
 
     def _page(self, body: bytes, query: Query, total: int) -> Answer:

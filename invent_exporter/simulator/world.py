@@ -14,9 +14,8 @@ import time
 from random import Random
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from invent_exporter.simulator.listing import Shelf
+from invent_exporter.simulator.orgs import Org, Orgs
 from invent_exporter.simulator.runs import (
     FINAL,
     Origin,
@@ -38,21 +37,6 @@ if TYPE_CHECKING:
     from invent_exporter.simulator.workflows import Workflow
 
 _MILLISECOND = 0.001
-
-
-class Org(msgspec.Struct, frozen=True, kw_only=True):
-    """An org; amounts are credits. Without a cap, `spending_cap` is None."""
-
-    id: str
-    name: str
-    key: str
-    parent: str | None = None
-    plan: str = "pro"
-    balance: float = 1000.0
-    promo_balance: float = 0.0
-    spending_cap_used: float = 0.0
-    spending_cap: float | None = None
-    use_parent_balance: bool = False
 
 
 class World:
@@ -81,7 +65,7 @@ class World:
         self._odd_every = odd_every
         self._arrived = 0
         self._random = Random(f"{seed}:by hand")
-        self._orgs: dict[str, Org] = {}
+        self._orgs = Orgs()
         self._shelves: dict[str, Shelf] = {}
         self._shapes: dict[tuple[str | None, int], Shape] = {}
         self._runs: dict[str, Run] = {}
@@ -93,20 +77,29 @@ class World:
     # Orgs and workflows
 
     def add_org(self, org: Org) -> None:
-        """Add an org; a parent is added before its sub-orgs."""
+        """Add an org, or change the one with its id; one that comes back has its runs."""
         with self.lock:
-            self._orgs[org.id] = org
-            self._shelves[org.id] = Shelf()
+            self._orgs.put(org)
+            self._shelves.setdefault(org.id, Shelf())
+
+    def remove_org(self, org_id: str) -> None:
+        """Let nobody read an org any more; its runs go on."""
+        with self.lock:
+            self._orgs.remove(org_id)
 
     @property
     def orgs(self) -> tuple[Org, ...]:
         """All orgs, in the order in which they were added."""
         with self.lock:
-            return tuple(self._orgs.values())
+            return self._orgs.all()
+
+    def find_org(self, org_id: str) -> Org | None:
+        """Find an org by its id."""
+        return self._orgs.get(org_id)
 
     def org_of_key(self, key: str) -> Org | None:
         """Find the org that a key was made in."""
-        return next((org for org in self.orgs if org.key == key), None)
+        return self._orgs.of_key(key)
 
     def add_workflow(self, workflow: Workflow) -> None:
         """Add a workflow whose runs the world makes by itself."""
@@ -215,7 +208,7 @@ class World:
                 ended_at = max(now, started_at or created)
             latest = max(t for t in (created, started_at, ended_at) if t is not None)
             self._sequence += 1
-            org = next(iter(self._orgs)) if org_id is None else org_id
+            org = self._orgs.all()[0].id if org_id is None else org_id
             run = Run(
                 id=f"run_{self._random.getrandbits(96):024x}" if run_id is None else run_id,
                 status=status,
@@ -282,14 +275,15 @@ class World:
                     ended_at=moment,
                 )
             if usage is not None:
-                self._change(run_id, usages=(*run.usages, usage))
+                self._use(run, usage, moment)
             self._change(run_id, status=status, error=error, updated_at=moment)
 
     def revise_usage(self, run_id: str, usage: Usage, *, at: float | None = None) -> None:
         """Let a run's usage appear or change."""
         with self.lock:
-            usages = (*self._find(run_id).usages, usage)
-            self._change(run_id, usages=usages, updated_at=self._moment(at))
+            moment = self._moment(at)
+            self._use(self._find(run_id), usage, moment)
+            self._change(run_id, updated_at=moment)
 
     def remove_run(self, run_id: str) -> None:
         """Let a run vanish from the listing for good; the truth remembers it."""
@@ -341,6 +335,13 @@ class World:
             return tell_truth(self._runs.values(), at=self.clock(), since=since)
 
     # Inside
+
+    def _use(self, run: Run, usage: Usage, moment: float) -> None:
+        """Let a run have used credits, and its org pay for them, but for those of the past."""
+        if moment >= self.opened_at and run.org_id is not None:
+            before = run.usages[-1].total if run.usages else 0.0
+            self._orgs.charge(run.org_id, usage.total - before)
+        self._change(run.id, usages=(*run.usages, usage))
 
     def _find(self, run_id: str) -> Run:
         return self._runs[run_id]

@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy import insert
 from invent_exporter.commands.backfill_ledger import KnownOrg, read_ledger
 from invent_exporter.errors import StateError
 from invent_exporter.ledger import schema
-from invent_exporter.ledger.sqlite import Database, open_database
+from invent_exporter.ledger.database import Database, open_database
 
 CONTACT = 1_800_000_000.0
 
@@ -44,11 +45,19 @@ def put_org(database: Database, *, contacted: int = 1, contact: float | None = C
 
 
 def put_run(
-    database: Database, run_id: str, *, counted: int, final: int, created: float, since: float
+    database: Database,
+    run_id: str,
+    *,
+    counted: int,
+    final: int,
+    created: float,
+    since: float,
+    met_by: str = "poll",
 ) -> None:
     """Commit a run, with times relative to contact."""
     values = {"run_id": run_id, "org": 1, "workflow_id": "wf", "origin": "TRIGGER", "walk": 1}
     values |= {"status": "FAILED", "final": final, "owned": 1, "counted": counted, "absent": 0}
+    values["met_by"] = met_by
     times = {"created": CONTACT + created, "since": CONTACT + since, "seen": CONTACT}
     with database.engine.begin() as connection:
         connection.execute(insert(schema.run).values(**values, **times))
@@ -71,6 +80,9 @@ def test_it_tells_the_runs_that_time_alone_does_not_place(tmp_path: Path) -> Non
         put_run(database, "open", counted=0, final=0, created=-9, since=-5)
         put_run(database, "history", counted=0, final=1, created=-9, since=-5)
         put_run(database, "history-ended-after", counted=0, final=1, created=-9, since=1)
+        put_open = partial(put_run, database, counted=0, final=0, created=0.5, since=0.5)
+        put_open("met-open", met_by="contact")
+        put_open("open-later")
         write(database, "INSERT INTO workflow VALUES (1, ?, ?)", ("wf", "{}"), ("folded", None))
         before = look_of(tmp_path)
         assert read_ledger(f"sqlite:///{path}") == [
@@ -80,6 +92,7 @@ def test_it_tells_the_runs_that_time_alone_does_not_place(tmp_path: Path) -> Non
                 CONTACT,
                 live=frozenset({"counted-ended-before", "counted-began-before", "open"}),
                 history=frozenset({"history-ended-after"}),
+                met=frozenset({"met-open"}),
                 workflows=frozenset({"wf"}),
                 folded=frozenset({"folded"}),
             )

@@ -12,7 +12,12 @@ from invent_exporter.commands.backfill_placing import Place, Window, place
 
 NOW = 1_800_000_000.0
 WINDOW = Window(
-    NOW - 100, NOW, {"other": NOW - 50}, live=frozenset({"live"}), history=frozenset({"history"})
+    NOW - 100,
+    NOW,
+    {"other": NOW - 50},
+    live=frozenset({"live"}),
+    history=frozenset({"history"}),
+    met=frozenset({"met"}),
 )
 
 
@@ -41,6 +46,9 @@ def run_of(run_id: str = "r", status: str = "FAILED", **times: float | str | Non
         (run_of("live", created_at=-60.0, ended_at=-10.0), -60, None),
         # met as final by first contact itself, though it ended after its first answer
         (run_of("history", created_at=1.0, ended_at=2.0), 1, 2),
+        # met as open by first contact, in the second in which it was created
+        (run_of("met", status="RUNNING", created_at=0.5), 0.5, None),
+        (run_of("met", created_at=0.5, ended_at=9.0), 0.5, None),
         # without an end the time of creation decides what is history, as in the ledger
         (run_of(created_at=-60.0, updated_at=9.0), -60, 9),
         (run_of(updated_at=-10.0), -10, -10),

@@ -160,8 +160,9 @@ INVENT_API_KEY=k INVENT_ORG_ID=a\udc80: INVENT_ORG_ID: line breaks or control ch
 expected one line of plain text
 INVENT_API_KEY=k INVENT_API_URL=https://not-a-real-key@a.example: INVENT_API_URL: \
 a user name or password is not allowed here: expected none in the URL
-INVENT_API_KEY=k INVENT_STATE_URL=postgresql://u:not-a-real-key@db/x: INVENT_STATE_URL: \
-postgresql:// is not supported yet: expected sqlite:///FILE, or sqlite:// to keep nothing
+INVENT_API_KEY=k INVENT_STATE_URL=postgresql://u:not-a-real-key@db: INVENT_STATE_URL: \
+no database is named: expected sqlite:///FILE, sqlite:// to keep nothing, \
+or postgresql://USER@HOST/DATABASE
 """
 """Variables, and behind them what is said."""
 

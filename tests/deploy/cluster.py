@@ -50,6 +50,7 @@ _PATHS: Final = {
     "NetworkPolicy": "apis/networking.k8s.io/v1/{}/networkpolicies",
     "PersistentVolumeClaim": "api/v1/{}/persistentvolumeclaims",
     "Pod": "api/v1/{}/pods",
+    "PodDisruptionBudget": "apis/policy/v1/{}/poddisruptionbudgets",
     "PodMonitor": "apis/monitoring.coreos.com/v1/{}/podmonitors",
     "PrometheusRule": "apis/monitoring.coreos.com/v1/{}/prometheusrules",
     "Secret": "api/v1/{}/secrets",

@@ -20,6 +20,7 @@ KEEP: Final = {
     "config.existingConfigMap",
     # The claim would not be made.
     "persistence.existingClaim",
+    *("state.existingSecret", "state.entry", "config.state.lease"),
     # What `restricted` does not admit, whatever its text.
     *("podSecurityContext", "securityContext"),
     # Makes sense only beside a kind that is known.

@@ -56,6 +56,63 @@ def _values_of(*names: str) -> list[tuple[Manifest, ...]]:
     return list(render_many([json.loads(name) for name in names]))
 
 
+# --- Replicas -------------------------------------------------------------------------------------
+
+
+def test_replicas_share_what_a_database_holds() -> None:
+    """They have no volume, never less pods than asked for, and lie as far apart as can be."""
+    manifests = _ci("replicas")
+    assert "PersistentVolumeClaim" not in kinds(manifests)
+    deployment = only(manifests, "Deployment")["spec"]
+    assert deployment["replicas"] == 3
+    assert deployment["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    assert "data" not in {volume["name"] for volume in _pod(manifests)["volumes"]}
+    own = deployment["selector"]["matchLabels"].items()
+    spread = _pod(manifests)["topologySpreadConstraints"]
+    assert {one["topologyKey"] for one in spread} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+    assert {one["whenUnsatisfiable"] for one in spread} == {"ScheduleAnyway"}
+    for one in spread:
+        assert one["labelSelector"]["matchLabels"].items() <= own
+    budget = only(manifests, "PodDisruptionBudget")["spec"]
+    assert budget == {"maxUnavailable": "50%", "selector": deployment["selector"]}
+
+
+def test_the_url_of_the_database_is_read_from_its_secret() -> None:
+    """It may hold a password: no object but the Secret has it, and only the exporter's pod."""
+    manifests = _ci("replicas")
+    (first, *_) = _exporter(manifests)["env"]
+    reference = {"secretKeyRef": {"name": "ledger-app", "key": "uri"}}
+    assert first == {"name": "INVENT_STATE_URL", "valueFrom": reference}
+    text = only(manifests, "ConfigMap")["data"]["config.yaml"]
+    assert yaml.safe_load(text)["state"] == {"lease": "20s"}
+    assert "ledger-app" not in json.dumps(only(manifests, "Pod"))
+    (first, *_) = _exporter(_ci("postgresql"))["env"]
+    assert first["valueFrom"] == {"secretKeyRef": {"name": "invent-state", "key": "url"}}
+
+
+def test_one_replica_has_no_budget() -> None:
+    """It would stop every drain; and what the values say of topology replaces what is usual."""
+    spread = [{"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}]
+    state: dict[str, object] = {"state": {"existingSecret": "state"}}
+    one, own, none = render_many(
+        [
+            {**state, "replicas": 1},
+            {**state, "replicas": 2, "topologySpreadConstraints": spread},
+            {**state, "replicas": 2, "podDisruptionBudget": {"enabled": False}},
+        ]
+    )
+    assert "topologySpreadConstraints" not in _pod(one)
+    assert [item["topologyKey"] for item in _pod(own)["topologySpreadConstraints"]] == ["rack"]
+    budgets = ["PodDisruptionBudget" in kinds(manifests) for manifests in (one, own, none)]
+    assert budgets == [False, True, False]
+
+
 # --- Names and other texts that YAML takes for something else -------------------------------------
 
 
@@ -254,12 +311,20 @@ network-policy:
   - ports: [{port: 443, protocol: TCP}]
     to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}]
   - ports: [{port: 3128, protocol: TCP}]
+replicas:
+  - ports: [{port: metrics, protocol: TCP}]
+    from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}, test]
+  - ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+    to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}}]
+  - ports: [{port: 443, protocol: TCP}]
+  - ports: [{port: 5432, protocol: TCP}]
+    to: [{podSelector: {matchLabels: {cnpg.io/cluster: ledger}}}]
 """
 
 
-@pytest.mark.parametrize("name", ["default", "network-policy"])
+@pytest.mark.parametrize("name", ["default", "network-policy", "replicas"])
 def test_the_whole_rule_of_the_network_policy(name: str) -> None:
-    """In: who the values say and the pod of `helm test`. Out: DNS, 443 and what is added."""
+    """In: who the values say and the pod of `helm test`. Out: DNS, 443, PostgreSQL, what is added."""
     chart = {"app.kubernetes.io/name": "invent-exporter", "app.kubernetes.io/instance": "invent"}
     exporter, test = (
         {"matchLabels": {**chart, "app.kubernetes.io/component": part}}

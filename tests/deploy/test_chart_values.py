@@ -75,6 +75,7 @@ prometheusRule.thresholds: {run_failed_window: 20m}
 networkPolicy.ingress.from: [{podSelector: {matchLabels: {a: b}}}]
 networkPolicy.egress.dns: [{podSelector: {matchLabels: {a: b}}}]
 networkPolicy.egress.dnsPorts: [5353]
+networkPolicy.egress.postgresql: [{podSelector: {matchLabels: {a: b}}}]
 networkPolicy.egress.https: [{podSelector: {matchLabels: {a: b}}}]
 networkPolicy.egress.extra: [{ports: [{port: 3128}]}]
 hostUsers: false
@@ -169,6 +170,12 @@ def _switched_on(path: str, defaults: dict[str, object]) -> dict[str, Any]:
     section = path.split(".", maxsplit=1)[0]
     if path in ("web.entry", "web.tlsSecret"):
         return {"web": {"existingSecret": "web"}}
+    if path == "state.entry":
+        return {"state": {"existingSecret": "state"}}
+    if section == "podDisruptionBudget":
+        return {"state": {"existingSecret": "state"}, "replicas": 2}
+    if path.startswith("networkPolicy.egress.postgresql"):
+        return {"state": {"existingSecret": "state"}, "networkPolicy": {"enabled": True}}
     if path == "serviceMonitor.tlsConfig":
         return {"serviceMonitor": {"enabled": True, "scheme": "https"}}
     if path in SERVICE_TYPES:
@@ -224,7 +231,8 @@ REFUSED = """
   - [{config: {poll_interval: 30}}, poll_interval]
   - [{config: {poll_interval: "30"}}, poll_interval]
   - [{config: {orgs: [{id: c, keyfile: x}]}}, keyfile]
-  - [{config: {state: {url: "sqlite://"}}}, state]
+  - [{config: {state: {url: "sqlite://"}}}, url]
+  - [{podDisruptionBudget: {maxUnavailable: 0}}, maxUnavailable]
   - [{config: {api: {url: "http://api.example"}}}, url]
   - [{config: {links: {run: "https://app.example/{run}"}}}, run]
   - [{prometheusRule: {thresholds: {failure_ratio: 1}}}, failure_ratio]
@@ -236,8 +244,8 @@ REFUSED = """
   - [{commonLabels: {team: "a: b"}}, team]
   - [{networkPolicy: {ingress: {namespaceSelector: {}}}}, namespaceSelector]
   # What would lose or double runs, or not be scraped.
-  - [{replicas: 2}, one SQLite file]
-  - [{replicas: 2}, "Use replicas: 1"]
+  - [{replicas: 2}, "expected replicas: 1, or state.existingSecret with the URL"]
+  - [{replicas: 2, persistence: {enabled: false}}, "replicas: 2: the state is one SQLite"]
   - [{serviceMonitor: {enabled: true, interval: 2m}}, newborn_hold (65s)]
   - [{serviceMonitor: {enabled: true, interval: 5s, scrapeTimeout: 6s}},
      "serviceMonitor.scrapeTimeout: 6s is longer"]
@@ -253,8 +261,6 @@ REFUSED = """
       extraEnv: [{name: HTTPS_PROXY, value: "http://proxy.internal:3128"}]},
      "config.orgs, other: no API key: expected keys.existingSecret"]
   # What the exporter would refuse when it starts.
-  - [{config: {orgs: [{id: acme, sub_orgs: true}]}},
-     "config.orgs, acme: sub_orgs: true is not supported yet"]
   - [{telemetryPath: /-/healthy}, "telemetryPath: /-/healthy is taken"]
   - [{telemetryPath: /-/ready}, "telemetryPath: /-/ready is taken"]
   - [{telemetryPath: /-/reload}, "telemetryPath: /-/reload is taken"]
@@ -279,7 +285,7 @@ REFUSED = """
   - [{extraEnv: [{name: INVENT_API_KEY, value: x}]},
      "extraEnv: INVENT_API_KEY wins over keys.entry"]
   - [{extraEnv: [{name: INVENT_STATE_URL, value: "sqlite://"}]},
-     "extraEnv: INVENT_STATE_URL would move the state"]
+     "expected persistence or state.existingSecret"]
   - [{extraEnv: [{name: INVENT_API_URL, value: "https://a.example"}],
       config: {api: {url: "https://b.example"}}},
      "extraEnv: INVENT_API_URL wins over config.api.url"]
@@ -289,6 +295,9 @@ REFUSED = """
   - [{serviceMonitor: {enabled: true, tlsConfig: {serverName: a}}},
      serviceMonitor.tlsConfig has no effect with http]
   - [{persistence: {enabled: false, existingClaim: a}}, persistence.existingClaim has no effect]
+  - [{persistence: {existingClaim: a}, state: {existingSecret: b}},
+     "persistence.existingClaim has no effect with state.existingSecret"]
+  - [{config: {state: {lease: 20s}}}, config.state.lease has no effect]
   - [{service: {nodePort: 30480}}, "service.nodePort: a ClusterIP has none"]
   - [{service: {type: NodePort, loadBalancerClass: a}},
      "service.loadBalancerClass: NodePort has none"]
@@ -383,7 +392,7 @@ def test_the_schema_knows_the_keys_that_the_exporter_knows() -> None:
     """`config` takes every key of the configuration file but those that are the chart's to set."""
     sections = {key.rpartition(".")[0].removesuffix("[]") for key in KEYS}
     known = (sections | set(KEYS)) - {""}
-    chart = {"api.key", "orgs[].key", "state", "state.url"}
+    chart = {"api.key", "orgs[].key", "state.url"}
     config_schema = SCHEMA["properties"]["config"]
     described = {
         f"{path}.{key}".removeprefix(".")
@@ -558,6 +567,8 @@ def test_the_exporter_accepts_the_rendered_config(tmp_path: Path) -> None:
         key.write_text("not-a-real-key\n")
         with_key = re.sub(r"key_file: .+", f"key_file: {key}", text)
         file.write_text(with_key.replace("sqlite:////data/", f"sqlite:///{tmp_path}/"))
+        if env.get("INVENT_STATE_URL") == "not-a-real-key":
+            env["INVENT_STATE_URL"] = "postgresql://invent@127.0.0.1/invent"
         if "INVENT_API_KEY_FILE" in env:
             env["INVENT_API_KEY_FILE"] = str(key)
         mounted = ("--config.file=", "--web.config.file=")

@@ -127,6 +127,12 @@ def test_odd_releases_and_namespaces(program: str, name: str, server: ApiServer)
     assert flags <= set(arguments)
     (web,) = [volume for volume in pod["volumes"] if volume["name"] == "web"]
     assert [one["secret"]["name"] for one in web["projected"]["sources"]] == [name, name]
+    state = {"existingSecret": name, "entry": name}
+    sets += [f"--set-json=state={json.dumps(state)}", "--set-json=persistence.existingClaim=null"]
+    _helm(server, program, "upgrade", name, CHART, "--namespace", name, *sets)
+    (deployment,) = server.objects("Deployment", name).values()
+    (url,) = deployment["spec"]["template"]["spec"]["containers"][0]["env"][:1]
+    assert url["valueFrom"]["secretKeyRef"] == {"name": name, "key": name}
     _helm(server, program, "uninstall", name, "--namespace", name)
 
 
@@ -170,6 +176,27 @@ def test_upgrade_from_the_first_chart_and_back(
     _helm(server, program, "uninstall", "invent", *place)
     assert not server.objects("Deployment", namespace)
     _helm(server, program, "install", "invent", CHART, *place, "--values", file)
+    kept = server.objects("PersistentVolumeClaim", namespace)
+    assert [item["metadata"]["uid"] for item in kept.values()] == [claim]
+
+
+@every_helm
+def test_a_release_becomes_replicas_and_one_again(
+    program: str, server: ApiServer, namespace: str
+) -> None:
+    """The strategy changes both ways, and the claim with the old ledger stays meanwhile."""
+    place = ("--namespace", namespace)
+    replicas = ("--values", CHART / "ci" / "replicas-values.yaml")
+    _helm(server, program, "install", "invent", CHART, *place)
+    first = server.objects("Deployment", namespace)[NAME]["spec"]
+    claim = server.objects("PersistentVolumeClaim", namespace)[NAME]["metadata"]["uid"]
+    _helm(server, program, "upgrade", "invent", CHART, *place, *replicas)
+    spec = server.objects("Deployment", namespace)[NAME]["spec"]
+    assert (spec["replicas"], spec["strategy"]["type"]) == (3, "RollingUpdate")
+    assert set(server.objects("PodDisruptionBudget", namespace)) == {NAME}
+    _helm(server, program, "upgrade", "invent", CHART, *place, "--reset-values")
+    assert server.objects("Deployment", namespace)[NAME]["spec"] == first
+    assert not server.objects("PodDisruptionBudget", namespace)
     kept = server.objects("PersistentVolumeClaim", namespace)
     assert [item["metadata"]["uid"] for item in kept.values()] == [claim]
 

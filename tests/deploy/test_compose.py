@@ -67,16 +67,17 @@ def test_tls_and_a_login_lie_over_the_project() -> None:
 
 
 def test_profiles_share_all_but_the_exporter(project: dict[str, Any]) -> None:
-    """`demo`, which is the default, polls the simulator; `real` polls a real org."""
+    """`demo`, the default, polls the simulator; `ha` does it with replicas; `real` polls an org."""
     profiles = {name: service["profiles"] for name, service in project["services"].items()}
-    both = ["demo", "real"]
+    all_three = ["demo", "real", "ha"]
     assert profiles == {
-        "simulator": ["demo"],
+        "simulator": ["demo", "ha"],
         "demo": ["demo"],
         "real": ["real"],
-        "prometheus": both,
-        "alertmanager": both,
-        "grafana": both,
+        **dict.fromkeys(("replica-a", "replica-b", "postgresql", "prometheus-ha"), ["ha"]),
+        "prometheus": ["demo", "real"],
+        "alertmanager": all_three,
+        "grafana": all_three,
     }
     assert "COMPOSE_PROFILES=demo\n" in (ROOT / ".env").read_text()
 
@@ -110,7 +111,7 @@ def test_every_service_is_hardened(project: dict[str, Any]) -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}, name
         tag = service["image"].rsplit(":", 1)[1]
-        assert tag == "local" or re.fullmatch(r"v?\d+\.\d+\.\d+", tag), name
+        assert tag == "local" or re.fullmatch(r"v?\d+(\.\d+)+", tag), name
 
 
 def test_every_mounted_file_is_there(project: dict[str, Any]) -> None:
@@ -144,6 +145,28 @@ def test_the_key_of_the_real_org_is_a_file(project: dict[str, Any]) -> None:
     file = Path(project["secrets"]["invent-api-key"]["file"])
     ignored = run("git", "check-ignore", "--quiet", "--no-index", file, cwd=ROOT)
     assert ignored.returncode == 0
+
+
+def test_replicas_are_all_scraped_and_told_apart(project: dict[str, Any]) -> None:
+    """They share a database and the simulator's network, where each has a port that is scraped."""
+    services = project["services"]
+    replicas = [services["replica-a"], services["replica-b"]]
+    urls = {service["environment"]["INVENT_STATE_URL"] for service in replicas}
+    assert urls == {"postgresql://invent:invent@postgresql/invent"}
+    for service in replicas:
+        assert service["network_mode"] == "service:simulator"
+        assert service["depends_on"]["postgresql"]["condition"] == "service_healthy"
+    assert replicas[1]["command"][-1].endswith(":" + replicas[1]["environment"]["HEALTHCHECK_PORT"])
+    usual, shared = (
+        yaml.safe_load((DEPLOY / "prometheus" / name).read_text())
+        for name in ("prometheus.yml", "prometheus.ha.yml")
+    )
+    (job,) = shared["scrape_configs"]
+    (static,) = job["static_configs"]
+    ports = {f"exporter:{port['published']}" for port in services["simulator"]["ports"]}
+    assert set(static["targets"]) == ports
+    static["targets"] = ["exporter:10480"]
+    assert shared == usual
 
 
 def test_alertmanager_accepts_its_configuration() -> None:

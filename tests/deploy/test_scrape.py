@@ -21,7 +21,8 @@ pytestmark = pytest.mark.system
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 LEDGER_SERIES = re.compile(r"invent_(runs?|credits?|step_credits|workflows?|org)_.+")
 PROCESS_SERIES = re.compile(
-    r"invent_(up|poll|api|listing|ledger|reconcile|config|exporter|exposition)(_.+)?|(process|python|scrape)_.+|up"
+    r"invent_(up|poll|api|listing|ledger|reconcile|config|exporter|exposition|replica|leases)(_.+)?"
+    r"|(process|python|scrape)_.+|up"
 )
 
 
@@ -43,8 +44,9 @@ def _from_service_monitor() -> list[dict[str, Any]]:
 
 
 def test_service_monitor_and_files_relabel_the_same_metrics() -> None:
-    """Each of the three picks the ledger's series by the expression of these tests."""
-    jobs = (_from_file("prometheus.yml"), _from_file("kubernetes.yml"), _from_service_monitor())
+    """Each of the four picks the ledger's series by the expression of these tests."""
+    files = ("prometheus.yml", "prometheus.ha.yml", "kubernetes.yml")
+    jobs = (*map(_from_file, files), _from_service_monitor())
     expressions = {rule["regex"].replace("?:", "") for job in jobs for rule in job}
     assert expressions == {LEDGER_SERIES.pattern}
     assert len(_from_file("kubernetes.yml")) == len(_from_service_monitor()) == 2

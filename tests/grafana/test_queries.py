@@ -26,7 +26,7 @@ from tests.programs import require
 
 OF_PROMETHEUS = {"up", "scrape_duration_seconds", "scrape_samples_scraped"}
 ALERTS = {"ALERTS", "ALERTS_FOR_STATE"}
-LABELS = {"job", "instance", "severity", "alertname", "alertstate", "le", "team"}
+LABELS = {"job", "instance", "severity", "alertname", "alertstate", "le", "team", "limit"}
 """Those that Prometheus and its rules add, and the one of `workflow_labels` that alerts carry."""
 EMPTY: set[str] = set()
 """Queries that find nothing in the scene, and why."""
@@ -161,6 +161,8 @@ def test_counters_are_read_as_rates(query: Query) -> None:
         ("sum(a_total) > sum(a_total)", {"a_total"}),
         ("sum(a_total) > sum(b_total offset 1m)", {"a_total", "b_total"}),
         ("sum(a_total) - sum(a_total offset 1m)", {"a_total"}),
+        ("last_over_time(a_total[1m]) > last_over_time(a_total[1h] offset 5m)", set()),
+        ("last_over_time(a_total[1m]) > last_over_time(a_total[1h])", {"a_total"}),
         ("last_over_time(a_total[1m]) - last_over_time(a_total[1m] offset 1m)", set()),
         ("last_over_time(a_total[1m]) - last_over_time(a_total[1m])", {"a_total"}),
         (

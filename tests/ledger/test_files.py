@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from invent_exporter.errors import StateError
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import KEPT_FAILED_RUNS
-from invent_exporter.ledger.sqlite import open_database
 from tests.ledger.blocking import BlockingLedger
 from tests.ledger.test_ledger import SETTINGS
 from tests.ledger.test_upgrade import OLD

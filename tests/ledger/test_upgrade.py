@@ -15,10 +15,10 @@ import pytest
 from invent_exporter.api.models import FINAL_STATUSES
 from invent_exporter.errors import StateError
 from invent_exporter.ledger import upgrade
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.schema import SCHEMA_VERSION
-from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.simulator import Org, Settings, SimulatorServer, Workflow, World
 from invent_exporter.simulator.runs import Status
 from tests.ledger.blocking import BlockingLedger

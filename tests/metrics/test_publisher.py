@@ -13,9 +13,9 @@ from sqlalchemy import event
 
 from invent_exporter.api.models import Run
 from invent_exporter.config.workflows import Workflows
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger, OpenGroup
 from invent_exporter.ledger.recorder import LedgerSettings
-from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.scan.poll import ScanState
@@ -65,7 +65,8 @@ class Desk:
 
     async def publish(self, *names: str) -> None:
         """Publish these workflows."""
-        await self.publisher.publish(self.org, names, org_name="Acme")
+        self.publisher.note(self.org, names, org_name="Acme")
+        await self.publisher.flush()
 
     async def set_open(self, groups: tuple[OpenGroup, ...] | None) -> None:
         """Serve these open runs."""

@@ -109,9 +109,9 @@ def traffic(simulator: SimulatorServer) -> Iterator[dict[str, int]]:
 
 def rotate(simulator: SimulatorServer, org_id: str, key: str) -> None:
     """Let another key be the one of an org."""
-    world = simulator.world
-    with world.lock:
-        world._orgs[org_id] = msgspec.structs.replace(world._orgs[org_id], key=key)
+    org = simulator.world.find_org(org_id)
+    assert org is not None
+    simulator.world.add_org(msgspec.structs.replace(org, key=key))
 
 
 @pytest.mark.system

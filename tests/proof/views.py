@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from invent_exporter.api.orgs import Finances
 from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
 from invent_exporter.ledger.ledger import OpenGroup
 from invent_exporter.metrics.families import OrgView, WorkflowView
@@ -54,7 +55,7 @@ def golden_views() -> dict[object, OrgView | WorkflowView]:
     team = (("team", "payments"),)
     busy = WorkflowView("org-1", "busy", "Invoices", released(busy_counts()), open_runs, team)
     return {
-        (1,): OrgView("org-1", "Acme", org, 2, 1),
+        (1,): OrgView("org-1", "Acme", org, 2, 1, Finances(0.0, 200.0, 1000.5, -1.0)),
         (1, "busy"): busy,
         (1, "newborn"): WorkflowView("org-1", "newborn", HOSTILE, newborn, ()),
         (1, "__other__"): WorkflowView("org-1", "__other__", "__other__", released(folded), None),

@@ -134,6 +134,23 @@ def test_the_world_can_change_between_two_pages(
     assert [page[0]["id"] for page in pages] == ["old", "old"]
 
 
+def test_orgs_come_change_and_go(client: httpx.Client, world: World) -> None:
+    """What is not said of an org stays; one that comes back has its runs."""
+    run_id = world.add_run(org_id="org-sub")
+    new = {"id": "org-new", "name": "New", "key": "key-new", "parent": "org-main"}
+    assert client.post("/_sim/orgs", json=new).json()["balance"] == 1000.0
+    changed = client.post("/_sim/orgs", json={"id": "org-sub", "balance": 2.5}).json()
+    assert (changed["name"], changed["balance"]) == ("Sub", 2.5)
+    assert [org["id"] for org in client.get("/orgs/c/orgs").json()] == ["org-sub", "org-new"]
+    assert client.delete("/_sim/orgs/org-sub").status_code == 200
+    assert client.delete("/_sim/orgs/org-sub").status_code == 404
+    assert [org["id"] for org in client.get("/orgs/c/orgs").json()] == ["org-new"]
+    assert client.get("/orgs/org-sub/workflows/runs").status_code == 404
+    assert client.post("/_sim/orgs", json={"id": "org-sub", "name": "Sub"}).status_code == 400
+    client.post("/_sim/orgs", json=changed)
+    assert [run["id"] for run in client.get("/orgs/org-sub/workflows/runs").json()] == [run_id]
+
+
 def test_it_serves_on_ipv6_too() -> None:
     """The other loopback address works, and its URL is one."""
     try:

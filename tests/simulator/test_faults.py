@@ -141,6 +141,8 @@ def test_faults_choose_their_requests(
     assert statuses(Fault(kind="status", org="org-sub")) == "......"
     assert statuses(Fault(kind="status", query={"page": "2"})) == "......"
     assert statuses(Fault(kind="status", query={"page": "2"}), RUNS + "?page=2") == "xxxxxx"
+    assert statuses(Fault(kind="status", path="/orgs")) == "......"
+    assert statuses(Fault(kind="status", path="/orgs"), "/orgs/c/orgs") == "xxxxxx"
     assert statuses(Fault(kind="status", skip=2)) == "..xxxx"
     assert statuses(Fault(kind="status", every=3)) == "..x..x"
     assert statuses(Fault(kind="status", skip=1, count=2)) == ".xx..."

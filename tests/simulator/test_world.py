@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 
+import msgspec
 import pytest
 
 from invent_exporter.simulator import Org, Usage, Workflow, World, demo_world, quiet_world
@@ -74,7 +75,9 @@ def test_the_demo_has_workflows_that_differ(clock: Clock) -> None:
     assert median_seconds("wf-nightly-export") > HOUR
     assert {run.status for run in of("wf-invoice-approval")} > {"CANCELED", "SKIPPED", "COMPLETED"}
     assert {run.origin for run in runs} == {"WORKFLOW", "WEBHOOK", "TRIGGER"}
-    assert {run.org_id for run in runs} == {"org-aurora", "org-aurora-labs"}
+    assert {run.org_id for run in runs} == {
+        *("org-aurora", "org-aurora-labs", "org-aurora-retail", "org-aurora-kitchens"),
+    }
     assert of(None)
     assert not of("wf-new-pricing")
     costly = [run.usages[-1] for run in of("wf-research-report") if run.usages]
@@ -205,3 +208,25 @@ def test_mistakes_of_a_test_are_errors(quiet: World) -> None:
         quiet.finish_run("r", "RUNNING")
     with pytest.raises(KeyError):
         quiet.start_run("nobody")
+
+
+def test_runs_cost_their_org_credits(clock: Clock) -> None:
+    """Promotional ones go first, the cap fills, revisions count as well; the past costs nothing."""
+    world = quiet_world(clock)
+    sub = Org(id="org-sub", name="Sub", key="key-sub", parent="org-main", balance=10.0)
+    sub = msgspec.structs.replace(sub, promo_balance=3.0, spending_cap=100.0)
+    world.add_org(sub)
+    run_id = world.add_run(org_id="org-sub", status="RUNNING")
+    world.finish_run(run_id, usage=Usage(5.0, 1.0))
+    world.revise_usage(run_id, Usage(6.0, 1.0))
+    old = world.add_run(org_id="org-sub", status="RUNNING", created_at=START - HOUR)
+    world.finish_run(old, usage=Usage(7.0, 1.0), at=START - HOUR)
+    now = world.find_org("org-sub")
+    assert now is not None
+    assert (now.promo_balance, now.balance, now.spending_cap_used) == (0.0, 7.0, 6.0)
+    world.add_org(msgspec.structs.replace(now, use_parent_balance=True))
+    world.revise_usage(run_id, Usage(8.0, 1.0))
+    main, now = world.find_org("org-main"), world.find_org("org-sub")
+    assert main is not None
+    assert now is not None
+    assert (main.balance, now.balance, now.spending_cap_used) == (998.0, 7.0, 8.0)

@@ -151,14 +151,30 @@ unix:///tmp/health.sock
 sqlite:////data/invent-exporter.db
 {{- end -}}
 
-{{/* The configuration file: what the values say, and where the chart put the key and the state. */}}
+{{/* The configuration file: what the values say, and where the chart put the key and the state. A URL
+of PostgreSQL may hold a password: it comes from its Secret by the environment. */}}
 {{- define "invent-exporter.config" -}}
 {{- $config := omit (deepCopy .Values.config) "existingConfigMap" -}}
 {{- with include "invent-exporter.keyFile" . -}}
 {{- $_ := set $config "api" (merge (dict "key_file" .) (default dict $config.api)) -}}
 {{- end -}}
-{{- $_ := set $config "state" (dict "url" (include "invent-exporter.stateUrl" .)) -}}
+{{- if not .Values.state.existingSecret -}}
+{{- $_ := set $config "state" (merge (dict "url" (include "invent-exporter.stateUrl" .)) (default dict $config.state)) -}}
+{{- end -}}
 {{- toYaml $config -}}
+{{- end -}}
+
+{{/* Topology spread: what the values say; several replicas are spread without a word. */}}
+{{- define "invent-exporter.spread" -}}
+{{- $constraints := default list .Values.topologySpreadConstraints -}}
+{{- if and (not $constraints) (gt (int .Values.replicas) 1) -}}
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" -}}
+{{- $constraints = append $constraints (dict "maxSkew" 1 "topologyKey" . "whenUnsatisfiable" "ScheduleAnyway") -}}
+{{- end -}}
+{{- end -}}
+{{- range $constraints }}
+- {{ toYaml (mergeOverwrite (dict "labelSelector" (dict "matchLabels" (include "invent-exporter.selectorLabels" $ | fromYaml))) .) | nindent 2 | trim }}
+{{- end -}}
 {{- end -}}
 
 {{/* What the Prometheus Operator makes the job of the scrapes: a label of the Service (PodMonitor: of

@@ -4,8 +4,11 @@
 {{- include "invent-exporter.validateArguments" . -}}
 {{- include "invent-exporter.validateMonitor" . -}}
 {{- include "invent-exporter.validateClaim" . -}}
-{{- if gt (int .Values.replicas) 1 -}}
-{{- fail (printf "replicas: %d: the state is one SQLite file, which one process owns. Use replicas: 1; a restart loses no run, and counters go on where they were" (int .Values.replicas)) -}}
+{{- if and (gt (int .Values.replicas) 1) (not .Values.state.existingSecret) -}}
+{{- fail (printf "replicas: %d: the state is one SQLite file, which one process owns: expected replicas: 1, or state.existingSecret with the URL of a PostgreSQL database that the replicas share" (int .Values.replicas)) -}}
+{{- end -}}
+{{- if and (default dict .Values.config.state).lease (not .Values.state.existingSecret) -}}
+{{- fail "config.state.lease has no effect without state.existingSecret: only PostgreSQL has leases" -}}
 {{- end -}}
 {{- if has .Values.telemetryPath (list "/-/healthy" "/-/ready" "/-/reload") -}}
 {{- fail (printf "telemetryPath: %s is taken: expected another path such as /metrics" .Values.telemetryPath) -}}
@@ -53,9 +56,6 @@
 {{- fail (printf "config.api.key_file: keys.entry names the key as well: expected keys.existingSecret: \"\" when no Secret is to be mounted, or keys.entry: \"\" when only orgs use its entries") -}}
 {{- end -}}
 {{- range $org := default (list (dict "id" "c")) .Values.config.orgs -}}
-{{- if $org.sub_orgs -}}
-{{- fail (printf "config.orgs, %s: sub_orgs: true is not supported yet: expected false, and each sub-org as an entry of config.orgs" $org.id) -}}
-{{- end -}}
 {{- if not (or $file $api.key_file $org.key_file (include "invent-exporter.hasOwnFile" $) (include "invent-exporter.hasKeyVariable" $)) -}}
 {{- fail (printf "config.orgs, %s: no API key: expected keys.existingSecret or keys.create with keys.entry, config.api.key_file, a key_file of the org, or INVENT_API_KEY_FILE or INVENT_API_KEY in extraEnv" $org.id) -}}
 {{- end -}}
@@ -80,7 +80,7 @@
 {{- $config := .Values.config -}}
 {{- range .Values.extraEnv -}}
 {{- if eq .name "INVENT_STATE_URL" -}}
-{{- fail "extraEnv: INVENT_STATE_URL would move the state off its volume: expected persistence" -}}
+{{- fail "extraEnv: INVENT_STATE_URL would move the state to where the chart does not know it: expected persistence or state.existingSecret" -}}
 {{- else if and (eq .name "INVENT_API_URL") (default dict $config.api).url -}}
 {{- fail "extraEnv: INVENT_API_URL wins over config.api.url: expected one of the two" -}}
 {{- else if and (eq .name "INVENT_ORG_ID") $config.orgs -}}
@@ -128,9 +128,12 @@ in it. Seen only where Helm asks the cluster, so not by `helm template`. */}}
 {{- if and $persistence.existingClaim (not $persistence.enabled) -}}
 {{- fail "persistence.existingClaim has no effect with persistence.enabled: false: expected true" -}}
 {{- end -}}
+{{- if and $persistence.existingClaim .Values.state.existingSecret -}}
+{{- fail "persistence.existingClaim has no effect with state.existingSecret, whose database holds the ledger: expected one of the two" -}}
+{{- end -}}
 {{- $name := include "invent-exporter.fullname" . -}}
 {{- $namespace := include "invent-exporter.namespace" . -}}
-{{- if and .Release.IsUpgrade $persistence.enabled (not $persistence.existingClaim) (not (lookup "v1" "PersistentVolumeClaim" $namespace $name)) -}}
+{{- if and .Release.IsUpgrade $persistence.enabled (not $persistence.existingClaim) (not .Values.state.existingSecret) (not (lookup "v1" "PersistentVolumeClaim" $namespace $name)) -}}
 {{- range list $namespace .Release.Namespace | uniq -}}
 {{- range (lookup "v1" "PersistentVolumeClaim" . "").items -}}
 {{- $labels := default dict .metadata.labels -}}

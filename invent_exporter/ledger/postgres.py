@@ -1,0 +1,245 @@
+"""A PostgreSQL database that several replicas share, each transaction as if it were alone.
+
+SERIALIZABLE is the whole argument: what docs/how-it-counts.md proves for one process, with one
+transaction after the other, holds for many. Transactions that meet fail with one of `_CONFLICTS`,
+and the ledger runs them again. What a failed COMMIT did nobody knows, so the ledger loads the org
+anew after any other error.
+
+A connection that is silent is given up in seconds: the network's own ways (keepalives) see a dead
+peer, but not a proxy that takes everything and answers nothing. So a thread looks at each
+connection in use, and breaks it off when it has been used for too long.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, create_engine, event, insert, inspect, select, update
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+
+from invent_exporter.config.state import shown
+from invent_exporter.errors import ConflictError, NoRoomError, StateError, StorageError
+from invent_exporter.ledger.schema import SCHEMA_VERSION, leases, meta, tables
+from invent_exporter.ledger.upgrade import run_steps
+
+_CONNECT: Final[dict[str, Any]] = {
+    "connect_timeout": 3,
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 6000,
+    "target_session_attrs": "read-write",  # of several hosts, the one that is not a standby
+    "fallback_application_name": "invent-exporter",
+    "client_encoding": "utf8",
+}
+"""What the URL does not say itself."""
+_SESSION: Final = (
+    "SET statement_timeout = '8s'; "
+    # Of a process that was stopped in the middle: its locks must not hold up who takes over.
+    "SET idle_in_transaction_session_timeout = '5s'"
+)
+_PATIENCE_SECONDS: Final = 10.0
+"""A transaction takes milliseconds; one that takes this long waits for an answer in vain."""
+_STOP_SECONDS: Final = 1.5
+"""A stop waits so long for what is under way, and has 5 s in all."""
+_IDLE_SECONDS: Final = 1.0
+"""A connection that was not used for so long is asked whether it is still one."""
+_SIZE_SECONDS: Final = 30.0
+_LOCK: Final = 0x1E7E17
+"""Of PostgreSQL's advisory locks, the one under which tables are made."""
+# What goes wrong is an error of the step; the driver's own lines name hosts and users as well.
+logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+
+_CONFLICTS: Final = (
+    "40001",  # serialization_failure
+    "40P01",  # deadlock_detected
+    "23505",  # unique_violation: another replica has just inserted the same
+)
+_DISK_FULL: Final = "53100"
+
+
+class Database:
+    """The connections of one process to a PostgreSQL database."""
+
+    is_shared = True
+
+    def __init__(self, url: str) -> None:
+        """Connect to nothing yet."""
+        known = conninfo_to_dict(url)
+        options = {name: value for name, value in _CONNECT.items() if name not in known}
+        self._url, self._options = url, options
+        self._size_bytes, self._size_due = 0, -math.inf
+        self._busy: dict[object, tuple[psycopg.Connection[Any], float]] = {}
+        self._free = threading.Condition()
+        self._closed = threading.Event()
+        # The ledger's thread, and the one that holds leases.
+        self.engine = create_engine(
+            "postgresql+psycopg://",
+            creator=self._connect,
+            isolation_level="SERIALIZABLE",
+            paramstyle="format",
+            pool_size=2,
+            max_overflow=0,
+        )
+        event.listen(self.engine, "checkout", self._take)
+        event.listen(self.engine, "checkin", self._give_back)
+        event.listen(self.engine, "begin", self._look_at_size)
+        threading.Thread(target=self._watch, name="postgres", daemon=True).start()
+
+    def size_bytes(self) -> int:
+        """Size of the whole database, as it was a short time ago."""
+        return self._size_bytes
+
+    def room_bytes(self) -> float:
+        """Nobody tells a client how much room its server has."""
+        return math.inf
+
+    def failure(self, error: Exception) -> StorageError:
+        """Say what a failed transaction means; after most errors the next one connects anew."""
+        text, state = _cause(error)
+        if state in _CONFLICTS:
+            return ConflictError(text)
+        self.engine.dispose()  # another host may be the one that can be written to now
+        return NoRoomError(text) if state == _DISK_FULL else StorageError(text)
+
+    def close(self) -> None:
+        """Let what is under way end, but not for long."""
+        with self._free:
+            self._free.wait_for(lambda: not self._busy, _STOP_SECONDS)
+        self._closed.set()
+        self._break_off(0.0)
+        self.engine.dispose()
+
+    # -- connections
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        if self._closed.is_set():
+            raise psycopg.OperationalError("closed")
+        connection = psycopg.connect(self._url, **self._options)
+        try:
+            connection.autocommit = True
+            connection.execute(_SESSION)
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _take(self, connection: psycopg.Connection[Any], record: Any, _proxy: object) -> None:  # noqa: ANN401
+        now = time.monotonic()
+        self._busy[record] = connection, now
+        if now - record.info.get("used", now) > _IDLE_SECONDS:
+            try:
+                self.engine.dialect.do_ping(cast("DBAPIConnection", connection))
+            except psycopg.Error as error:
+                raise DisconnectionError from error  # the pool tries a new one
+
+    def _give_back(self, _connection: object, record: Any) -> None:  # noqa: ANN401
+        record.info["used"] = time.monotonic()
+        with self._free:
+            self._busy.pop(record, None)
+            self._free.notify_all()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(1.0):
+            self._break_off(_PATIENCE_SECONDS)
+
+    def _break_off(self, patience_seconds: float) -> None:
+        """End the connections that have been in use for so long: who waits there gets an error."""
+        for connection, since in [*self._busy.values()]:
+            if time.monotonic() - since >= patience_seconds:
+                # libpq can't be told by another thread, but it sees that its socket has ended.
+                with (
+                    suppress(OSError, psycopg.Error),
+                    socket.socket(fileno=os.dup(connection.fileno())) as same,
+                ):
+                    same.shutdown(socket.SHUT_RDWR)
+
+    def _look_at_size(self, connection: Connection) -> None:
+        if time.monotonic() >= self._size_due:
+            query = select(sa.func.pg_database_size(sa.func.current_database()))
+            self._size_bytes = connection.execute(query).scalar_one()
+            self._size_due = time.monotonic() + _SIZE_SECONDS
+
+
+def open_database(url: str) -> Database:
+    """Connect, and make the tables where there are none.
+
+    Raises:
+        StateError: the server can't be reached or refuses, or the tables are not ours or newer.
+
+    """
+    database = Database(url)
+    try:
+        # The lock is waited for outside of the snapshot in which the tables are looked for.
+        options = {"isolation_level": "READ COMMITTED"}
+        engine = database.engine.execution_options(**options)
+        with engine.begin() as connection:
+            connection.execute(select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            _prepare(connection, shown(url))
+    except (SQLAlchemyError, StateError) as error:
+        database.close()
+        if isinstance(error, StateError):
+            raise
+        raise StateError(
+            f"state.url: {shown(url)}: {_cause(error)[0]}; "
+            "expected a PostgreSQL server that lets this user make and write tables"
+        ) from error
+    return database
+
+
+def _prepare(connection: Connection, url: str) -> None:
+    encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        raise StateError(f"state.url: {url}: its encoding is {encoding}, expected UTF8")
+    there = set(inspect(connection).get_table_names()) & tables.tables.keys()
+    if not there:
+        tables.create_all(connection)
+        leases.create_all(connection)
+        connection.execute(insert(meta).values(schema_version=SCHEMA_VERSION))
+        return
+    check_tables(connection, url)
+    version = connection.execute(select(meta.c.schema_version)).scalar_one()
+    if version < SCHEMA_VERSION:
+        run_steps(connection, version)
+        connection.execute(update(meta).values(schema_version=SCHEMA_VERSION))
+
+
+def check_tables(connection: Connection, url: str) -> None:
+    """Look whether the tables are the exporter's, of a version that this program knows.
+
+    Raises:
+        StateError: they are not.
+
+    """
+    found = inspect(connection)
+    columns = found.get_columns(meta.name) if found.has_table(meta.name) else []
+    if meta.c.schema_version.name not in {column["name"] for column in columns}:
+        raise StateError(
+            f"state.url: {url}: its tables are another program's; "
+            "expected a database, or a schema (options=-csearch_path%3DNAME), of its own"
+        )
+    version = connection.execute(select(meta.c.schema_version)).scalar_one()
+    if version > SCHEMA_VERSION:
+        raise StateError(
+            f"state.url: {url} has schema version {version}, this program knows up to "
+            f"{SCHEMA_VERSION}; start the newer program"
+        )
+
+
+def _cause(error: Exception) -> tuple[str, str | None]:
+    """Return the driver's words, in one line, and its SQLSTATE."""
+    cause = getattr(error, "orig", None) or error
+    return " ".join(str(cause).split()) or type(cause).__name__, getattr(cause, "sqlstate", None)
