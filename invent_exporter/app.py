@@ -22,7 +22,7 @@ from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks, boot_seconds
 from invent_exporter.collector.ownership import Ownership
-from invent_exporter.collector.status import OrgStatus, org_status
+from invent_exporter.collector.status import OrgElsewhere, OrgStatus, org_status
 from invent_exporter.collector.supervisor import Supervisor
 from invent_exporter.collector.target import Shared, Target
 from invent_exporter.collector.targets import Targets
@@ -167,6 +167,10 @@ class Exporter:
         )
         return map(status, self.supervisor.collectors)
 
+    def elsewhere(self) -> Sequence[OrgElsewhere]:
+        """Say who polls the orgs that this process does not."""
+        return () if self.ownership is None else self.ownership.elsewhere
+
     async def run(
         self, stop: asyncio.Event, *beside: Callable[[], Coroutine[None, None, NoReturn]]
     ) -> None:
@@ -252,6 +256,7 @@ async def serve(
             exporter.exposition,
             exporter.supervisor,
             exporter.statuses,
+            elsewhere=exporter.elsewhere,
             telemetry_path=telemetry_path,
             clock=exporter.clocks.time,
             reload=reloader.reload if may_reload else None,

@@ -18,11 +18,11 @@ from invent_exporter.web.api_status import API_STATUS_PATH, encode
 from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, Chosen, render
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
-    from invent_exporter.collector.status import OrgStatus
+    from invent_exporter.collector.status import OrgElsewhere, OrgStatus
     from invent_exporter.collector.supervisor import Supervisor
     from invent_exporter.metrics.exposition import Answer, Exposition
     from invent_exporter.web.connection import Connection, Connections
@@ -111,6 +111,7 @@ class Application:
         health: Supervisor,
         statuses: Callable[[], Iterable[OrgStatus]],
         *,
+        elsewhere: Callable[[], Sequence[OrgElsewhere]] = lambda: (),
         telemetry_path: str = "/metrics",
         clock: Callable[[], float] = time.time,
         reload: Callable[[], Awaitable[str | None]] | None = None,
@@ -122,6 +123,7 @@ class Application:
         self._exposition = exposition
         self._health = health
         self._statuses = statuses
+        self._elsewhere = elsewhere
         self._telemetry_path = telemetry_path
         self._clock = clock
         self._reload = reload
@@ -197,7 +199,9 @@ class Application:
 
     async def _api_status(self, _scope: HTTPScope) -> Response:
         # In whole seconds, so that HEAD tells the length that GET has.
-        return Response(200, _JSON, encode(self._statuses(), now=float(int(self._clock()))))
+        now = float(int(self._clock()))
+        body = encode(self._statuses(), now=now, elsewhere=self._elsewhere())
+        return Response(200, _JSON, body)
 
     async def _overview(self, scope: HTTPScope) -> Response:
         asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
@@ -206,6 +210,7 @@ class Application:
             telemetry_path=self._telemetry_path,
             now=self._clock(),
             chosen=Chosen(asked.get("org"), asked.get("workflow")),
+            elsewhere=self._elsewhere(),
         )
         return Response(200, _OVERVIEW, html.encode("utf-8", "replace"))
 

@@ -359,11 +359,11 @@ async def test_an_org_that_can_not_be_loaded_while_running_is_tried_again(
     ledger = desk.exporter.ledger
     load, left = ledger.load, [2]
 
-    async def fail_twice(org_id: str, *, walk_floor: float) -> object:
+    async def fail_twice(org_id: str, **options: Any) -> object:  # noqa: ANN401
         if left[0]:
             left[0] -= 1
             raise StorageError("disk is full")
-        return await load(org_id, walk_floor=walk_floor)
+        return await load(org_id, **options)
 
     monkeypatch.setattr(ledger, "load", fail_twice)
     await desk.apply("org-a")
