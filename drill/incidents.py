@@ -105,7 +105,7 @@ RUNS = (
         frozenset(
             {"InventRunFailed", "InventFailureRatioHigh", "InventNoSuccess", "InventCreditsWasted"}
         ),
-        "Tiles «Alerts» and «Workflows failing»; its row in «Alerts firing» and «Failing most, "
+        "Tiles «Alerts» and «Failing»; its row in «Alerts firing» and «Failing most, "
         "last hour»; red at the bottom of «Runs finished»",
     ),
     Incident(

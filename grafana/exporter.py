@@ -314,8 +314,9 @@ def _ledger(y: int) -> dashboard.Row:
 
 
 def _replicas(y: int) -> dashboard.Row:
-    of_instance = f'{ORG}, instance=~"$instance"'
     by_both = "by (job, org_id, instance)"
+    # One whose leases ran out goes on to fail polls of orgs that others may serve by now.
+    serves = f"and on (job, instance) invent_replica_orgs{{{EXPORTER}}} > 0"
     return row(
         "Replicas",
         y,
@@ -346,7 +347,7 @@ def _replicas(y: int) -> dashboard.Row:
                 "once, and read.",
                 Place(14, y + 1, 10, 9),
                 [
-                    rows(org_named(f"max {by_both} ({metric}{{{of_instance}}})"), ref)
+                    rows(org_named(f"max {by_both} ({metric}{{{ORG}}}) {serves}"), ref)
                     for metric, ref in (("invent_up", "B"), ("invent_poll_interval_seconds", "C"))
                 ],
                 [

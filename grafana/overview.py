@@ -129,10 +129,10 @@ def _tiles(board: dashboard.Dashboard) -> None:
     board.with_panel(age_tile(Place(6, 0, 3, 3)))
     board.with_panel(
         tile(
-            "Workflows failing",
+            "Failing",
             f"Workflows of which over {limit('failure_ratio_max'):.0%} of the last hour's runs "
             f"failed, or {limit('consecutive_failures_max'):.0f} and more in a row. Normal: 0.",
-            Place(9, 0, 3, 3),
+            Place(9, 0, 2, 3),
             now(count_workflows(failing())),
             limits=critical(1),
         )
@@ -142,7 +142,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Overdue",
             "Workflows without a success for twice the longest silence of the last 14 days: they "
             "fail, hang, or are not started any more. Normal: 0.",
-            Place(12, 0, 2, 3),
+            Place(11, 0, 2, 3),
             now(count_workflows(overdue())),
             limits=warning(1),
         )
@@ -152,7 +152,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Slow",
             f"Workflows whose runs of the last hour took {limit('slow_factor'):g} times as long as "
             "those of the last 7 days. Normal: 0.",
-            Place(14, 0, 2, 3),
+            Place(13, 0, 2, 3),
             now(count_workflows(slow())),
             limits=warning(1),
         )
@@ -162,7 +162,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Stuck or waiting",
             "Workflows with a run that runs far longer than theirs do, or that waits to start for "
             f"over {limit('queue_wait_max_seconds') / 60:.0f} minutes. Normal: 0.",
-            Place(16, 0, 3, 3),
+            Place(15, 0, 3, 3),
             now(count_workflows(stuck())),
             limits=warning(1),
         )
@@ -173,7 +173,7 @@ def _tiles(board: dashboard.Dashboard) -> None:
             "Sub-orgs whose balance, or what is left under their cap, lasts for less than "
             f"{limit('credits_left_min_days'):g} days at the pace of the last day; the row "
             "Balances names them. Normal: 0.",
-            Place(19, 0, 2, 3),
+            Place(18, 0, 3, 3),
             now(count_workflows(f"{lasts()} < {LASTS_MIN:g}")),
             limits=critical(1),
         )

@@ -39,6 +39,7 @@ from grafana.queries import (
     ORG,
     OVERDUE_AFTER,
     STUCK_AFTER,
+    SUB_ORGS,
     increase,
     lasts,
     limit,
@@ -191,9 +192,9 @@ def balances(y: int) -> dashboard.Row:
         "B": money("balance"),
         "C": money("promo_balance"),
         "D": cap,
-        "E": used,
+        "E": f"{used} and {cap}",
         "F": f"{used} / {cap}",
-        "G": f"{CREDITS_1D}{{{ORG}}} and {ON_ORG} {used}",
+        "G": f"{CREDITS_1D}{{{ORG}}} and {SUB_ORGS}{{{ORG}}}",
     }
     first = f"bottomk(5, min {BY_ORG} ({CREDITS_LAST}{{{ORG}}} @ end()))"
     left = f"min {BY_ORG} ({CREDITS_LEFT}{{{ORG}}})"
@@ -217,8 +218,8 @@ def balances(y: int) -> dashboard.Row:
                     Column("Value #B", "Balance", "none", width=90),
                     Column("Value #C", "Promotional", "none", width=105),
                     Column("Value #D", "Cap", "none", width=90),
-                    Column("Value #E", "Used of it", "none", width=90),
-                    Column("Value #F", "Used", "percentunit", warning(0.9), width=75),
+                    Column("Value #E", "Cap used", "none", width=90),
+                    Column("Value #F", "Share", "percentunit", warning(0.9), width=75),
                     Column("Value #G", "Burned, 24 h", "none", width=110),
                 ],
                 sort={},

@@ -22,6 +22,7 @@ ALERT = 'alertname=~"Invent.+", job=~"$job|", org_id=~"$org_id|"'
 BY_ORG, ON_ORG = "by (job, org_id)", "on (job, org_id)"
 BY_WORKFLOW, ON_WORKFLOW = "by (job, org_id, workflow_id)", "on (job, org_id, workflow_id)"
 
+SUB_ORGS = "org:invent_sub_orgs:group6h"
 HEARTBEAT = f"job:invent_exporter_up:max{{{JOB}}}"
 ORG_NAME = "org:invent_org_info:name"
 NAME = "workflow:invent_workflow_info:name"

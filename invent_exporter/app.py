@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -18,12 +18,13 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import SubOrgsApi
-from invent_exporter.api.ratelimit import PageAllowance
+from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.api.transport import Transport
-from invent_exporter.clocks import SystemClocks
-from invent_exporter.collector.status import OrgStatus, org_status
+from invent_exporter.clocks import SystemClocks, boot_seconds
+from invent_exporter.collector.ownership import Ownership
+from invent_exporter.collector.status import OrgElsewhere, OrgStatus, org_status
 from invent_exporter.collector.supervisor import Supervisor
-from invent_exporter.collector.target import Shared
+from invent_exporter.collector.target import Shared, Target
 from invent_exporter.collector.targets import Targets
 from invent_exporter.config.key import Key
 from invent_exporter.config.load import Config
@@ -32,6 +33,7 @@ from invent_exporter.config.state import shown
 from invent_exporter.errors import ConfigError, StateError, StorageError
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
 from invent_exporter.ledger.database import open_database
+from invent_exporter.ledger.heartbeat import Leases, new_name
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.ledger.room import TextRoom
@@ -65,13 +67,15 @@ class Exporter:
         settings = _ledger_settings(config)
         newborn = WorkflowView("", "", "", WorkflowCounts.empty(settings.bounds), ())
         room = TextRoom(config.metrics.max_exposition_bytes, *newborn_text(newborn))
-        self.ledger = Ledger(open_database(config.state_url), settings, room)
-        registry = CollectorRegistry()
-        self.telemetry = telemetry = Telemetry(registry)
+        database = open_database(config.state_url)
+        replica = new_name(platform.node())
+        self.ledger = Ledger(database, settings, room, replica=replica)
+        registry, of_orgs = CollectorRegistry(), CollectorRegistry()
+        self.telemetry = telemetry = Telemetry(registry, of_orgs)
         telemetry.set_build(__version__, revision, platform.python_version())
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
-        self.exposition = Exposition(registry, clocks.monotonic)
+        self.exposition = Exposition(registry, boot_seconds, of_orgs=of_orgs)
         telemetry.watch_exposition(lambda: self.exposition.text_bytes + self.exposition.own_bytes)
         self.publisher = Publisher(
             self.exposition,
@@ -90,11 +94,31 @@ class Exporter:
             publisher=self.publisher,
             clocks=clocks,
             allowance=PageAllowance(config.api.requests_per_minute, clocks.monotonic),
+            demand=Demand(config.api.requests_per_minute),
             read_key=self._read_key,
             redactor=redactor,
+            may_poll=lambda: self.ownership is None or self.ownership.may_serve,
         )
         self.supervisor = Supervisor(self._shared)
-        self._targets = Targets(config, self._shared, self.supervisor.apply)
+        self.ownership: Ownership | None = None
+        apply: Callable[[Sequence[Target]], Awaitable[None]] = self.supervisor.apply
+        if database.is_shared:
+            self.ownership = Ownership(
+                Leases(database, replica, config.lease_seconds, boot_seconds),
+                self.supervisor,
+                telemetry,
+                lease_seconds=config.lease_seconds,
+                clock=boot_seconds,
+                serve_until=partial(setattr, self.exposition, "serving_until"),
+                on_listed=self._shared.retarget.set,
+            )
+            apply = self.ownership.apply
+        telemetry.watch_orgs(self._serving)
+        self._targets = Targets(config, self._shared, apply)
+
+    def _serving(self) -> int:
+        own = self.ownership
+        return len(self.supervisor.collectors) if own is None else own.serving
 
     def _read_key(self, key: Key) -> str:
         secret = key.read()
@@ -125,6 +149,7 @@ class Exporter:
             self.config = config
             shared.api.apply(config.api.page_size)
             shared.allowance.apply(config.api.requests_per_minute)
+            shared.demand.apply(config.api.requests_per_minute)
             self.ledger.settings = _ledger_settings(config)
             self.ledger.room.most_bytes = metrics.max_exposition_bytes
             await self.publisher.apply(metrics.newborn_hold_seconds, config.workflows)
@@ -142,6 +167,10 @@ class Exporter:
         )
         return map(status, self.supervisor.collectors)
 
+    def elsewhere(self) -> Sequence[OrgElsewhere]:
+        """Say who polls the orgs that this process does not."""
+        return () if self.ownership is None else self.ownership.elsewhere
+
     async def run(
         self, stop: asyncio.Event, *beside: Callable[[], Coroutine[None, None, NoReturn]]
     ) -> None:
@@ -153,6 +182,8 @@ class Exporter:
             asyncio.create_task(self._targets.run(), name="targets"),
             *(asyncio.create_task(life()) for life in beside),
         ]
+        if self.ownership is not None:
+            tasks.append(asyncio.create_task(self.ownership.run(), name="leases"))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -161,10 +192,13 @@ class Exporter:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self.ownership is not None:
+                await self.ownership.leave()
 
     async def close(self) -> None:
         """Let go of the API and the state; what is committed stays."""
         await self._transport.aclose()
+        self.publisher.close()
         self.exposition.close()
         self.ledger.close()
 
@@ -222,6 +256,7 @@ async def serve(
             exporter.exposition,
             exporter.supervisor,
             exporter.statuses,
+            elsewhere=exporter.elsewhere,
             telemetry_path=telemetry_path,
             clock=exporter.clocks.time,
             reload=reloader.reload if may_reload else None,

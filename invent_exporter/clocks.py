@@ -24,6 +24,11 @@ class Clocks(Protocol):
         """Wait."""
 
 
+def boot_seconds() -> float:
+    """Seconds that never go back, and go on while this machine sleeps (where it can tell)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class SystemClocks:
     """The time of this machine, and chance."""
 

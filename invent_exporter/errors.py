@@ -54,7 +54,7 @@ class ConflictError(StorageError):
 
 
 class LeaseLostError(StorageError):
-    """The lease of the org is not ours, or not that of this org, any more; nothing was committed."""
+    """The lease is another replica's, or another org's, by now; nothing was committed."""
 
 
 class StateGoneError(OSError):

@@ -7,6 +7,7 @@ is read from the API goes another way, through the ledger.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.metrics import Counter, Gauge, Histogram, Info
@@ -26,25 +27,31 @@ _BY_POLLS = "by polls, not by the scrape."
 class Telemetry:
     """Own metric families on one registry, moved through methods with the meaning's name."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Register every family. Turns off prometheus-client's `_created` series, process-wide."""
+    def __init__(
+        self, registry: CollectorRegistry, of_orgs: CollectorRegistry | None = None
+    ) -> None:
+        """Register every family, those with a series for each org in a registry of their own.
+
+        Turns off prometheus-client's `_created` series, process-wide.
+        """
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        of_orgs = of_orgs or registry
 
         def org_gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, f"{text} {_OF_A_POLL}", ["org_id"], registry=registry)
+            return Gauge(name, f"{text} {_OF_A_POLL}", ["org_id"], registry=of_orgs)
 
         self._poll_errors = Counter(
             "invent_poll_errors",
             f"Polls that failed, and what failed beside them, by reason. Counted {_BY_POLLS}",
             ["org_id", "reason"],
-            registry=registry,
+            registry=of_orgs,
         )
         self._requests = Counter(
             "invent_api_requests",
             "Tries of API requests, by HTTP status; `error` when there was none. "
             f"Counted {_BY_POLLS}",
             ["org_id", "code"],
-            registry=registry,
+            registry=of_orgs,
         )
         self._request_duration = Histogram(
             "invent_api_request_duration_seconds",
@@ -86,6 +93,17 @@ class Telemetry:
         self._ledger_size = Gauge(
             "invent_ledger_size_bytes",
             f"Bytes of the state file, its write-ahead log included. {_OF_A_POLL}",
+            registry=registry,
+        )
+        self._replica_orgs = Gauge(
+            "invent_replica_orgs",
+            "Orgs that this process serves now; where replicas share a database, those whose lease "
+            "it holds.",
+            registry=registry,
+        )
+        self._leases_lost = Counter(
+            "invent_leases_lost",
+            "Leases that another replica took over because this one did not renew them in time.",
             registry=registry,
         )
         self._reload_successful = Gauge(
@@ -159,7 +177,8 @@ class Telemetry:
     def set_api_runs(self, org_id: str, count: int | None) -> None:
         """Show how many runs the API said it has; None removes the series."""
         if count is None:
-            self._api_runs.remove_by_labels({"org_id": org_id})
+            with suppress(KeyError):
+                self._api_runs.remove(org_id)
         else:
             self._api_runs.labels(org_id=org_id).set(count)
 
@@ -194,6 +213,14 @@ class Telemetry:
     def watch_exposition(self, size_bytes: Callable[[], float]) -> None:
         """Show at each scrape how large it is."""
         self._exposition_size.set_function(size_bytes)
+
+    def watch_orgs(self, orgs: Callable[[], float]) -> None:
+        """Show at each scrape how many orgs are served."""
+        self._replica_orgs.set_function(orgs)
+
+    def leases_lost(self, leases: int) -> None:
+        """Record leases that other replicas took over."""
+        self._leases_lost.inc(leases)
 
     def set_build(self, version: str, revision: str, python_version: str) -> None:
         """Show which program runs."""

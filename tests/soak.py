@@ -34,9 +34,11 @@ class Batch:
     failure: str | None
 
 
-def run_batch(number: int, sequences: int, *, shrinks: bool = True) -> Batch:
+def run_batch(
+    number: int, sequences: int, *, shrinks: bool = True, kind: type[Machine] = Machine
+) -> Batch:
     """Run sequences that follow from a seed alone; `shrinks` looks for a short one that fails."""
-    machine = seed(number)(type("SeededMachine", (Machine,), {"__doc__": Machine.__doc__}))
+    machine = seed(number)(type("SeededMachine", (kind,), {"__doc__": kind.__doc__}))
     chosen = settings(
         max_examples=sequences,
         stateful_step_count=STEPS,

@@ -22,6 +22,7 @@ from prometheus_client.core import Metric
 from drill.incidents import Theater
 from drill.traffic import Habit, Traffic
 from invent_exporter.api.models import Run, Usage
+from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.config.schema import MetricsConfig
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts, series_key
 from invent_exporter.ledger.ledger import OpenGroup
@@ -193,7 +194,7 @@ class Org:
 
     def __init__(self, org_id: str, replica: Replica, random: Random, purse: Purse | None) -> None:
         self.org_id, self.random = org_id, random
-        self._purse, self._money = purse, ""
+        self._purse, self._finances = purse, NO_FINANCES
         self.counts = OrgCounts(invalid=Counter(), unreadable=Counter())
         self.reconciled = 0.0
         self.broken = 0
@@ -236,24 +237,18 @@ class Org:
         if self._purse is None:
             return
         balance, cap, used = self._purse.balance, self._purse.cap, self._purse.used + burned
-        has = {
-            "balance": None if balance is None else max(balance - burned, 0),
-            "promo_balance": self._purse.promo,
-            "spending_cap": cap,
-            "spending_cap_used": used if cap is None else min(used, cap),
-        }
-        self._money = _of_target(
-            {
-                f'invent_org_{name}_credits{{org_id="{self.org_id}"}}': round(value, 2)
-                for name, value in has.items()
-                if value is not None
-            }
+        self._finances = Finances(
+            None if balance is None else max(round(balance - burned, 2), 0),
+            self._purse.promo,
+            cap,
+            round(used if cap is None else min(used, cap), 2),
         )
 
     def text(self) -> str:
         """Return the samples of the org as a whole."""
-        view = OrgView(self.org_id, self.org_id.replace("-", " ").title(), self.counts, 0)
-        return _text(view.metrics(), {}) + self._money
+        name = self.org_id.replace("-", " ").title()
+        view = OrgView(self.org_id, name, self.counts, 0, finances=self._finances)
+        return _text(view.metrics(), {})
 
 
 class Replica:
@@ -265,16 +260,12 @@ class Replica:
         self.telemetry = Telemetry(self.registry)
         self.telemetry.set_build("0.2.0", "", "3.13")
         self.telemetry.config_read(begin)
-        self.lost = 0
+        self.orgs = 0
+        self.telemetry.watch_orgs(lambda: self.orgs)
 
     def text(self, process: dict[str, float]) -> str:
-        """Return what it says of itself and of its polls; the process knows better."""
-        metrics = [
-            one
-            for one in self.registry.collect()
-            if not process.keys() & {one.name, f"{one.name}_total"}
-        ]
-        return _text(metrics, {}, self.target) + _of_target(process, self.target)
+        """Return what it says of itself, its polls and its process."""
+        return _text(self.registry.collect(), {}, self.target) + _of_target(process, self.target)
 
 
 def _text(
@@ -322,11 +313,9 @@ def write(scene: Scene, exemplars: Exemplars) -> Iterator[str]:
             parts.append(one.text(exemplars, live=live))
         for replica in answering:
             replica.telemetry.set_ledger_size(2_000_000 + 300 * (at - scene.begin) // 60)
-            mine = [org for org in orgs.values() if org.replica is replica]
-            workflows = len(past.workflows) * len(mine) // len(orgs)
-            of_process = _process(past.started or 0, at, workflows)
-            of_leases = {"invent_replica_orgs": len(mine), "invent_leases_lost_total": replica.lost}
-            parts.append(replica.text(of_process | of_leases))
+            replica.orgs = sum(org.replica is replica for org in orgs.values())
+            workflows = len(past.workflows) * replica.orgs // len(orgs)
+            parts.append(replica.text(_process(past.started or 0, at, workflows)))
         yield "".join(parts).replace("\n", f" {at}\n")
     yield "# EOF\n"
 
@@ -338,7 +327,8 @@ def _share(orgs: list[Org], replicas: list[Replica], answering: list[Replica]) -
         fit = own if own in answering else answering[number % len(answering)]
         if org.replica is not fit:
             org.telemetry.forget_org(org.org_id)
-            org.replica.lost += org.replica not in answering
+            if org.replica not in answering:
+                org.telemetry.leases_lost(1)
             org.serve_by(fit)
 
 
@@ -358,9 +348,4 @@ def _process(began: float, at: int, workflows: int) -> dict[str, float]:
 
 def _of_target(samples: dict[str, float], target: Mapping[str, str] = TARGET) -> str:
     labels = ",".join(f'{name}="{value}"' for name, value in target.items())
-    return "".join(
-        f"{name[:-1]},{labels}}} {value}\n"
-        if name.endswith("}")
-        else f"{name}{{{labels}}} {value}\n"
-        for name, value in samples.items()
-    )
+    return "".join(f"{name}{{{labels}}} {value}\n" for name, value in samples.items())

@@ -33,10 +33,21 @@ _REFUSALS = ("bad_request", "not_found")
 class Finances(msgspec.Struct, frozen=True):
     """Credits of one sub-org; None is what could not be read, or does not apply to it."""
 
-    balance: float | None = None
-    promo_balance: float | None = None
-    spending_cap: float | None = None
-    spending_cap_used: float | None = None
+    balance_credits: float | None = None
+    promo_balance_credits: float | None = None
+    spending_cap_credits: float | None = None
+    spending_cap_used_credits: float | None = None
+
+    @property
+    def shown(self) -> str:
+        """What is known of them, for people; empty when nothing is."""
+        balance, promo = self.balance_credits, self.promo_balance_credits
+        cap, used = self.spending_cap_credits, self.spending_cap_used_credits
+        parts = [] if balance is None else [f"balance {balance:,.10g}"]
+        parts += [] if promo is None else [f"promotional {promo:,.10g}"]
+        if cap is not None:
+            parts.append(f"spent {'?' if used is None else f'{used:,.10g}'} of at most {cap:,.10g}")
+        return ", ".join(parts)
 
 
 NO_FINANCES = Finances()
@@ -190,10 +201,10 @@ def _finances(fields: Mapping[str, Piece]) -> Finances:
         return read_number(read_value(piece))
 
     return Finances(
-        balance=number(fields.get("balance")) if is_own else None,
-        promo_balance=number(fields.get("promo_balance")),
-        spending_cap=number(cap.get("amount")),
-        spending_cap_used=number(fields.get("spending_cap_used")),
+        balance_credits=number(fields.get("balance")) if is_own else None,
+        promo_balance_credits=number(fields.get("promo_balance")),
+        spending_cap_credits=number(cap.get("amount")),
+        spending_cap_used_credits=number(fields.get("spending_cap_used")),
     )
 
 

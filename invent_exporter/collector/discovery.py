@@ -46,6 +46,8 @@ class Discovery:
         """What was wrong with the last look."""
         self.looked_seconds: float | None = None
         """When the last one ended, our time."""
+        self.first_look = asyncio.Event()
+        """Is set when one has ended, whatever came of it."""
         self._shared = shared
         self._target = target
         self._label = label
@@ -104,6 +106,7 @@ class Discovery:
             self._shared.telemetry.failed_beside_polls(self._label(), reason)
             fields = {"reason": reason, "error": self.error, "failed_looks": self._failures}
             log.warning("sub-orgs can't be listed", org_id=self._label(), **fields)
+        self.first_look.set()
         self._shared.retarget.set()
 
     async def _look(self) -> str | None:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from invent_exporter.collector.status import OrgElsewhere
 from invent_exporter.errors import StorageError
 from invent_exporter.ledger.heartbeat import shown_name
 from invent_exporter.ledger.lease import RENEWALS, Heard, Standing, to_hand_over
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from invent_exporter.telemetry import Telemetry
 
 _NAMED_ORGS = 5
-_LEAVE_SECONDS = 2.0
+_LEAVE_SECONDS = 1.5
 """A stop waits so long for the database; leases that it does not release run out."""
 
 _T = TypeVar("_T")
@@ -46,19 +47,21 @@ class Ownership:
         *,
         lease_seconds: float,
         clock: Callable[[], float],
-        on_listed: Callable[[], None] = lambda: None,
+        serve_until: Callable[[float], None],
+        on_listed: Callable[[], None],
     ) -> None:
         """Hold nothing until `apply`; `clock` goes on while this machine sleeps.
 
-        `on_listed` is told when another replica noted other sub-orgs than are known here.
+        `serve_until` is told up to which time of `clock` an answer with series of the held orgs may
+        begin, `on_listed` that another replica may have noted other sub-orgs.
         """
-        self.elsewhere: Mapping[str, str] = {}
-        """Who serves the other orgs, by their ids."""
+        self.elsewhere: Sequence[OrgElsewhere] = ()
         self._leases = leases
         self._supervisor = supervisor
         self._telemetry = telemetry
         self._beat_seconds = lease_seconds / RENEWALS
         self._clock = clock
+        self._serve_until = serve_until
         self._on_listed = on_listed
         self._standing = Standing(lease_seconds)
         self._targets: dict[str, Target] = {}
@@ -122,32 +125,33 @@ class Ownership:
 
     async def _learn(self, heard: Heard) -> None:
         standing = self._standing
-        before, listed = standing.held, self._heard is not None and self._heard.listed
+        before, known = standing.held, self._heard
         if lost := standing.lost(heard.mine):
             self._say_lost([before[epoch] for epoch in lost], heard)
             standing.keep_only(heard.mine)
             await self._settle()
-        was_out = self._heard is not None and not self.may_serve
+        was_out = known is not None and not self.may_serve
         standing.renewed(heard)
+        self._serve_until(standing.serving_until)
         self._heard = heard
         me, wanted = self._leases.name, tuple(dict.fromkeys(heard.keys.values()))
         surplus = {*to_hand_over(me, wanted, heard.owners, heard.replicas)}
         surplus |= {*heard.mine.values()} - {*wanted}
         standing.given_up |= {epoch for epoch, key in standing.held.items() if key in surplus}
-        self._note_others(wanted)
+        self._note_others(heard, wanted)
         self._say_changes(before, standing.held, was_out=was_out)
         if standing.held != before or standing.given_up:
             self._changed.set()
-        if listed is not False and heard.listed != listed:
+        if known is not None and known.listed != heard.listed:
             self._on_listed()
 
-    def _note_others(self, wanted: Iterable[str]) -> None:
+    def _note_others(self, heard: Heard, wanted: Iterable[str]) -> None:
         """Tell who serves the others, and until when what ended is not theirs."""
-        heard = self._heard
-        assert heard is not None
         held = {*self._standing.held.values()}
         others = [key for key in wanted if key not in held]
-        self.elsewhere = {key: shown_name(heard.owners.get(key, "")) for key in others}
+        self.elsewhere = [
+            OrgElsewhere(key, shown_name(heard.owners.get(key, "")) or None) for key in others
+        ]
         self._supervisor.elsewhere = {
             key: heard.history_until[key] for key in others if key in heard.history_until
         }
@@ -182,6 +186,7 @@ class Ownership:
     async def leave(self) -> None:
         """Let others take all at once; polls have ended, and nothing is served from now on."""
         self._standing.serving_until = -math.inf
+        self._serve_until(-math.inf)
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._in_thread(self._leases.leave)
@@ -218,7 +223,8 @@ class Ownership:
         self, before: Mapping[int, str], held: Mapping[int, str], *, was_out: bool
     ) -> None:
         if self._failed_since is not None:
-            log.info("leases are renewed again", after_seconds=round(self._clock() - self._failed_since, 1))
+            after_seconds = round(self._clock() - self._failed_since, 1)
+            log.info("leases are renewed again", after_seconds=after_seconds)
         elif was_out:
             log.warning("this process stood still until its leases had run out", orgs=len(before))
         self._failed_since = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.ledger.counts import KEPT_HOURS, OrgCounts
 
 if TYPE_CHECKING:
@@ -56,12 +57,34 @@ class Hour:
 
 
 @dataclass(frozen=True)
+class SubOrgsStatus:
+    """What became of the last look for an org's sub-orgs: why it failed, if it did.
+
+    `known` is how many are polled for it; None until a look has succeeded.
+    """
+
+    known: int | None
+    last_look_timestamp_seconds: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class OrgElsewhere:
+    """An org that another replica polls; `owner` is its host, None: nobody does at this moment."""
+
+    org_id: str
+    owner: str | None
+
+
+@dataclass(frozen=True)
 class OrgStatus:
     """One org: `up` is None until its first poll has ended, `error` says why the last one failed.
 
     `listing_order` is that in which the API lists runs, as far as it was learned;
     `rate_limit_share` what the org takes of api.requests_per_minute; `owner` who polls it, a host.
     `open_runs` is None while it is not known; failed runs come newest first, hours oldest first.
+    `parent` is who lists a sub-org, `finances` are its credits; `sub_orgs` where an org's own are
+    looked for.
     """
 
     org_id: str
@@ -79,6 +102,9 @@ class OrgStatus:
     open_runs: tuple[OpenRow, ...] | None
     failed: tuple[FailedRow, ...]
     hours: tuple[Hour, ...]
+    parent: str | None = None
+    finances: Finances = NO_FINANCES
+    sub_orgs: SubOrgsStatus | None = None
 
 
 def org_status(
@@ -130,7 +156,18 @@ def org_status(
             for hour, of in sorted(counts.hours.items())
             if hour > now // 3600 - KEPT_HOURS
         ),
+        parent=collector.target.parent,
+        finances=collector.target.finances,
+        sub_orgs=_sub_orgs(collector, redact),
     )
+
+
+def _sub_orgs(collector: Collector, redact: Callable[[str], str]) -> SubOrgsStatus | None:
+    if collector.target.sub_orgs_interval_seconds is None:
+        return None
+    looks = collector.discovery
+    error = None if looks.error is None else redact(looks.error)
+    return SubOrgsStatus(looks.found, looks.looked_seconds, error)
 
 
 def _hide(_error: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import NO_FINANCES, Finances, SubOrgsApi
-from invent_exporter.api.ratelimit import PageAllowance
+from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.config.key import Key
 from invent_exporter.ledger.ledger import Ledger
@@ -37,12 +37,13 @@ class Target:
     sub_orgs_interval_seconds: float | None = None
     """How often its sub-orgs are looked for; None: never."""
     parent: str | None = None
-    """The org that lists this one, by its configured id; None: the configuration itself does."""
+    """The org that lists this one, by its real id where that is known; None: it is configured."""
     finances: Finances = NO_FINANCES
 
     def is_polled_as(self, other: Target) -> bool:
         """Tell whether the two differ in nothing but what is said of the org."""
-        return replace(self, name=other.name, finances=other.finances) == other
+        said = {"name": other.name, "parent": other.parent, "finances": other.finances}
+        return replace(self, **said) == other  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Shared:
     publisher: Publisher
     clocks: Clocks
     allowance: PageAllowance
+    demand: Demand
     read_key: Callable[[Key], str]
     redactor: Redactor
     walk_bounds: WalkBounds = WalkBounds()

@@ -111,7 +111,7 @@ def targets_of(config: Config, known: SubOrgRows, now: float) -> tuple[Target, .
             id=row.org_id,
             name=row.name,
             key=parent.key,
-            parent=parent.id,
+            parent=real_id(parent),
             finances=_finances(parent, row, now),
         )
         for parent, row in listed.values()
@@ -122,4 +122,9 @@ def targets_of(config: Config, known: SubOrgRows, now: float) -> tuple[Target, .
 def _finances(parent: OrgConfig, row: SubOrgRow, now: float) -> Finances:
     if now - row.seen > STALE_INTERVALS * parent.sub_orgs_interval_seconds:
         return NO_FINANCES
-    return Finances(row.balance, row.promo_balance, row.spending_cap, row.spending_cap_used)
+    return Finances(
+        row.balance_credits,
+        row.promo_balance_credits,
+        row.spending_cap_credits,
+        row.spending_cap_used_credits,
+    )

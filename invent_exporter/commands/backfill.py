@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from invent_exporter.commands.backfill_progress import Bar
 from invent_exporter.commands.backfill_reading import PastReader, Source
 from invent_exporter.commands.backfill_spool import Spool
 from invent_exporter.commands.backfill_writing import PastWriter, forecast_of, real_id
+from invent_exporter.commands.sub_orgs import find_orgs, read_key
 from invent_exporter.config.load import Config, OrgConfig
 from invent_exporter.errors import BackfillError
 from invent_exporter.redaction import Redactor
@@ -46,6 +47,8 @@ def backfill(config: Config, redactor: Redactor, plan: Plan, say: Say) -> None:
         StateError: the ledger can't be read.
 
     """
+    if any(org.sub_orgs for org in config.orgs):
+        config = replace(config, orgs=asyncio.run(_with_sub_orgs(config, redactor)))
     path = plan.output.with_name(f"{plan.output.name}.spool")
     known = [] if path.exists() else read_ledger(config.state_url)
     with Spool(path) as spool:
@@ -62,6 +65,19 @@ def backfill(config: Config, redactor: Redactor, plan: Plan, say: Say) -> None:
             what = redactor.redact(str(error)) or "interrupted"
             raise BackfillError(f"{what}; the same command goes on from here") from error
         spool.remove()
+
+
+async def _with_sub_orgs(config: Config, redactor: Redactor) -> tuple[OrgConfig, ...]:
+    telemetry = Telemetry(CollectorRegistry())
+    transport = Transport(config.api, telemetry, SystemClocks(), redactor, __version__)
+    try:
+        asked = await find_orgs(config, transport, redactor)
+    finally:
+        await transport.aclose()
+    for each in asked:
+        if each.problem:
+            raise BackfillError(f"{each.org.id}: {each.problem}")
+    return tuple(each.org for each in asked)
 
 
 def _new_task(config: Config, plan: Plan, known: Sequence[KnownOrg]) -> Task:
@@ -137,7 +153,7 @@ class _Backfill:
         api = RunsApi(transport, self.config.api.page_size)
 
         sources = [
-            Source(number, org.id, partial(self._read_key, org), self.redactor)
+            Source(number, org.id, partial(read_key, org.key, self.redactor), self.redactor)
             for number, org in enumerate(self.config.orgs)
         ]
         refused = {}
@@ -160,11 +176,6 @@ class _Backfill:
             return refused
         finally:
             await transport.aclose()
-
-    def _read_key(self, org: OrgConfig) -> str:
-        secret = org.key.read()
-        self.redactor.add(secret)
-        return secret
 
     def _window(self, number: int) -> Window:
         org, start = self.task.orgs[number], self.plan.start_ms / 1000

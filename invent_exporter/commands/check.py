@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -15,10 +17,12 @@ from rich.table import Table
 from invent_exporter import __version__
 from invent_exporter.api.listing import Chunk, Listing, RunsApi
 from invent_exporter.api.models import Run
+from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
 from invent_exporter.commands.check_machine import Line, look_at
-from invent_exporter.config.load import Config, OrgConfig
+from invent_exporter.commands.sub_orgs import Asked, find_orgs, read_key
+from invent_exporter.config.load import Config
 from invent_exporter.errors import ApiError
 from invent_exporter.redaction import Redactor
 from invent_exporter.scan.order import judge, unknown_rows
@@ -34,7 +38,8 @@ class OrgFound(msgspec.Struct, frozen=True):
     """What one org answered; None is what could not be learned.
 
     `runs` is what the API counts, `deepest_row` the row up to which it was seen to list, or from
-    which on it refuses to; `clock_ahead_seconds` how far the API's clock is before ours.
+    which on it refuses to; `clock_ahead_seconds` how far the API's clock is before ours;
+    `finances` are a sub-org's credits.
     """
 
     org: str
@@ -49,12 +54,14 @@ class OrgFound(msgspec.Struct, frozen=True):
     clock_ahead_seconds: float | None = None
     newest_run: str | None = None
     seconds: float | None = None
+    finances: Finances = NO_FINANCES
 
     @property
     def cells(self) -> tuple[str, ...]:
         """What a row of the table says; the columns are `COLUMNS`."""
         if not self.ok:
-            return (self.org, "failed", *("" for _ in COLUMNS[3:]), self.problem)
+            nothing = ("" for _ in COLUMNS[4:])
+            return (self.org, "failed", *nothing, self.finances.shown, self.problem)
         count = "no count header" if self.runs is None else str(self.runs)
         deep = "one page" if self.deepest_row is None else f"to row {self.deepest_row}"
         if self.deep_refused:
@@ -70,13 +77,15 @@ class OrgFound(msgspec.Struct, frozen=True):
             ", ".join(self.names_orgs),
             self.newest_run or "",
             "" if self.seconds is None else f"{self.seconds:.2f}",
+            self.finances.shown,
             self.problem,
         )
 
 
+_CREDITS = "credits"
 COLUMNS = (
     *("org", "answer", "runs", "order", "lists", "API's clock", "runs name org", "newest run"),
-    *("seconds", "problem"),
+    *("seconds", _CREDITS, "problem"),
 )
 
 
@@ -95,16 +104,18 @@ class Report(msgspec.Struct, frozen=True):
 
 
 async def check(config: Config, redactor: Redactor) -> Report:
-    """Ask each org for a first and a deep page, and look at this machine."""
+    """Ask each org, and each sub-org, for a first and a deep page, and look at this machine."""
     telemetry = Telemetry(CollectorRegistry())
     transport = Transport(config.api, telemetry, SystemClocks(), redactor, __version__)
     api = RunsApi(transport, config.api.page_size)
     runs: list[Run] = []
     try:
-        orgs = [await _ask(api, org, redactor, runs) for org in config.orgs]
+        asked = await find_orgs(config, transport, redactor)
+        orgs = [await _ask(api, each, redactor, runs) for each in asked]
     finally:
         await transport.aclose()
-    return Report(1, __version__, orgs, look_at(config, runs))
+    everything = replace(config, orgs=tuple(each.org for each in asked))
+    return Report(1, __version__, orgs, look_at(everything, runs))
 
 
 def shown(report: Report, redactor: Redactor) -> str:
@@ -114,7 +125,12 @@ def shown(report: Report, redactor: Redactor) -> str:
         for org in report.orgs
     ]
     of_machine = [(line.what, line.found, line.advice or "") for line in report.machine]
-    tables = (_drawn(COLUMNS, rows), _drawn(("machine", "found", "what to do"), of_machine))
+    columns: tuple[str, ...] = COLUMNS
+    if not any(org.finances.shown for org in report.orgs):
+        at = columns.index(_CREDITS)
+        columns = (*columns[:at], *columns[at + 1 :])
+        rows = [[*row[:at], *row[at + 1 :]] for row in rows]
+    tables = (_drawn(columns, rows), _drawn(("machine", "found", "what to do"), of_machine))
     return "\n".join(tables)
 
 
@@ -154,28 +170,27 @@ def _plain(text: str) -> str:
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
-async def _ask(api: RunsApi, org: OrgConfig, redactor: Redactor, runs: list[Run]) -> OrgFound:
-    def read_key() -> str:
-        secret = org.key.read()
-        redactor.add(secret)
-        return secret
-
+async def _ask(api: RunsApi, asked: Asked, redactor: Redactor, runs: list[Run]) -> OrgFound:
+    org, key = asked.org, partial(read_key, asked.org.key, redactor)
     began = time.monotonic()
     try:
-        chunk = await api.listing(org.id, read_key).read(0)
+        chunk = await api.listing(org.id, key).read(0)
     except ApiError as error:
-        return OrgFound(org.id, ok=False, problem=f"{error.reason}: {error.message}")
+        problem = f"{error.reason}: {error.message}"
+        return OrgFound(org.id, ok=False, problem=problem, finances=asked.finances)
     seconds = time.monotonic() - began
     runs += chunk.runs
-    deepest, is_refused = await _look_deep(api.listing(org.id, read_key), chunk)
+    deepest, is_refused = await _look_deep(api.listing(org.id, key), chunk)
     ahead = None if chunk.date_seconds is None else chunk.date_seconds - chunk.asked_seconds
     # By the seconds: a time that came without an offset can't be compared with one that has it.
     newest = max(chunk.runs, key=lambda run: run.created or 0.0, default=None)
     created_at = None if newest is None else newest.created_at
     return OrgFound(
         org.id,
-        ok=True,
-        problem="; ".join(_problems(chunk, ahead, is_refused=is_refused)),
+        ok=not asked.problem,
+        problem="; ".join(
+            filter(None, (asked.problem, *_problems(chunk, ahead, is_refused=is_refused)))
+        ),
         first_page_runs=len(chunk.runs),
         runs=chunk.count,
         names_orgs=sorted({run.org_id for run in chunk.runs if run.org_id})[:3],
@@ -185,6 +200,7 @@ async def _ask(api: RunsApi, org: OrgConfig, redactor: Redactor, runs: list[Run]
         clock_ahead_seconds=ahead,
         newest_run=None if created_at is None else created_at.isoformat(timespec="seconds"),
         seconds=seconds,
+        finances=asked.finances,
     )
 
 

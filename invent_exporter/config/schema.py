@@ -135,6 +135,9 @@ class Config:
         default="sqlite:///invent-exporter.db",
         env="INVENT_STATE_URL",
     )
+    lease_seconds: float = setting(
+        "state.lease", partial(read.duration, least=1.0), is_fixed=True, default=15.0
+    )
     metrics: MetricsConfig = MetricsConfig()
     workflow_names: Mapping[str, str] = setting(
         "workflow_names", read.names, default_factory=dict, hash=False

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, and_, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from invent_exporter.errors import ConflictError, LeaseLostError, StorageError
+from invent_exporter.errors import ConflictError, LeaseLostError
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.lease import Heard, to_take
 
@@ -80,7 +80,9 @@ class Leases:
         with self._transaction() as connection:
             alive = insert(schema.replica).values(name=self.name, until=until)
             connection.execute(
-                alive.on_conflict_do_update(["name"], set_={"until": alive.excluded.until})
+                alive.on_conflict_do_update(
+                    schema.replica.primary_key, set_={"until": alive.excluded.until}
+                )
             )
             renewal = update(schema.lease).where(_LEASE.owner == self.name).values(until=until)
             renewed = connection.execute(renewal.returning(_LEASE.epoch, _LEASE.org_id))
@@ -96,7 +98,7 @@ class Leases:
             mine |= self._take(connection, free, due)
             owners |= dict.fromkeys(mine.values(), self.name)
             history_until = self._read_history(connection, wanted)
-            listed = connection.execute(_LISTED).one()._tuple()
+            listed = tuple(connection.execute(_LISTED).one())
         return Heard(sent, keys, owners, replicas, mine, history_until, listed)
 
     def _keys(self, connection: Connection, target_ids: Iterable[str]) -> dict[str, str]:
@@ -142,7 +144,9 @@ class Leases:
     def _read_history(self, connection: Connection, wanted: Sequence[str]) -> dict[str, float]:
         """Tell the bounds of contacts; one that is complete does not change any more."""
         unknown = [key for key in wanted if key != "c" and key not in self._history_until]
-        query = select(_ORG.org_id, _ORG.contact).where(_ORG.org_id.in_(unknown), _ORG.contacted)
+        query = select(_ORG.org_id, _ORG.contact).where(
+            _ORG.org_id.in_(unknown), _ORG.contacted == 1
+        )
         for row in connection.execute(query) if unknown else ():
             self._history_until[row.org_id] = -math.inf if row.contact is None else row.contact
         return {key: self._history_until.get(key, math.inf) for key in wanted if key != "c"}

@@ -67,7 +67,7 @@ def to_hand_over(
     """
     if _free(wanted, owners):
         return []
-    owned = Counter({each: 0 for each in replicas})
+    owned = Counter(dict.fromkeys(replicas, 0))
     owned.update(owner for key in wanted if (owner := owners[key]) in replicas)
     fair = share(len(wanted), len(replicas))
     surplus = owned[me] - fair.most

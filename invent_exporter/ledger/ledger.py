@@ -143,9 +143,7 @@ class Ledger:
         self._thread.shutdown(wait=True)
 
     @_in_thread
-    def load(
-        self, configured_id: str, *, walk_floor: float, lease: int | None = None
-    ) -> OrgLedger:
+    def load(self, configured_id: str, *, walk_floor: float, lease: int | None = None) -> OrgLedger:
         """Load an org by its configured id, or make it, with the floor of a first contact.
 
         There is one `OrgLedger` of each, also when two entries of the configuration turn out to be

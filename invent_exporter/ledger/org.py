@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -55,10 +55,10 @@ class OrgLedger:
             return math.inf
         return -math.inf if self.contact_seconds is None else self.contact_seconds
 
-    @property
-    def likely_org_id(self) -> str | None:
-        """Tell the org that most of the runs of `c` name."""
-        votes = Counter(self.named_by.values()).most_common(1)
+    def likely_org_id(self, sub_orgs: Collection[str] = ()) -> str | None:
+        """Tell the org that most of the runs of `c` name, and that is none of its sub-orgs."""
+        named = (org_id for org_id in self.named_by.values() if org_id not in sub_orgs)
+        votes = Counter(named).most_common(1)
         return votes[0][0] if votes else None
 
 

@@ -77,7 +77,7 @@ class Recorder:
         if self._org.org_id is None:
             # Also a run that is not kept: it may be all that says which org `c` is.
             self._org.named_by.update((run.id, run.org_id) for run in runs if run.org_id)
-            self._counts.named = self._org.likely_org_id
+            self._counts.named = self._org.likely_org_id()
         known, elsewhere = self._look_up(connection, runs)
         timeless: set[str] = set()
         # In the order in which runs ended, so that streaks need no second look within a page.

@@ -59,10 +59,10 @@ class SubOrgRow(msgspec.Struct, frozen=True, gc=False):
     org_id: str
     seen: float  # our time when it was listed last
     name: str | None = None
-    balance: float | None = None
-    promo_balance: float | None = None
-    spending_cap: float | None = None
-    spending_cap_used: float | None = None
+    balance_credits: float | None = None
+    promo_balance_credits: float | None = None
+    spending_cap_credits: float | None = None
+    spending_cap_used_credits: float | None = None
 
 
 _TYPES: dict[type, sa.types.TypeEngine[Any]] = {

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+from invent_exporter.api.orgs import Finances
 from invent_exporter.collector.loop import Collector
-from invent_exporter.collector.status import FailedRow, Hour, OpenRow, OrgStatus, org_status
-from invent_exporter.config.load import Config
+from invent_exporter.collector.status import (
+    FailedRow,
+    Hour,
+    OpenRow,
+    OrgStatus,
+    SubOrgsStatus,
+    org_status,
+)
+from invent_exporter.collector.target import Target
+from invent_exporter.config.load import Config, Key
 from invent_exporter.ledger.counts import FailedRun, HourCounts, OrgCounts
 from invent_exporter.ledger.ledger import OpenGroup
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.scan.order import Order
 
+TARGET = Target(
+    id="org/1",
+    name="Acme",
+    key=Key.literal("key"),
+    poll_interval_seconds=30.0,
+    lookback_seconds=1.0,
+    reconcile_interval_seconds=1.0,
+)
 FAILED = FailedRun("run-1", "wf-1", 1.0, "old", "WEBHOOK", 2.0, 3.0)
 
 
@@ -27,7 +44,8 @@ class Polled:
     """A collector and the publisher, as far as a status reads them."""
 
     label: str = "org/1"
-    target: Any = field(default_factory=lambda: SimpleNamespace(name="Acme"))
+    target: Target = TARGET
+    discovery: Any = None
     up: bool | None = None
     last_poll_seconds: float | None = None
     next_poll_seconds: float | None = None
@@ -135,3 +153,18 @@ def test_failed_runs_come_newest_first_with_links() -> None:
         "run-1", "wf-1", "Order sync", "WEBHOOK", 1.0, 2.0, 3.0, "old", None
     )
     assert polled.status().failed[0].link is None
+
+
+def test_a_sub_org_tells_its_parent_and_its_credits() -> None:
+    """As its target has them from the listing; of its own sub-orgs nothing is said."""
+    finances = Finances(balance_credits=0.0, spending_cap_credits=10.0)
+    status = Polled(target=replace(TARGET, parent="org-p", finances=finances)).status()
+    assert (status.parent, status.finances, status.sub_orgs) == ("org-p", finances, None)
+
+
+def test_a_parent_tells_of_the_last_look_for_its_sub_orgs() -> None:
+    """Without a key in the error, which the API may have said."""
+    target = replace(TARGET, sub_orgs_interval_seconds=600.0)
+    looks = SimpleNamespace(found=3, looked_seconds=7000.0, error="HTTP 403: secret")
+    status = Polled(target=target, discovery=looks).status()
+    assert status.sub_orgs == SubOrgsStatus(3, 7000.0, "HTTP 403: [redacted]")

@@ -80,11 +80,11 @@ def _is_growth(expr: Any) -> bool:  # noqa: ANN401 (see nodes)
     if not isinstance(expr, promql_parser.BinaryExpr):
         return False
     after, before = str(expr.lhs), str(expr.rhs)
-    if str(expr.op) == ">":
-        return after == re.sub(r" offset \w+", "", before) != before
+    if str(expr.op) == ">" and after == re.sub(r" offset \w+", "", before) != before:
+        return True
     functions = set(re.findall(r"(\w+)\(", after + before))
     return (
-        str(expr.op) == "-"
+        str(expr.op) in {"-", ">"}
         and " offset " in before
         and functions <= {"last_over_time", "min_over_time"}
         and bool(functions)

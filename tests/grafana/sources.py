@@ -35,17 +35,6 @@ PROMTOOL_TESTS = {
     path.stem: yaml.safe_load(path.read_text())["tests"]
     for path in sorted(Path(__file__).parent.glob("promtool/*.yaml"))
 }
-NOT_YET = {
-    # Of sub-orgs.
-    "invent_org_balance_credits": {"org_id"},
-    "invent_org_promo_balance_credits": {"org_id"},
-    "invent_org_spending_cap_credits": {"org_id"},
-    "invent_org_spending_cap_used_credits": {"org_id"},
-    # Of replicas.
-    "invent_replica_orgs": set(),
-    "invent_leases_lost": set(),
-}
-"""Metrics of the contract that are not served yet, with their labels."""
 
 
 def name_of(rule: dict[str, Any]) -> str:
@@ -64,8 +53,7 @@ def _registry() -> CollectorRegistry:
 def family_types() -> dict[str, str]:
     """Return the type of each family by its name, which is without the suffix of its samples."""
     families = [*_registry().collect(), *(family.metric() for family in FAMILIES)]
-    not_yet = dict.fromkeys(NOT_YET, "gauge") | {"invent_leases_lost": "counter"}
-    return not_yet | {family.name: family.type for family in families}
+    return {family.name: family.type for family in families}
 
 
 @cache
@@ -75,7 +63,7 @@ def family_labels() -> dict[str, set[str]]:
     for collector in _registry()._collector_to_names:
         if name := getattr(collector, "_name", None):
             own[name] = set(getattr(collector, "_labelnames", ()))
-    return own | {family.name: set(family.labels) for family in FAMILIES} | NOT_YET
+    return own | {family.name: set(family.labels) for family in FAMILIES}
 
 
 def family_name(sample: str) -> str:

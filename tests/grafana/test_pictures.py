@@ -18,7 +18,7 @@ from drill.incidents import EXPORTER, RUNS, Theater
 from drill.traffic import Habit
 from grafana.pictures import past, scenes
 from grafana.pictures.checks import LINKED, Job, look_at
-from grafana.pictures.history import Exemplars, Scene, write
+from grafana.pictures.history import Exemplars, Purse, Scene, write
 from tests.programs import require
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +88,32 @@ def test_an_exporter_that_is_killed_serves_nothing_more() -> None:
     *_, scrape, _ = write(killed, {})
     assert scrape.startswith("up{")
     assert "invent_" not in scrape
+
+
+def test_a_sub_org_has_less_as_its_runs_burn() -> None:
+    """By what they burned, as it was when it was last looked at."""
+    purses = {"acme": Purse(balance=100, cap=50, used=45)}
+    found = _last(replace(HOUR, purses=purses))
+    [balance] = found["invent_org_balance_credits"].values()
+    [used] = found["invent_org_spending_cap_used_credits"].values()
+    burned = sum(found["invent_credits_total"].values())
+    assert 0 < 100 - balance < burned + 0.01
+    assert used == pytest.approx(min(50, 45 + 100 - balance))
+    assert not _last(HOUR).get("invent_org_balance_credits")
+
+
+def test_each_org_is_served_by_one_replica_and_another_when_that_stands_still() -> None:
+    """Which lost its leases meanwhile, and gets its org back."""
+    habits = tuple(replace(HABIT, org_id=f"org-{number}") for number in range(4))
+    scrapes = list(write(Scene(0, 3600, habits, replicas=2, pauses=((40, 20),)), {}))[:-1]
+    for minute, scrape in enumerate(scrapes):
+        served = re.findall(
+            r'^invent_up{.*instance="([^"]+)",org_id="([^"]+)"', scrape, re.MULTILINE
+        )
+        assert sorted(org_id for _, org_id in served) == [f"org-{number}" for number in range(4)]
+        assert len({instance for instance, _ in served}) == (1 if 20 <= minute < 40 else 2)
+    lost = re.findall(r"^invent_leases_lost_total{.*} (\S+) ", scrapes[-1], re.MULTILINE)
+    assert sorted(map(float, lost)) == [0, 2]
 
 
 def test_the_lock_file_pins_every_package_and_names_no_registry() -> None:

@@ -161,6 +161,8 @@ def test_counters_are_read_as_rates(query: Query) -> None:
         ("sum(a_total) > sum(a_total)", {"a_total"}),
         ("sum(a_total) > sum(b_total offset 1m)", {"a_total", "b_total"}),
         ("sum(a_total) - sum(a_total offset 1m)", {"a_total"}),
+        ("last_over_time(a_total[1m]) > last_over_time(a_total[1h] offset 5m)", set()),
+        ("last_over_time(a_total[1m]) > last_over_time(a_total[1h])", {"a_total"}),
         ("last_over_time(a_total[1m]) - last_over_time(a_total[1m] offset 1m)", set()),
         ("last_over_time(a_total[1m]) - last_over_time(a_total[1m])", {"a_total"}),
         (

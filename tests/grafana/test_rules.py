@@ -86,7 +86,8 @@ def test_each_alert_names_severity_texts_runbook_and_dashboard(alert: dict[str, 
     if "$labels.org_id" in notes["description"]:
         assert "var-org_id={{ $labels.org_id }}" in notes["dashboard_url"]
     if alert["labels"]["component"] != "exporter":
-        assert "$labels.org_id" in notes["description"]
+        whole = " by (job) (" in alert["expr"]
+        assert ("$labels.job" if whole else "$labels.org_id") in notes["description"]
         assert "$value" in notes["description"]
 
 

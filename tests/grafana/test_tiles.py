@@ -26,6 +26,8 @@ STUCK_AFTER = f"workflow:invent_run_duration_seconds:stuck_after{{{WORKFLOW}}}"
 OLDEST = f'invent_runs_open_oldest_timestamp_seconds{{{WORKFLOW}, status="%s"}}'
 READ = 'invent_poll_last_success_timestamp_seconds{job="j", org_id="%s"}'
 UP = 'invent_up{job="j", instance="%s", org_id="%s"}'
+LASTS = 'org_limit:invent_credits_left:seconds{job="j", org_id="acme", limit="%s"}'
+ORGS = 'invent_replica_orgs{job="%s", instance="%s"}'
 HEARTBEAT = 'job:invent_exporter_up:max{job="j"}'
 ALERT = 'ALERTS{alertname="InventRunStuck", alertstate="firing", severity="%s", job="j"%s}'
 
@@ -56,17 +58,21 @@ KNOWN = {NAME % "a": "1x120", NAME % "b": "1x120"}
 @pytest.mark.parametrize(
     ("tile", "series", "shown"),
     [
-        ("Workflows failing", {}, None),
-        ("Workflows failing", {**KNOWN, STREAK % "a": "0x120"}, 0),
-        ("Workflows failing", {**KNOWN, STREAK % "a": "3x120", FAILED_AT % "a": "7000x120"}, 1),
+        ("Failing", {}, None),
+        ("Failing", {**KNOWN, STREAK % "a": "0x120"}, 0),
+        ("Failing", {**KNOWN, STREAK % "a": "3x120", FAILED_AT % "a": "7000x120"}, 1),
         # Old failures of a workflow that is not used any more are nobody's emergency.
-        ("Workflows failing", {**KNOWN, STREAK % "a": "3x120", FAILED_AT % "a": "-90000x120"}, 0),
-        ("Workflows failing", {**KNOWN, FAILED % "b": "2x120", DECIDED % "b": "5x120"}, 1),
-        ("Workflows failing", {**KNOWN, FAILED % "b": "1x120", DECIDED % "b": "5x120"}, 0),
-        ("Workflows failing", {**KNOWN, FAILED % "b": "2x120", DECIDED % "b": "2x120"}, 0),
+        ("Failing", {**KNOWN, STREAK % "a": "3x120", FAILED_AT % "a": "-90000x120"}, 0),
+        ("Failing", {**KNOWN, FAILED % "b": "2x120", DECIDED % "b": "5x120"}, 1),
+        ("Failing", {**KNOWN, FAILED % "b": "1x120", DECIDED % "b": "5x120"}, 0),
+        ("Failing", {**KNOWN, FAILED % "b": "2x120", DECIDED % "b": "2x120"}, 0),
         ("Overdue", {}, None),
         ("Overdue", {**KNOWN, AGE % "a": "90x120", OVERDUE_AFTER % "a": "100x120"}, 0),
         ("Overdue", {**KNOWN, AGE % "a": "110x120", OVERDUE_AFTER % "a": "100x120"}, 1),
+        ("Low credits", {}, None),
+        ("Low credits", KNOWN, 0),
+        ("Low credits", {**KNOWN, LASTS % "balance": "260000x120"}, 0),
+        ("Low credits", {**KNOWN, LASTS % "balance": "0x120", LASTS % "spending cap": "1x120"}, 1),
         ("Stuck or waiting", {}, None),
         ("Stuck or waiting", KNOWN, 0),
         (
@@ -113,6 +119,23 @@ def test_an_org_that_is_not_read_is_counted_also_when_its_exporter_is_gone(
 ) -> None:
     """It would else be left out of every sum in silence."""
     _assert_shows(tmp_path, f"{board}/Orgs not read/A", series, shown)
+
+
+@pytest.mark.parametrize(
+    ("series", "shown"),
+    [
+        ({}, None),
+        ({ORGS % ("j", "a"): "9x120"}, 0),
+        ({ORGS % ("j", "a"): "0x120", ORGS % ("j", "b"): "4x120"}, 0),
+        ({ORGS % ("j", "a"): "0x120", ORGS % ("j", "b"): "5x120", ORGS % ("k", "a"): "0x120"}, 1),
+    ],
+    ids=["nothing", "alone", "few orgs", "idle"],
+)
+def test_a_replica_is_idle_where_the_alert_begins(
+    tmp_path: Path, series: dict[str, str], shown: float | None
+) -> None:
+    """One of three with two orgs between them is not broken."""
+    _assert_shows(tmp_path, "exporter/Idle replicas/A", series, shown)
 
 
 @pytest.mark.parametrize(

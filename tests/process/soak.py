@@ -15,19 +15,18 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.client import BAD_REQUEST
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from invent_exporter.simulator import Settings, SimulatorServer, Truth
-from tests.deploy.processes import Server, free_port
+from invent_exporter.simulator import Settings, SimulatorServer
+from tests.deploy.processes import free_port
 from tests.deploy.processes import prometheus as run_prometheus
-from tests.process.expected import DURABLE, differences, expected_of
-from tests.process.harness import Exporter, Labels, Samples, make_config, wait_for
+from tests.process.expected import differences, expected_of
+from tests.process.harness import Exporter, Labels, make_config, wait_for
+from tests.process.stored import Line, Stored, compare
 from tests.process.traffic import Trouble, faults, lively_world
 from tests.programs import require
 
@@ -37,33 +36,6 @@ ROWS_LISTED = 1000
 """Ten pages; the eleventh is refused."""
 ROWS_IN_REACH = 600
 """What changes there is read before so many new runs came that it is out of reach."""
-_TARGET_LABELS = ("__name__", "instance", "job")
-
-
-@dataclass(frozen=True)
-class Line:
-    """What Prometheus says of one series beside the truth."""
-
-    name: str
-    labels: Labels
-    truth: float
-    raw: float
-    increase: float
-    first: float
-    samples: int
-    stretch: float
-    """How much extrapolation may add at most, as a share."""
-
-    @property
-    def is_exact(self) -> bool:
-        """The raw increments sum up to the truth, from a 0 on."""
-        return self.first == 0 and math.isclose(self.raw, self.truth, rel_tol=1e-9, abs_tol=1e-6)
-
-    @property
-    def is_explained(self) -> bool:
-        """`increase()` is the truth, or more by what extrapolation adds."""
-        slack = 1e-6 + self.truth * 1e-9
-        return self.truth - slack <= self.increase <= self.truth * (1 + self.stretch) + slack
 
 
 @dataclass
@@ -116,7 +88,7 @@ def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
         with Exporter(folder, config, arguments=(address,)) as exporter:
             exporter.wait_until_up()
             with run_prometheus(folder, scraping(port)) as server:
-                prometheus = _Prometheus(server)
+                prometheus = Stored(server)
                 wait_for("a first scrape", lambda: prometheus.query("invent_up"))
                 begun = time.time()
                 # No run that comes may be told to have come before first contact.
@@ -136,7 +108,7 @@ def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
                 # All is asked as of one moment: on a busy machine the questions take a while.
                 prometheus.at = time.time()
                 window = math.ceil(prometheus.at - begun) + 30
-                result.lines = list(_compare(prometheus, truth, window))
+                result.lines = list(compare(prometheus, truth, window))
         requests = simulator.requests
         result.requests = len(requests)
         result.faulty = sum(request.fault is not None for request in requests)
@@ -178,85 +150,6 @@ def _settle(exporter: Exporter, simulator: SimulatorServer, since: float) -> Non
         "the exporter is exact",
         lambda samples: not differences(samples, simulator.world.truth(since)),
     )
-
-
-def _compare(prometheus: _Prometheus, truth: Truth, window: int) -> Iterator[Line]:
-    expected = expected_of(truth)
-    for name in DURABLE:
-        increases = prometheus.samples(f"increase({name}[{window}s])", name)
-        for labels, points in prometheus.points(name, window).items():
-            values = [value for _, value in points]
-            steps = pairwise(values)
-            # As Prometheus takes it: a value that falls begins anew from 0.
-            raw = sum(after - before if after >= before else after for before, after in steps)
-            covered = points[-1][0] - points[0][0]
-            # It extends to each side by no more than 1.1 mean intervals.
-            stretch = 2.2 * (covered / (len(points) - 1)) / covered if covered else math.inf
-            yield Line(
-                name,
-                labels,
-                expected.get((name, labels), 0.0),
-                raw,
-                increases.get((name, labels), 0.0),
-                values[0] if (name, labels) in expected else 0.0,
-                len(points),
-                stretch,
-            )
-    seen = {(name, labels) for name in DURABLE for labels in prometheus.points(name, window)}
-    for name, labels in expected:
-        if name in DURABLE and (name, labels) not in seen:
-            yield Line(name, labels, expected[name, labels], 0.0, 0.0, 0.0, 0, 0.0)
-
-
-class _Prometheus:
-    """The queries that are asked."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self.at: float | None = None
-        """The moment that is asked for; None: now."""
-
-    def query(self, query: str) -> list[dict[str, object]]:
-        """Ask for an instant vector, or a range of raw samples."""
-        moment = {} if self.at is None else {"time": f"{self.at:.3f}"}
-        found: list[dict[str, object]] = self._server.data("/api/v1/query", query=query, **moment)[
-            "result"
-        ]
-        return found
-
-    def samples(self, query: str, name: str) -> Samples:
-        """Return an instant vector as samples."""
-        samples = Samples()
-        for series in self.query(query):
-            value = series["value"]
-            assert isinstance(value, list)
-            samples[name, _labels(series)] = float(value[1])
-        return samples
-
-    def points(self, name: str, window: int) -> dict[Labels, list[tuple[float, float]]]:
-        """Return all raw samples of a metric."""
-        points = {}
-        for series in self.query(f"{name}[{window}s]"):
-            values = series["values"]
-            assert isinstance(values, list)
-            points[_labels(series)] = [(float(at), float(value)) for at, value in values]
-        return points
-
-    def holds(self, expected: dict[tuple[str, Labels], float]) -> bool:
-        """Tell whether the newest stored values are the expected ones."""
-        return all(
-            math.isclose(stored.get((name, labels), -1.0), value, rel_tol=1e-9, abs_tol=1e-6)
-            for name in DURABLE
-            for stored in [self.samples(name, name)]
-            for (wanted, labels), value in expected.items()
-            if wanted == name
-        )
-
-
-def _labels(series: dict[str, object]) -> Labels:
-    metric = series["metric"]
-    assert isinstance(metric, dict)
-    return frozenset((key, value) for key, value in metric.items() if key not in _TARGET_LABELS)
 
 
 def report(result: Result) -> str:

@@ -358,7 +358,8 @@ def test_simulate_and_demo_end_by_signal(tmp_path: Path) -> None:
     )
     with exporter:
         samples = exporter.wait_for(
-            "both orgs are up", lambda samples: samples.total("invent_up") == 2
+            "the org and its three sub-orgs are up",
+            lambda samples: samples.total("invent_up") == 4,
         )
         assert samples.among("invent_workflow_info", org_id="org-aurora")
         assert f"{exporter.url}/metrics\n" in exporter.log, "the port that the system chose"

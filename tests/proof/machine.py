@@ -59,6 +59,7 @@ changeable: dict[str, st.SearchStrategy[Any]] = {
     "max_workflows": st.sampled_from((1, 2, 1000)),
     "newborn_hold_seconds": st.sampled_from((0.0, 65.0, 300.0)),
     "lookback_seconds": st.sampled_from((HOUR, 24 * HOUR)),
+    "is_shared": st.booleans(),
 }
 """What of the configuration may be another one after a restart."""
 changes = st.tuples(
@@ -96,6 +97,16 @@ class Machine(RuleBasedStateMachine):
         self.refused_at = 0.0
         self.own: set[str] = set()
         self.most_workflows = 0
+
+    @property
+    def state_url(self) -> str:
+        """Where the ledger is."""
+        return f"sqlite:///{self.folder}/state.db"
+
+    def lose_state(self) -> None:
+        """Make the state as empty as it was."""
+        for file in self.folder.iterdir():
+            file.unlink()
 
     # -- the beginning
 
@@ -381,7 +392,7 @@ class Machine(RuleBasedStateMachine):
             self.holds.append(self.settings.newborn_hold_seconds)
             self.most_workflows = max(self.most_workflows, self.settings.max_workflows)
             self.process = Process(
-                self.folder / "state.db",
+                self.state_url,
                 self.service,
                 self.clocks,
                 self.settings,
@@ -505,6 +516,15 @@ class Machine(RuleBasedStateMachine):
         self._poll()
         steps.disk_fails_at = None
 
+    @rule(at=st.integers(1, 30))
+    def poll_hears_nothing_of_a_commit(self, at: int) -> None:
+        """Commit, and lose the answer: the exporter can't know, and goes on from what is there."""
+        process = self._alive()
+        if process.ledger._database.is_shared:
+            process.steps.answer_lost_at = process.steps.passed + at
+            self._poll()
+            process.steps.answer_lost_at = None
+
     @rule()
     def read_fails(self) -> None:
         """Let the API be away for a poll."""
@@ -527,8 +547,7 @@ class Machine(RuleBasedStateMachine):
         if not is_lost:
             return
         self._kill()
-        for file in self.folder.iterdir():
-            file.unlink()
+        self.lose_state()
         self.reference, self.scraper = Reference(), Scraper()
         self.holds, self.most_workflows = [], 0
         self.buckets_changed = False

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from prometheus_client import CollectorRegistry
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import SubOrgsApi
-from invent_exporter.api.ratelimit import PageAllowance
+from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.poller import Poller
 from invent_exporter.collector.target import Shared, Target, WalkBounds
 from invent_exporter.config.key import Key
 from invent_exporter.config.workflows import Workflows
+from invent_exporter.errors import StorageError
+from invent_exporter.ledger import sqlite
 from invent_exporter.ledger.counts import Bounds
 from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
@@ -38,6 +39,7 @@ from tests.proof.scraper import Scraper
 from tests.proof.service import Service
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable, Sequence
 
     from invent_exporter.api.models import Run
@@ -89,6 +91,8 @@ class Settings:
     max_workflows: int = 1000
     step_credits: bool = False
     newborn_hold_seconds: float = 65.0
+    is_shared: bool = False
+    """As with PostgreSQL: what a commit that failed did nobody knows."""
     walk_bounds: WalkBounds = field(default_factory=WalkBounds)
     redactor: Redactor = field(default_factory=Redactor)
     bounds: Bounds = field(
@@ -103,14 +107,26 @@ class Steps:
         self.passed = 0
         self.kill_at: int | None = None
         self.disk_fails_at: int | None = None
+        self.answer_lost_at: int | None = None
+        self.in_doubt = False
+        """The transaction that has just failed was committed all the same."""
 
     def step(self, *, on_disk: bool) -> None:
         """Pass one point."""
         self.passed += 1
-        if self.passed == self.kill_at:
+        if self.kill_at is not None and self.passed >= self.kill_at:
             raise KilledError
         if on_disk and self.disk_fails_at is not None and self.passed >= self.disk_fails_at:
             raise OperationalError("made to fail", None, OSError("disk is full"))
+
+    def commit(self, connection: Connection) -> None:
+        """Pass a commit, of which the exporter may hear no more than that it failed."""
+        self.step(on_disk=True)
+        if self.answer_lost_at is not None and self.passed >= self.answer_lost_at:
+            self.answer_lost_at, self.in_doubt = None, True
+            driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+            driver.commit()
+            raise OperationalError("made to fail", None, OSError("the answer was lost"))
 
 
 class _WatchedLedger(Ledger):
@@ -118,6 +134,7 @@ class _WatchedLedger(Ledger):
 
     service: Service
     reference: Reference
+    steps: Steps
 
     async def record(
         self,
@@ -130,14 +147,23 @@ class _WatchedLedger(Ledger):
         recovering: bool = False,
     ) -> Recorded:
         """Record, and tell what was committed, as the service has it."""
-        recorded = await super().record(
-            org, runs, invalid, now=now, others=others, recovering=recovering
-        )
+        self.steps.in_doubt = False
+        try:
+            recorded = await super().record(
+                org, runs, invalid, now=now, others=others, recovering=recovering
+            )
+        except StorageError:
+            if self.steps.in_doubt:
+                self._tell(org, runs, invalid)
+            raise
+        self._tell(org, runs, invalid)
+        return recorded
+
+    def _tell(self, org: OrgLedger, runs: Sequence[Run], invalid: Sequence[InvalidRow]) -> None:
         self.reference.floor = org.floor_seconds
         # Nothing changes at the service between an answer and its record.
         rows = [self.service.runs[run.id] for run in runs if run.id in self.service.runs]
         self.reference.see(rows, [row.key for row in invalid])
-        return recorded
 
     async def complete(
         self,
@@ -148,7 +174,15 @@ class _WatchedLedger(Ledger):
         contact_seconds: float | None = None,
     ) -> int:
         """Complete, and tell that first contact was made."""
-        vanished = await super().complete(org, scan, absent=absent, contact_seconds=contact_seconds)
+        self.steps.in_doubt = False
+        try:
+            vanished = await super().complete(
+                org, scan, absent=absent, contact_seconds=contact_seconds
+            )
+        except StorageError:
+            if self.steps.in_doubt and contact_seconds is not None:
+                self.reference.contacted, self.reference.contact = True, contact_seconds
+            raise
         self.reference.contacted = org.contacted
         self.reference.contact = org.contact_seconds or 0.0
         return vanished
@@ -189,7 +223,7 @@ class Process:
 
     def __init__(
         self,
-        path: Path,
+        url: str,
         service: Service,
         clocks: FakeClocks,
         settings: Settings,
@@ -198,18 +232,20 @@ class Process:
         scraper: Scraper,
         hold_seconds: float | None = None,
     ) -> None:
-        """Start on the state at `path`; `hold_seconds` is what the scraper must see held."""
+        """Start on the state at `url`; `hold_seconds` is what the scraper must see held."""
         self.clocks: Clocks = clocks
         service.clock = clocks.time
         self.settings = settings
         self.steps = Steps()
         self.scraper = scraper
         hold = settings.newborn_hold_seconds if hold_seconds is None else hold_seconds
-        database = open_database(f"sqlite:///{path}")
-        with database.engine.connect() as connection:
-            # What a power failure would do is not tested here, and syncing takes most of the time.
-            connection.commit()
-            connection.connection.driver_connection.execute("PRAGMA synchronous=OFF")  # type: ignore[union-attr]
+        database = open_database(url)
+        if isinstance(database, sqlite.Database):
+            database.is_shared = settings.is_shared
+            with database.engine.connect() as connection:
+                # A power failure is not tested here, and syncing takes most of the time.
+                connection.commit()
+                connection.connection.driver_connection.execute("PRAGMA synchronous=OFF")  # type: ignore[union-attr]
         event.listen(database.engine, "before_cursor_execute", self._before_statement)
         event.listen(database.engine, "commit", self._before_commit)
         ledger = _WatchedLedger(
@@ -221,7 +257,7 @@ class Process:
                 settings.reconcile_window_seconds,
             ),
         )
-        ledger.service, ledger.reference = service, reference
+        ledger.service, ledger.reference, ledger.steps = service, reference, self.steps
         self.ledger: Ledger = ledger
         self.registry = CollectorRegistry()
         self.telemetry = Telemetry(self.registry)
@@ -253,6 +289,7 @@ class Process:
                 publisher=self.publisher,
                 clocks=clocks,
                 allowance=PageAllowance(3000, clocks.monotonic),
+                demand=Demand(3000),
                 read_key=Key.read,
                 redactor=settings.redactor,
                 walk_bounds=settings.walk_bounds,
@@ -263,8 +300,8 @@ class Process:
     def _before_statement(self, *_arguments: object) -> None:
         self.steps.step(on_disk=True)
 
-    def _before_commit(self, *_arguments: object) -> None:
-        self.steps.step(on_disk=True)
+    def _before_commit(self, connection: Connection) -> None:
+        self.steps.commit(connection)
 
     # -- what a test does
 
@@ -283,5 +320,6 @@ class Process:
 
     def stop(self) -> None:
         """End, in order or after a kill: in both cases nothing more is written."""
+        self.publisher.close()
         self.exposition.close()
         self.ledger.close()

@@ -9,9 +9,12 @@ process may stand still, and others go on, between any two of them.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, cast
 
@@ -25,7 +28,7 @@ from invent_exporter.collector.target import Target
 from invent_exporter.config.key import Key
 from invent_exporter.errors import LeaseLostError, StorageError
 from invent_exporter.ledger.heartbeat import Leases
-from invent_exporter.ledger.lease import Heard, Standing, to_take
+from invent_exporter.ledger.lease import Heard, to_take
 from invent_exporter.telemetry import Telemetry
 
 LEASE_SECONDS = 15.0
@@ -51,6 +54,8 @@ class Database:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
+        self.clocks: dict[str, Callable[[], float]] = {}
+        """Those of the replicas, which only a bug would ask."""
         self.rows: dict[str, Row] = {}
         self.alive: dict[str, float] = {}
         self.counters: dict[str, int] = {}
@@ -128,40 +133,46 @@ class Collectors:
 
     def __init__(self, replica: Replica) -> None:
         self.elsewhere: Mapping[str, float] = {}
-        self.orgs: dict[int, Org] = {}
+        self.orgs: dict[str, Org] = {}
         """What is served."""
-        self.polled: set[int] = set()
+        self.wanted: dict[str, int] = {}
+        """What is polled: the epochs of leases."""
         self._replica = replica
         self._lock = asyncio.Lock()
 
     async def apply(self, targets: Iterable[Target]) -> None:
         """End what is not wanted, begin what is new, and then withdraw what ended."""
         async with self._lock:
-            wanted = {cast("int", target.lease): target.id for target in targets}
-            gone = self.orgs.keys() - wanted.keys()
-            self.polled &= wanted.keys()
-            for epoch in sorted(wanted.keys() - self.orgs.keys()):
-                try:
-                    await self._begin(epoch, wanted[epoch])
-                except StorageError:
-                    continue
-            for epoch in sorted(gone):
-                await self._replica.waits(lambda: None)
-                del self.orgs[epoch]
+            self.wanted = {target.id: cast("int", target.lease) for target in targets}
+            gone = self.orgs.keys() - self.wanted.keys()
+            for key in self.orgs.keys() & self.wanted.keys():
+                self.orgs[key].epoch = self.wanted[key]  # one that goes on is not loaded anew
+            await self._load_missing()
+            for key in sorted(gone):
+                await self._replica.asks(lambda: None)
+                del self.orgs[key]
 
-    async def _begin(self, epoch: int, key: str) -> None:
+    async def load_missing(self) -> None:
+        """Try again to load what could not be loaded, as a poll does."""
+        async with self._lock:
+            await self._load_missing()
+
+    async def _load_missing(self) -> None:
+        for key in sorted(self.wanted.keys() - self.orgs.keys()):
+            with suppress(StorageError):
+                await self._load(key, self.wanted[key])
+
+    async def _load(self, key: str, epoch: int) -> None:
         database = self._replica.database
 
         def load() -> int:
             database.check(self._replica.name, key, epoch)
             return database.counters.get(key, 0)
 
-        counter = await self._replica.asks(load)
-        self.orgs[epoch] = Org(key, epoch, counter)
-        self.polled.add(epoch)
+        self.orgs[key] = Org(key, epoch, await self._replica.asks(load))
 
 
-class _Ownership(Ownership):
+class WatchedOwnership(Ownership):
     """Waits where the machine can hold it."""
 
     replica: Replica
@@ -170,8 +181,10 @@ class _Ownership(Ownership):
         replica, database = self.replica, self.replica.database
         if call.__name__ == "beat":
             sent = replica.clock()
-            return await replica.asks(lambda: self.told(replica, *arguments, sent))
-        return await replica.asks(lambda: getattr(database, call.__name__)(replica.name, *arguments))
+            return await replica.asks(lambda: self.told(replica, arguments[0], sent))
+        return await replica.asks(
+            lambda: getattr(database, call.__name__)(replica.name, *arguments)
+        )
 
     def told(self, replica: Replica, ids: Sequence[str], sent: float) -> Heard:
         """Let the database do a heartbeat."""
@@ -189,13 +202,16 @@ class Replica:
     keys: Sequence[str]
     loop: asyncio.AbstractEventLoop
     now: Callable[[], float]
-    kind: type[_Ownership] = _Ownership
+    kind: type[WatchedOwnership] = WatchedOwnership
+    serving_until: float = -math.inf
     is_stopped: bool = False
     is_cut: bool = False
     is_leaving: bool = False
     waiting: deque[Wait] = field(default_factory=deque)
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
     beating: asyncio.Task[Any] | None = None
+    leaving: asyncio.Task[Any] | None = None
+    loading: asyncio.Task[Any] | None = None
 
     def __post_init__(self) -> None:
         self.collectors = Collectors(self)
@@ -205,9 +221,12 @@ class Replica:
             cast("Telemetry", _NoTelemetry()),
             lease_seconds=LEASE_SECONDS,
             clock=self.clock,
+            serve_until=partial(setattr, self, "serving_until"),
+            on_listed=lambda: None,
         )
         self.ownership.replica = self
-        self.spawn(self.ownership.settle_changes())
+        self.database.clocks[self.name] = self.clock
+        self.changing = self.spawn(self.ownership.settle_changes())
         self.beating = self.spawn(self._start())
 
     async def _start(self) -> None:
@@ -232,23 +251,15 @@ class Replica:
         self.waiting.append(wait)
         return await wait.future
 
-    async def waits(self, step: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Work for a while."""
-        return await self.asks(step)
-
     def serves(self) -> dict[str, int]:
         """Answer a scrape."""
-        if not self.ownership.may_serve:
+        if self.clock() >= self.serving_until:
             return {}
-        answer: dict[str, int] = {}
-        for org in self.collectors.orgs.values():
-            assert org.key not in answer, f"twice in one answer: {org.key}"
-            answer[org.key] = org.counter
-        return answer
+        return {org.key: org.counter for org in self.collectors.orgs.values()}
 
 
 class _NamedLeases:
-    """The names of calls that `_Ownership` answers itself."""
+    """The names of calls that `WatchedOwnership` answers itself."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -282,7 +293,7 @@ class Machine(RuleBasedStateMachine):
     """Some replicas, one database, any interleaving."""
 
     database_kind = Database
-    ownership_kind = _Ownership
+    ownership_kind = WatchedOwnership
 
     def __init__(self) -> None:
         super().__init__()
@@ -314,7 +325,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(orgs=st.integers(1, 9), offset=st.floats(-1e6, 1e6), rate=st.sampled_from(RATES))
     def begin(self, orgs: int, offset: float, rate: float) -> None:
-        """The first replica starts."""
+        """Let the first replica start."""
         self.keys = [f"org-{number}" for number in range(orgs)]
         self.truth = dict.fromkeys(self.keys, 0)
         self.start(offset, rate)
@@ -354,7 +365,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.replicas)
     @rule(which=numbers)
     def beat(self, which: int) -> None:
-        """A heartbeat is due."""
+        """Let a heartbeat be due."""
         replica = self._replica(which)
         is_due = replica.beating is None or replica.beating.done()
         if is_due and not replica.is_stopped and not replica.is_leaving:
@@ -364,7 +375,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.replicas)
     @rule(which=numbers, steps=st.integers(1, 6))
     def go_on(self, which: int, steps: int) -> None:
-        """What a replica waits for comes, so many times."""
+        """Let what a replica waits for come, so many times."""
         replica = self._replica(which)
         for _ in range(steps):
             if replica.waiting and not replica.is_stopped:
@@ -372,9 +383,44 @@ class Machine(RuleBasedStateMachine):
                 self._answer(replica)
 
     @precondition(lambda self: self.replicas)
+    @rule(
+        which=numbers,
+        before=st.integers(0, 3),
+        seconds=spans,
+        stops=st.booleans(),
+        after=st.integers(0, 3),
+    )
+    def fall_behind(
+        self,
+        which: int,
+        before: int,
+        seconds: float,
+        stops: bool,  # noqa: FBT001
+        after: int,
+    ) -> None:
+        """Let a heartbeat of one come so far, all others go on meanwhile, and then its next."""
+        one = self._replica(which)
+        others = [number for number, each in enumerate(self.replicas) if each is not one]
+        for number in others:
+            self.go_on(number, 12)
+        self.beat(which)
+        self.go_on(which, before)
+        was_stopped, one.is_stopped = one.is_stopped, one.is_stopped or stops
+        end = self.time + seconds
+        while self.time < end:
+            self.time = min(end, self.time + LEASE_SECONDS / 5)
+            for number in others:
+                self.beat(number)
+                self.go_on(number, 12)
+                self.each_org_is_served_once()
+        one.is_stopped = was_stopped
+        self.beat(which)
+        self.go_on(which, after)
+
+    @precondition(lambda self: self.replicas)
     @rule(which=numbers)
     def only_do(self, which: int) -> None:
-        """The database does what a replica asked for, and the answer is on its way for a while."""
+        """Let the database do what a replica asked for, and its answer be on its way."""
         replica = self._replica(which)
         if replica.waiting:
             self._step(replica, replica.waiting[0])
@@ -382,52 +428,50 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.replicas)
     @rule(which=numbers)
     def only_answer(self, which: int) -> None:
-        """An answer arrives."""
+        """Let an answer arrive."""
         replica = self._replica(which)
         if replica.waiting and replica.waiting[0].is_done and not replica.is_stopped:
             self._answer(replica)
 
     @precondition(lambda self: self.replicas)
-    @rule(which=numbers, is_cut=st.booleans())
-    def cut(self, which: int, is_cut: bool) -> None:  # noqa: FBT001
-        """The network between a replica and the database breaks, or is mended."""
-        self._replica(which).is_cut = is_cut
-
-    @precondition(lambda self: self.replicas)
-    @rule(which=numbers, is_stopped=st.booleans())
-    def stop(self, which: int, is_stopped: bool) -> None:  # noqa: FBT001
-        """A process stands still, or goes on."""
-        self._replica(which).is_stopped = is_stopped
-
-    @precondition(lambda self: self.replicas)
-    @rule(which=numbers)
-    def kill(self, which: int) -> None:
-        """A process is gone."""
+    @rule(which=numbers, what=st.sampled_from(("cut", "mend", "stop", "go on")))
+    def trouble(self, which: int, what: str) -> None:
+        """Break or mend a replica's network, or let it stand still or go on."""
         replica = self._replica(which)
-        self.replicas.remove(replica)
-        self._end(replica)
+        if what in ("cut", "mend"):
+            replica.is_cut = what == "cut"
+        else:
+            replica.is_stopped = what == "stop"
 
     @precondition(lambda self: self.replicas)
-    @rule(which=numbers)
-    def terminate(self, which: int) -> None:
-        """A process is told to end: it polls no more, and leaves."""
+    @rule(which=numbers, politely=st.booleans())
+    def end(self, which: int, politely: bool) -> None:  # noqa: FBT001
+        """Kill a process, or tell it to end: then it polls no more, and leaves."""
         replica = self._replica(which)
-        if not replica.is_leaving and not replica.is_stopped:
+        if not politely:
+            self.replicas.remove(replica)
+            self._end(replica)
+        elif not replica.is_leaving and not replica.is_stopped:
             replica.is_leaving = True
-            replica.collectors.polled.clear()
+            replica.collectors.wanted.clear()
             if replica.beating is not None:
                 replica.beating.cancel()
-            replica.tasks[0].cancel()
-            replica.spawn(replica.ownership.leave())
+            replica.changing.cancel()
+            replica.leaving = replica.spawn(replica.ownership.leave())
             self._drain()
 
     @precondition(lambda self: self.replicas)
     @rule(which=numbers, org=numbers)
     def poll(self, which: int, org: int) -> None:
-        """A run is counted: from what is in memory, in one transaction."""
+        """Count a run: from what is in memory, in one transaction."""
         replica = self._replica(which)
-        polled = sorted(replica.collectors.polled & replica.collectors.orgs.keys())
-        if not polled or replica.is_stopped or replica.is_cut:
+        polled = sorted(replica.collectors.wanted.keys() & replica.collectors.orgs.keys())
+        if replica.is_stopped or replica.is_leaving:
+            return
+        if replica.collectors.wanted.keys() - replica.collectors.orgs.keys():
+            replica.loading = replica.spawn(replica.collectors.load_missing())
+            self._drain()
+        if not polled or replica.is_cut:
             return
         known = replica.collectors.orgs[polled[org % len(polled)]]
         try:
@@ -442,7 +486,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        """What is counted is what happened: nobody wrote over another's numbers."""
+        """See that all that happened is counted: nobody wrote over another's numbers."""
         assert {key: self.database.counters.get(key, 0) for key in self.keys} == self.truth
 
     @invariant()
@@ -461,19 +505,20 @@ class Machine(RuleBasedStateMachine):
         """When all works again, each org is served, and nobody has two more than another."""
         for replica in self.replicas:
             replica.is_cut = replica.is_stopped = False
-        for replica in [each for each in self.replicas if each.is_leaving]:
-            self.kill(self.replicas.index(replica))
-        if not self.replicas:
-            self.start(0.0, 1.0)
         for _ in range(60):
             self.time += LEASE_SECONDS / 5
+            for replica in [each for each in self.replicas if each.is_leaving]:
+                self.end(self.replicas.index(replica), politely=False)
+            if not self.replicas:
+                self.start(0.0, 1.0)
             for number in range(len(self.replicas)):
                 self.beat(number)
+                self.poll(number, 0)
                 self.go_on(number, 30)
                 self.each_org_is_served_once()
         self.nothing_is_lost()
         answers = [replica.serves() for replica in self.replicas]
-        assert sorted(key for answer in answers for key in answer) == sorted(self.keys)
+        assert sorted(key for answer in answers for key in answer) == sorted(self.keys), answers
         sizes = [len(answer) for answer in answers]
         assert max(sizes) - min(sizes) <= 1, sizes
         assert {key: value for answer in answers for key, value in answer.items()} == self.truth
@@ -522,7 +567,3 @@ class Machine(RuleBasedStateMachine):
         for task in replica.tasks:
             task.cancel()
         self.loop.run_until_complete(asyncio.gather(*replica.tasks, return_exceptions=True))
-
-
-class OwnStanding(Standing):
-    """To put another in its place."""

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invent_exporter import __version__
-from invent_exporter.collector.status import FailedRow, Hour, OpenRow, OrgStatus
+from invent_exporter.api.orgs import Finances
+from invent_exporter.collector.status import FailedRow, Hour, OpenRow, OrgStatus, SubOrgsStatus
 from invent_exporter.web.api_status import encode, schema
 from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, Chosen, render
 
@@ -105,6 +106,11 @@ FRESH = replace(
     lag_seconds=None,
     rate_limit_share=None,
 )
+SUB_ORG = replace(
+    ORG,
+    parent="org_p",
+    finances=Finances(0.0, spending_cap_credits=1000.0, spending_cap_used_credits=1.5),
+)
 OPEN = (
     OpenRow("wf_1", "Order sync", "RUNNING", 3, NOW - 95),
     OpenRow("wf_2", "wf_2", "PENDING", 1, NOW),
@@ -128,6 +134,23 @@ AGES = [  # in two units; a time in the future is now
 @pytest.mark.parametrize(
     ("org", "said"),
     [
+        (SUB_ORG, "A sub-org of org_p . Credits: balance 0, spent 1.5 of at most 1,000."),
+        (
+            replace(ORG, sub_orgs=SubOrgsStatus(3, NOW - 60, None)),
+            "Polled by host-1. 3 sub-orgs; looked for 1 min ago",
+        ),
+        (
+            replace(ORG, sub_orgs=SubOrgsStatus(1, NOW - 60, "HTTP 403 <b>")),
+            "1 sub-org; looked for 1 min ago 2026-11-24 03:10:21 UTC .",
+        ),
+        (
+            replace(ORG, sub_orgs=SubOrgsStatus(1, NOW - 60, "HTTP 403 <b>")),
+            "The last look for sub-orgs failed: HTTP 403 <b>",
+        ),
+        (
+            replace(ORG, sub_orgs=SubOrgsStatus(None, None, None)),
+            "Sub-orgs are not known yet. Open",
+        ),
         (None, f"Invent exporter {__version__}"),
         (None, "As of 2026-11-24 03:11:21 UTC"),
         (None, "No org is polled yet."),
@@ -265,6 +288,8 @@ def test_nothing_from_outside_becomes_markup(words: list[str], up: bool | None) 
         named = replace(run, workflow_id=texts[1], origin=texts[2])
         open_runs = (OpenRow(texts[5], texts[5], texts[6], 1, NOW),)
         org = replace(ORG, org_id=texts[7], name=texts[8] or "x", owner=texts[2], error=texts[9])
+        looks = SubOrgsStatus(1, NOW, texts[9] or "x")
+        org = replace(org, parent=texts[6], sub_orgs=looks)
         return read(replace(org, up=up, open_runs=open_runs, failed=(named,)))
 
     def shape(overview: Reader) -> list[tuple[str, list[str]]]:

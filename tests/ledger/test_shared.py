@@ -1,0 +1,120 @@
+"""A database behind a network: a commit whose answer is lost, and others who were first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import event, update
+from sqlalchemy.exc import OperationalError
+
+from invent_exporter.errors import StateError, StorageError
+from invent_exporter.ledger import schema
+from invent_exporter.ledger.database import open_database
+from invent_exporter.ledger.schema import SCHEMA_VERSION
+from tests.ledger.test_ledger import Book, book, new_book
+from tests.postgres import PostgresServer
+from tests.proof.runs import run
+
+__all__ = ["book", "new_book"]
+
+
+def once(does: Callable[[Any], None]) -> Callable[..., None]:
+    """Let a listener do something the first time alone."""
+    todo = [does]
+    return lambda connection, *_more: todo.pop()(connection) if todo else None
+
+
+def lose_answer(connection: Any) -> None:  # noqa: ANN401 (SQLAlchemy's)
+    """Commit, and say that the connection was lost."""
+    connection.connection.driver_connection.commit()
+    raise OperationalError("made to fail", None, OSError("connection lost"))
+
+
+def test_nothing_is_done_with_an_org_whose_last_commit_is_in_doubt(book: Book) -> None:
+    """What is in memory may be behind what is committed: it is loaded anew, and counts on once."""
+    book.record(run("r1"))
+    book.ledger.ledger._database.is_shared = True
+    event.listen(book.ledger.engine, "commit", once(lose_answer))
+    with pytest.raises(StorageError, match="connection lost"):
+        book.record(run("r1"), run("r2"))
+    with pytest.raises(StorageError, match="loaded anew"):
+        book.record(run("r3"))
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
+    del book.org
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
+    book.record(run("r2"), run("r3"))
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 3}
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("state_url", ["postgresql"], indirect=True)
+def test_a_step_that_meets_another_process_runs_again(book: Book) -> None:
+    """It sees what that one committed, and what it reads and writes is of one moment."""
+
+    def be_first(_connection: object) -> None:
+        with psycopg.connect(book.url) as other:
+            other.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+            other.execute("UPDATE org SET settled_walk = settled_walk + 1")
+
+    assert book.org.settled_walk == 1
+    event.listen(book.ledger.engine, "after_cursor_execute", once(be_first))
+    book.record(run())
+    assert not book.org.is_stale
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
+    with book.ledger.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT settled_walk FROM org").scalar() == 2
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("state_url", ["postgresql"], indirect=True)
+def test_two_processes_that_make_the_same_org_have_the_same(book: Book) -> None:
+    """Whoever comes second finds it."""
+    other = Book(book.url)
+
+    def be_first(_connection: object) -> None:
+        other.other("org-2")
+
+    event.listen(book.ledger.engine, "after_cursor_execute", once(be_first))
+    assert book.other("org-2").key == other.other("org-2").key
+    other.ledger.close()
+
+
+@pytest.mark.system
+def test_tables_that_are_not_ours_are_left_alone(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    """Those of another program, of a newer version, and a database in another encoding."""
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("CREATE TABLE run (mine int)")
+    with pytest.raises(StateError, match="another program's"):
+        open_database(postgres_url)
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("DROP TABLE run")
+    database = open_database(postgres_url)
+    with database.engine.begin() as connected:
+        connected.execute(update(schema.meta).values(schema_version=SCHEMA_VERSION + 1))
+    database.close()
+    with pytest.raises(StateError, match=f"schema version {SCHEMA_VERSION + 1}, this program"):
+        open_database(postgres_url)
+    postgres.execute(
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    )
+    with pytest.raises(StateError, match="LATIN1, expected UTF8"):
+        open_database(postgres.url("latin"))
+    postgres.execute("DROP DATABASE latin")
+
+
+@pytest.mark.system
+def test_a_user_who_may_not_make_tables_is_told(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    """In one line, with the server's words."""
+    postgres.execute("DROP ROLE IF EXISTS reader")
+    postgres.execute("CREATE ROLE reader LOGIN")
+    name = postgres_url.rpartition("/")[2]
+    with pytest.raises(StateError, match="permission denied for schema public") as raised:
+        open_database(postgres.url(name, user="reader"))
+    assert "\n" not in str(raised.value)

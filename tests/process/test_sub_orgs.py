@@ -1,0 +1,228 @@
+"""Sub-orgs over a real process: they come, go and come back, and each run counts once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from invent_exporter.simulator import Fault, Org, SimulatorServer
+from tests.commands.backfilling import arguments, backfill, samples_of
+from tests.process.conftest import Start
+from tests.process.harness import Exporter, Samples, make_config, run_command
+
+PARENT = {"id": "c", "name": "Main", "sub_orgs": True, "sub_orgs_interval": "200ms"}
+GAUGES = ("balance", "promo_balance", "spending_cap", "spending_cap_used")
+
+
+def finished(samples: Samples) -> dict[str, float]:
+    """Count the finished runs of each org that is served."""
+    orgs = {dict(labels)["org_id"] for labels in samples.among("invent_org_info")}
+    return {org: samples.total("invent_runs_finished_total", org_id=org) for org in orgs}
+
+
+def credits_of(samples: Samples, org_id: str) -> list[float | None]:
+    """Say what is served of an org's credits, in the order of the contract."""
+    return [samples.find(f"invent_org_{name}_credits", org_id=org_id) for name in GAUGES]
+
+
+def add(simulator: SimulatorServer, org_id: str, **fields: object) -> None:
+    """Let a sub-org appear, with a bit of history."""
+    org = Org(id=org_id, name=org_id.title(), key=f"key-{org_id}", parent="org-main", **fields)  # type: ignore[arg-type]
+    is_new = simulator.world.find_org(org_id) is None
+    simulator.world.add_org(org)
+    if is_new:
+        simulator.world.add_run(org_id=org_id, status="COMPLETED", workflow_id="wf-old")
+
+
+def test_sub_orgs_come_and_go_without_a_restart(simulator: SimulatorServer, start: Start) -> None:
+    """With names and credits of the listing; who is gone is out of /metrics, and goes on later."""
+    world = simulator.world
+    world.add_run(org_id="org-sub", status="COMPLETED")
+    exporter = start(orgs=[PARENT])
+    for org in ("org-main", "org-sub"):
+        exporter.wait_until_up(org)
+    cap = {"balance": 0.0, "promo_balance": 20.5, "spending_cap": 99.0, "spending_cap_used": 98.0}
+    add(simulator, "org-new", **cap)
+    samples = exporter.wait_until_up("org-new")
+    assert credits_of(samples, "org-new") == [0.0, 20.5, 99.0, 98.0]
+    assert credits_of(samples, "org-sub") == [1000.0, 0.0, None, 0.0]
+    assert credits_of(samples, "org-main") == [None] * 4
+    names = samples.among("invent_org_info", org_id="org-new")
+    assert [dict(labels)["org_name"] for labels in names] == ["Org-New"]
+    assert {seen.org for seen in simulator.requests} == {"org-main", "org-sub", "org-new"}
+
+    for org in ("org-main", "org-sub", "org-new", "org-new"):
+        world.add_run(org_id=org, status="FAILED")
+    expected = {"org-main": 1, "org-sub": 1, "org-new": 2}
+    exporter.wait_for("all are counted", lambda now: finished(now) == expected)
+    gone = world.find_org("org-new")
+    assert gone is not None
+    world.remove_org("org-new")
+    samples = exporter.wait_for(
+        "it is gone", lambda now: finished(now) == {"org-main": 1, "org-sub": 1}
+    )
+    assert not [labels for _, labels in samples if ("org_id", "org-new") in labels]
+    world.add_run(org_id="org-new", status="FAILED")
+    world.add_org(gone)
+    expected["org-new"] = 3
+    exporter.wait_for("it goes on where it was", lambda now: finished(now) == expected)
+
+    add(simulator, "org-new", use_parent_balance=True, balance=7.0)
+    samples = exporter.wait_for(
+        "the parent's balance is used",
+        lambda now: credits_of(now, "org-new") == [None, 0.0, None, 0.0],
+    )
+    assert samples.total("invent_poll_errors_total") == 0
+    exporter.wait_for("nothing counts twice", lambda now: finished(now) == expected)
+
+
+def test_a_run_that_parent_and_sub_org_list_counts_once(
+    simulator: SimulatorServer, start: Start
+) -> None:
+    """It is its own org's, whenever that became known."""
+    world = simulator.world
+    both = {"org_id": "org-sub", "also_in": ["org-main"]}
+    world.add_run(status="COMPLETED", **both)  # type: ignore[arg-type]
+    exporter = start(orgs=[PARENT])
+    for org in ("org-main", "org-sub"):
+        exporter.wait_until_up(org)
+    open_run = world.add_run(status="RUNNING", **both)  # type: ignore[arg-type]
+    for _ in range(5):
+        world.add_run(status="FAILED", **both)  # type: ignore[arg-type]
+    exporter.wait_for_finished(5, org_id="org-sub")
+    world.finish_run(open_run, "FAILED")
+    exporter.wait_for_finished(6, org_id="org-sub")
+    for org in ("org-main", "org-sub"):
+        exporter.wait_for_polls(org)
+    assert finished(exporter.scrape()) == {"org-main": 0, "org-sub": 6}
+
+
+def test_a_sick_listing_withdraws_nobody_over_a_restart_either(
+    simulator: SimulatorServer, tmp_path: Path
+) -> None:
+    """The polls go on, the parent is up; what fails is counted, and said in log, page and JSON."""
+    config = make_config(simulator.url, tmp_path, orgs=[PARENT])
+    simulator.world.add_run(org_id="org-sub", status="COMPLETED")
+    with Exporter(tmp_path, config) as exporter:
+        exporter.wait_until_up("org-sub")
+        simulator.add_faults(Fault(kind="status", status=403, path="/orgs"))
+        forbidden = {"org_id": "org-main", "reason": "forbidden"}
+        exporter.wait_for(
+            "it is counted",
+            lambda now: (now.find("invent_poll_errors_total", **forbidden) or 0) >= 2,
+        )
+        assert exporter.stop() == 0
+        exporter.start()
+        simulator.world.add_run(org_id="org-sub", status="FAILED")
+        exporter.wait_for_finished(1, org_id="org-sub")
+        exporter.wait_until_up("org-main")
+        # Credits that nobody could read for three intervals are not known any more.
+        exporter.wait_for(
+            "its credits are gone", lambda now: credits_of(now, "org-sub") == [None] * 4
+        )
+        assert 'msg="sub-orgs can\'t be listed"' in exporter.log
+        assert "The last look for sub-orgs failed: HTTP 403" in exporter.get("/").text
+        status = json.loads(exporter.get("/api/status").content)["orgs"]
+        assert status[0]["sub_orgs"]["error"].startswith("HTTP 403")
+        assert status[1]["parent"] == "org-main"
+        simulator.faults.clear()
+        exporter.wait_for(
+            "its credits are back",
+            lambda now: credits_of(now, "org-sub") == [1000.0, 0.0, None, 0.0],
+        )
+        assert finished(exporter.scrape()) == {"org-main": 0, "org-sub": 1}
+
+
+def test_the_switch_can_be_turned_while_it_runs(simulator: SimulatorServer, tmp_path: Path) -> None:
+    """A reload takes sub-orgs away and brings them back; one that is configured keeps its entry."""
+    off = {**PARENT, "sub_orgs": False}
+    sub = {"id": "org-sub", "name": "Mine", "key": "key-sub"}
+    simulator.world.add_run(org_id="org-sub", status="COMPLETED")
+    add(simulator, "org-new")
+
+    def configure(*orgs: Mapping[str, object]) -> None:
+        config = make_config(simulator.url, tmp_path, orgs=orgs)
+        exporter.config_file.write_text(json.dumps(config))
+        done = httpx.post(f"{exporter.url}/-/reload", trust_env=False, timeout=60)
+        assert done.status_code == 200
+
+    config = make_config(simulator.url, tmp_path, orgs=[off])
+    with Exporter(tmp_path, config, arguments=("--web.enable-lifecycle",)) as exporter:
+        exporter.wait_until_up()
+        configure(PARENT)
+        exporter.wait_until_up("org-new")
+        exporter.wait_until_up("org-sub")
+        configure(PARENT, sub)
+        samples = exporter.wait_for(
+            "its own name",
+            lambda now: now.find("invent_org_info", org_id="org-sub", org_name="Mine"),
+        )
+        assert credits_of(samples, "org-sub") == [1000.0, 0.0, None, 0.0]
+        configure(off, sub)
+        samples = exporter.scrape()
+        assert set(finished(samples)) == {"org-main", "org-sub"}
+        assert credits_of(samples, "org-sub") == [None] * 4
+        configure(PARENT)
+        exporter.wait_until_up("org-new")
+        assert "configured twice" not in exporter.log
+
+
+def test_check_asks_the_sub_orgs_too(simulator: SimulatorServer, tmp_path: Path) -> None:
+    """A row for each, with its credits; a listing that fails fails its parent."""
+    add(simulator, "org-new", balance=1234.5, spending_cap=50.0, spending_cap_used=1.0)
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps(make_config(simulator.url, tmp_path, orgs=[PARENT])))
+
+    def check(status: int, *flags: str) -> str:
+        done = run_command("check", f"--config.file={file}", *flags)
+        assert (done.returncode, done.stderr) == (status, "")
+        return done.stdout
+
+    table = check(0)
+    assert "balance 1,234.5, promotional 0, spent 1 of at most 50" in table
+    report = json.loads(check(0, "--json"))
+    assert [org["org"] for org in report["orgs"]] == ["c", "org-sub", "org-new"]
+    assert report["orgs"][2]["finances"]["balance_credits"] == 1234.5
+    (requests,) = (line for line in report["machine"] if line["what"] == "requests")
+    assert requests["found"].startswith("1800 a minute"), "of three orgs at 100 ms"
+    simulator.add_faults(Fault(kind="status", status=403, path="/orgs"))
+    assert "sub-orgs: forbidden: HTTP 403" in check(1)
+
+
+@pytest.mark.parametrize("org", ["c", "org-main"])
+def test_a_parent_in_its_own_list_counts_once(
+    simulator: SimulatorServer, start: Start, org: str
+) -> None:
+    """Its credits are known, then. `c` can't be told from its sub-orgs, and gets no name."""
+    itself = Org(id="org-main", name="Main", key="key-main", parent="org-main", balance=5.0)
+    simulator.world.add_org(itself)
+    add(simulator, "org-new")
+    exporter = start(orgs=[{**PARENT, "id": org}])
+    exporter.wait_until_up("org-new")
+    samples = exporter.wait_for(
+        "its credits", lambda now: credits_of(now, "org-main") == [5.0, 0.0, None, 0.0]
+    )
+    simulator.world.add_run(org_id="org-main", status="FAILED")
+    exporter.wait_for_finished(1, org_id="org-main")
+    assert set(finished(samples)) == {"org-main", "org-sub", "org-new"}
+    assert "configured twice" not in exporter.log
+
+
+def test_backfill_writes_the_past_of_sub_orgs_too(
+    simulator: SimulatorServer, tmp_path: Path
+) -> None:
+    """Each under its own id and name; without their list nothing is written."""
+    add(simulator, "org-new")
+    past = backfill(simulator.url, tmp_path, "--since=1d", orgs=[PARENT])
+    assert 'org_id="org-new",org_name="Org-New"} 1.0' in past
+    runs = [labels for name, labels in samples_of(past) if name == "invent_runs_finished_total"]
+    assert {dict(labels)["org_id"] for labels in runs} == {"org-main", "org-new"}
+    (tmp_path / "history.om").unlink()
+    simulator.add_faults(Fault(kind="status", status=403, path="/orgs"))
+    done = run_command(*arguments(simulator.url, tmp_path, "--since=1d", orgs=[PARENT]))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "c: sub-orgs: forbidden: HTTP 403" in done.stderr
