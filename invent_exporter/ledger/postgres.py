@@ -49,7 +49,9 @@ _CONNECT: Final[dict[str, Any]] = {
 _SESSION: Final = (
     "SET statement_timeout = '8s'; "
     # Of a process that was stopped in the middle: its locks must not hold up who takes over.
-    "SET idle_in_transaction_session_timeout = '5s'"
+    "SET idle_in_transaction_session_timeout = '5s'; "
+    # A serializable transaction that scans a table meets everybody who writes to it.
+    "SET enable_seqscan = off"
 )
 _PATIENCE_SECONDS: Final = 10.0
 """A transaction takes milliseconds; one that takes this long waits for an answer in vain."""
