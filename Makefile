@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system bugs fuzz soak soak-prometheus drill bench attack check format clean
+.PHONY: help demo test test-system bugs fuzz soak soak-prometheus soak-ha drill bench attack check format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ soak: $(VENV)/.dev ## sequences of the state machine until one fails: make soak 
 
 soak-prometheus: $(VENV)/.dev ## a real Prometheus, faults and kills for 30 minutes: what it stored and the truth
 	$(BIN)/python -m tests.process.soak --report docs/soak-report.md $(ARGS)
+
+soak-ha: $(VENV)/.dev ## replicas on a real PostgreSQL, killed, frozen, cut off: make soak-ha ARGS="--rounds 3"
+	$(BIN)/python -m tests.ha.soak --report docs/soak-ha-report.md $(ARGS)
 
 drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which alert comes when
 	$(BIN)/python -m drill --report docs/drill-report.md $(ARGS)

@@ -42,6 +42,12 @@ def _as_server(*command: str | Path) -> list[str | Path]:
     return ["setpriv", *who, "--pdeathsig", "INT", "--", *command]
 
 
+def _run(program: str, *arguments: str | Path) -> None:
+    command = _as_server(_program(program), *arguments)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+
+
 def free_port() -> int:
     """Return a port of the loopback address that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -63,12 +69,15 @@ class PostgresServer:
         if os.geteuid() == 0:
             shutil.chown(folder, _USER, _USER)
 
-    def initialize(self) -> None:
+    def initialize(self, *options: str) -> None:
         """Make an empty data folder whose superuser is `postgres`, without a password."""
-        options = ("-A", "trust", "-N", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
-        command = _as_server(_program("initdb"), *options, "-D", self.data)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
-        assert done.returncode == 0, done.stderr
+        usual = ("-A", "trust", "-N", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
+        _run("initdb", *usual, *options, "-D", self.data)
+
+    def initialize_as_standby_of(self, primary: PostgresServer) -> None:
+        """Copy a server, and follow it until `pg_promote`."""
+        url = primary.url("postgres")
+        _run("pg_basebackup", "-D", self.data, "-d", url, "-R", "-X", "stream", "-c", "fast")
 
     def start(self, *, wait: bool = True) -> None:
         """Start it, and wait until it answers."""
@@ -99,6 +108,11 @@ class PostgresServer:
         except psycopg.OperationalError:
             return False
         return True
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether it has ended by itself, as it does when it can't go on."""
+        return self._process is None or self._process.poll() is not None
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it: SIGINT cleanly, SIGQUIT as `pg_ctl stop -m immediate` does, without a word."""
@@ -135,14 +149,21 @@ def make_empty(url: str) -> None:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Start a server of one's own."""
+def prepared_server() -> Iterator[PostgresServer]:
+    """Prepare a server of one's own, and end it."""
     # Not below pytest's own folder, which is closed to the server's user.
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
         server = PostgresServer(Path(folder))
-        server.initialize()
-        server.start()
         try:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Start a server of one's own."""
+    with prepared_server() as server:
+        server.initialize()
+        server.start()
+        yield server

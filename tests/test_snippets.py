@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from invent_exporter import cli
+from invent_exporter.config.load import load_config
 from invent_exporter.simulator import DEMO_KEY
 from tests.process.harness import Exporter, clean_environment
 from tests.programs import require, run
@@ -147,9 +148,18 @@ def test_every_example_of_yaml_is_read() -> None:
     keys = [(page, *yaml.safe_load(text)) for page, text in yamls() if page not in elsewhere]
     assert [names[:2] for names in keys] == [
         ("README.md", "scrape_configs"),
+        ("README.md", "orgs"),
         ("README.md", "api"),
         ("grafana/README.md", "jsonData"),
     ]
+
+
+def test_the_example_of_sub_orgs_is_a_configuration(tmp_path: Path) -> None:
+    """As it stands, beside a key."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yamls()[1][1])
+    config = load_config(file, {"INVENT_API_KEY": "key"})
+    assert [(org.sub_orgs, org.sub_orgs_interval_seconds) for org in config.orgs] == [(True, 600.0)]
 
 
 @pytest.mark.system

@@ -144,7 +144,9 @@ class Leases:
     def _read_history(self, connection: Connection, wanted: Sequence[str]) -> dict[str, float]:
         """Tell the bounds of contacts; one that is complete does not change any more."""
         unknown = [key for key in wanted if key != "c" and key not in self._history_until]
-        query = select(_ORG.org_id, _ORG.contact).where(_ORG.org_id.in_(unknown), _ORG.contacted == 1)
+        query = select(_ORG.org_id, _ORG.contact).where(
+            _ORG.org_id.in_(unknown), _ORG.contacted == 1
+        )
         for row in connection.execute(query) if unknown else ():
             self._history_until[row.org_id] = -math.inf if row.contact is None else row.contact
         return {key: self._history_until.get(key, math.inf) for key in wanted if key != "c"}

@@ -12,6 +12,7 @@ connection in use, and breaks it off when it has been used for too long.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -57,6 +58,10 @@ _IDLE_SECONDS: Final = 1.0
 _SIZE_SECONDS: Final = 30.0
 _LOCK: Final = 0x1E7E17
 """Of PostgreSQL's advisory locks, the one under which tables are made."""
+# What goes wrong is an error of the step; the driver's own lines name hosts and users as well.
+logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+
 _CONFLICTS: Final = (
     "40001",  # serialization_failure
     "40P01",  # deadlock_detected

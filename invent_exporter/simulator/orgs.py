@@ -76,6 +76,7 @@ class Orgs:
             )
 
     def _replace(self, org: Org, **changes: float) -> Org:
-        changed = msgspec.structs.replace(org, **changes)
+        rounded = {name: round(amount, 6) for name, amount in changes.items()}
+        changed = msgspec.structs.replace(org, **rounded)
         self.put(changed)
         return changed

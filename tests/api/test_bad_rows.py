@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from invent_exporter.api.bad_rows import RETRY_SECONDS, BadRows
@@ -137,6 +137,7 @@ CHANGES = st.lists(
 )
 
 
+@example(rows=1, bad={0}, changes=[("walk", 0), ("come", 0), ("come", 0)])
 @given(rows=st.integers(0, 60), bad=st.sets(st.integers(0, 59), max_size=4), changes=CHANGES)
 async def test_no_good_row_is_passed_over_whatever_comes_and_goes(
     rows: int, bad: set[int], changes: list[tuple[str, int]]

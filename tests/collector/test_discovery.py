@@ -20,9 +20,9 @@ from invent_exporter.collector.discovery import Discovery
 from invent_exporter.collector.target import Shared, Target
 from invent_exporter.config.load import ApiConfig, Key
 from invent_exporter.errors import StorageError
+from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.recorder import LedgerSettings
-from invent_exporter.ledger.sqlite import open_database
 from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Fault, Org, Settings, SimulatorServer, World, quiet_world
 from invent_exporter.simulator.service import Request
@@ -45,7 +45,7 @@ class Clocks(FakeClocks):
 class Desk:
     """Looks for the sub-orgs of `org-main`, over real HTTP, into a real ledger."""
 
-    def __init__(self, server: SimulatorServer) -> None:
+    def __init__(self, server: SimulatorServer, state_url: str) -> None:
         self.server = server
         self.registry = CollectorRegistry()
         telemetry = Telemetry(self.registry)
@@ -59,7 +59,7 @@ class Desk:
         )
         self.transport = Transport(config, telemetry, clocks, self.redactor)
         self.ledger = Ledger(
-            open_database("sqlite://"),
+            open_database(state_url),
             LedgerSettings(BOUNDS, 1000, step_credits=True, reconcile_window_seconds=86400.0),
         )
         self.retarget = asyncio.Event()
@@ -134,11 +134,12 @@ class Desk:
 
 
 @asynccontextmanager
-async def looking() -> AsyncIterator[Desk]:
-    """Serve a parent with one sub-org."""
+async def looking(state_url: str) -> AsyncIterator[Desk]:
+    """Serve a parent whose one sub-org, `org-sub`, was found."""
     with SimulatorServer(quiet_world(), settings=Settings(rate_limit_per_minute=None)) as server:
-        desk = Desk(server)
+        desk = Desk(server, state_url)
         try:
+            assert await desk.look() == ["org-sub"]
             yield desk
         finally:
             await desk.transport.aclose()
@@ -147,9 +148,15 @@ async def looking() -> AsyncIterator[Desk]:
 
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
-    """Return a desk that has looked for `org-sub`, and found it."""
-    async with looking() as desk:
-        assert await desk.look() == ["org-sub"]
+    """Keep nothing."""
+    async with looking("sqlite://") as desk:
+        yield desk
+
+
+@pytest.fixture
+async def kept(state_url: str) -> AsyncIterator[Desk]:
+    """Keep what was found in a state of each kind."""
+    async with looking(state_url) as desk:
         yield desk
 
 
@@ -166,9 +173,10 @@ def events(lines: list[MutableMapping[str, Any]]) -> list[str]:
 
 
 async def test_orgs_are_found_lost_and_found_again(
-    desk: Desk, lines: list[MutableMapping[str, Any]]
+    kept: Desk, lines: list[MutableMapping[str, Any]]
 ) -> None:
     """Each with one look, and a line for it; a look without news says nothing."""
+    desk = kept
     desk.add("org-1", "org-2", balance=3.5, spending_cap=10.0)
     assert await desk.look() == ["org-1", "org-2", "org-sub"]
     assert desk.discovery.found == 3
@@ -187,8 +195,9 @@ async def test_orgs_are_found_lost_and_found_again(
     assert desk.discovery.error is None
 
 
-async def test_credits_are_read_with_each_look(desk: Desk) -> None:
+async def test_credits_are_read_with_each_look(kept: Desk) -> None:
     """What changed is committed, and what is not known any more is null again."""
+    desk = kept
     desk.world.add_org(Org(id="org-sub", name="New name", key="k", parent=PARENT, balance=0.0))
     await desk.look()
     (row,) = (await desk.ledger.sub_orgs()).rows
@@ -269,11 +278,12 @@ async def test_a_listing_that_breaks_off_on_page_2_changes_nothing(desk: Desk, c
 
 async def test_one_empty_answer_withdraws_nobody(desk: Desk) -> None:
     """Only two whole listings in a row do: an API that is starting up may list nothing at first."""
-    desk.server.add_faults(Fault(kind="empty_page", count=1))
-    assert await desk.look() == ["org-sub"]
+    for says_count in (True, False):
+        desk.server.settings.count = says_count
+        desk.server.add_faults(Fault(kind="empty_page", count=1))
+        assert await desk.look() == ["org-sub"]
     assert desk.all_errors() == 0
     desk.server.faults.clear()
-    desk.server.settings.count = False
     desk.server.add_faults(Fault(kind="empty_page"))
     assert await desk.look() == []
 
@@ -344,8 +354,9 @@ async def test_no_more_are_kept_than_may_be(desk: Desk, monkeypatch: pytest.Monk
     assert "more than 10000 sub-orgs were listed" in (desk.discovery.error or "")
 
 
-async def test_what_was_noted_for_c_goes_with_its_name(desk: Desk) -> None:
+async def test_what_was_noted_for_c_goes_with_its_name(kept: Desk) -> None:
     """Not before a whole listing under the name; nothing is known twice then."""
+    desk = kept
     desk.label = "c"
     await desk.look()
     rows = (await desk.ledger.sub_orgs()).rows
@@ -363,8 +374,9 @@ async def test_what_was_noted_for_c_goes_with_its_name(desk: Desk) -> None:
     assert known.alias == PARENT
 
 
-async def test_parents_do_not_touch_each_others(desk: Desk) -> None:
+async def test_parents_do_not_touch_each_others(kept: Desk) -> None:
     """Both may list the same org."""
+    desk = kept
     desk.label, desk.target = "org-other", replace(desk.target, key=Key.literal("key-other"))
     desk.world.add_org(Org(id="org-x", name="X", key="key-x", parent="org-other"))
     assert await desk.look() == ["org-sub", "org-x"]

@@ -261,8 +261,6 @@ REFUSED = """
       extraEnv: [{name: HTTPS_PROXY, value: "http://proxy.internal:3128"}]},
      "config.orgs, other: no API key: expected keys.existingSecret"]
   # What the exporter would refuse when it starts.
-  - [{config: {orgs: [{id: acme, sub_orgs: true}]}},
-     "config.orgs, acme: sub_orgs: true is not supported yet"]
   - [{telemetryPath: /-/healthy}, "telemetryPath: /-/healthy is taken"]
   - [{telemetryPath: /-/ready}, "telemetryPath: /-/ready is taken"]
   - [{telemetryPath: /-/reload}, "telemetryPath: /-/reload is taken"]

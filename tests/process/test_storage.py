@@ -95,10 +95,10 @@ def _case(folder: Path, state: Path, environment: dict[str, str] | None = None) 
 
 
 @contextmanager
-def tmpfs(folder: Path) -> Iterator[Path]:
-    """Mount a disk of 6 MiB, of which SQLite's log alone may take 4."""
+def tmpfs(folder: Path, size: str = "6m") -> Iterator[Path]:
+    """Mount a disk; of 6 MiB SQLite's log alone may take 4."""
     folder.mkdir()
-    mount = (require("mount"), "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder)
+    mount = (require("mount"), "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
     done = subprocess.run(mount, capture_output=True, check=False, text=True)
     if done.returncode:
         pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from invent_exporter.simulator import Fault, Org, SimulatorServer
+from tests.commands.backfilling import arguments, backfill, samples_of
 from tests.process.conftest import Start
 from tests.process.harness import Exporter, Samples, make_config, run_command
 
@@ -209,3 +210,19 @@ def test_a_parent_in_its_own_list_counts_once(
     exporter.wait_for_finished(1, org_id="org-main")
     assert set(finished(samples)) == {"org-main", "org-sub", "org-new"}
     assert "configured twice" not in exporter.log
+
+
+def test_backfill_writes_the_past_of_sub_orgs_too(
+    simulator: SimulatorServer, tmp_path: Path
+) -> None:
+    """Each under its own id and name; without their list nothing is written."""
+    add(simulator, "org-new")
+    past = backfill(simulator.url, tmp_path, "--since=1d", orgs=[PARENT])
+    assert 'org_id="org-new",org_name="Org-New"} 1.0' in past
+    runs = [labels for name, labels in samples_of(past) if name == "invent_runs_finished_total"]
+    assert {dict(labels)["org_id"] for labels in runs} == {"org-main", "org-new"}
+    (tmp_path / "history.om").unlink()
+    simulator.add_faults(Fault(kind="status", status=403, path="/orgs"))
+    done = run_command(*arguments(simulator.url, tmp_path, "--since=1d", orgs=[PARENT]))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "c: sub-orgs: forbidden: HTTP 403" in done.stderr

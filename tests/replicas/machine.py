@@ -54,6 +54,8 @@ class Database:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
+        self.clocks: dict[str, Callable[[], float]] = {}
+        """Those of the replicas, which only a bug would ask."""
         self.rows: dict[str, Row] = {}
         self.alive: dict[str, float] = {}
         self.counters: dict[str, int] = {}
@@ -131,23 +133,24 @@ class Collectors:
 
     def __init__(self, replica: Replica) -> None:
         self.elsewhere: Mapping[str, float] = {}
-        self.orgs: dict[int, Org] = {}
+        self.orgs: dict[str, Org] = {}
         """What is served."""
-        self.polled: set[int] = set()
-        self.wanted: dict[int, str] = {}
+        self.wanted: dict[str, int] = {}
+        """What is polled: the epochs of leases."""
         self._replica = replica
         self._lock = asyncio.Lock()
 
     async def apply(self, targets: Iterable[Target]) -> None:
         """End what is not wanted, begin what is new, and then withdraw what ended."""
         async with self._lock:
-            self.wanted = {cast("int", target.lease): target.id for target in targets}
-            self.polled &= self.wanted.keys()
+            self.wanted = {target.id: cast("int", target.lease) for target in targets}
             gone = self.orgs.keys() - self.wanted.keys()
+            for key in self.orgs.keys() & self.wanted.keys():
+                self.orgs[key].epoch = self.wanted[key]  # one that goes on is not loaded anew
             await self._load_missing()
-            for epoch in sorted(gone):
+            for key in sorted(gone):
                 await self._replica.asks(lambda: None)
-                del self.orgs[epoch]
+                del self.orgs[key]
 
     async def load_missing(self) -> None:
         """Try again to load what could not be loaded, as a poll does."""
@@ -155,23 +158,21 @@ class Collectors:
             await self._load_missing()
 
     async def _load_missing(self) -> None:
-        for epoch in sorted(self.wanted.keys() - self.orgs.keys()):
+        for key in sorted(self.wanted.keys() - self.orgs.keys()):
             with suppress(StorageError):
-                await self._begin(epoch, self.wanted[epoch])
+                await self._load(key, self.wanted[key])
 
-    async def _begin(self, epoch: int, key: str) -> None:
+    async def _load(self, key: str, epoch: int) -> None:
         database = self._replica.database
 
         def load() -> int:
             database.check(self._replica.name, key, epoch)
             return database.counters.get(key, 0)
 
-        counter = await self._replica.asks(load)
-        self.orgs[epoch] = Org(key, epoch, counter)
-        self.polled.add(epoch)
+        self.orgs[key] = Org(key, epoch, await self._replica.asks(load))
 
 
-class _Ownership(Ownership):
+class WatchedOwnership(Ownership):
     """Waits where the machine can hold it."""
 
     replica: Replica
@@ -201,7 +202,7 @@ class Replica:
     keys: Sequence[str]
     loop: asyncio.AbstractEventLoop
     now: Callable[[], float]
-    kind: type[_Ownership] = _Ownership
+    kind: type[WatchedOwnership] = WatchedOwnership
     serving_until: float = -math.inf
     is_stopped: bool = False
     is_cut: bool = False
@@ -224,6 +225,7 @@ class Replica:
             on_listed=lambda: None,
         )
         self.ownership.replica = self
+        self.database.clocks[self.name] = self.clock
         self.changing = self.spawn(self.ownership.settle_changes())
         self.beating = self.spawn(self._start())
 
@@ -253,15 +255,11 @@ class Replica:
         """Answer a scrape."""
         if self.clock() >= self.serving_until:
             return {}
-        answer: dict[str, int] = {}
-        for org in self.collectors.orgs.values():
-            assert org.key not in answer, f"twice in one answer: {org.key}"
-            answer[org.key] = org.counter
-        return answer
+        return {org.key: org.counter for org in self.collectors.orgs.values()}
 
 
 class _NamedLeases:
-    """The names of calls that `_Ownership` answers itself."""
+    """The names of calls that `WatchedOwnership` answers itself."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -295,7 +293,7 @@ class Machine(RuleBasedStateMachine):
     """Some replicas, one database, any interleaving."""
 
     database_kind = Database
-    ownership_kind = _Ownership
+    ownership_kind = WatchedOwnership
 
     def __init__(self) -> None:
         super().__init__()
@@ -385,6 +383,41 @@ class Machine(RuleBasedStateMachine):
                 self._answer(replica)
 
     @precondition(lambda self: self.replicas)
+    @rule(
+        which=numbers,
+        before=st.integers(0, 3),
+        seconds=spans,
+        stops=st.booleans(),
+        after=st.integers(0, 3),
+    )
+    def fall_behind(
+        self,
+        which: int,
+        before: int,
+        seconds: float,
+        stops: bool,  # noqa: FBT001
+        after: int,
+    ) -> None:
+        """Let a heartbeat of one come so far, all others go on meanwhile, and then its next."""
+        one = self._replica(which)
+        others = [number for number, each in enumerate(self.replicas) if each is not one]
+        for number in others:
+            self.go_on(number, 12)
+        self.beat(which)
+        self.go_on(which, before)
+        was_stopped, one.is_stopped = one.is_stopped, one.is_stopped or stops
+        end = self.time + seconds
+        while self.time < end:
+            self.time = min(end, self.time + LEASE_SECONDS / 5)
+            for number in others:
+                self.beat(number)
+                self.go_on(number, 12)
+                self.each_org_is_served_once()
+        one.is_stopped = was_stopped
+        self.beat(which)
+        self.go_on(which, after)
+
+    @precondition(lambda self: self.replicas)
     @rule(which=numbers)
     def only_do(self, which: int) -> None:
         """Let the database do what a replica asked for, and its answer be on its way."""
@@ -401,33 +434,26 @@ class Machine(RuleBasedStateMachine):
             self._answer(replica)
 
     @precondition(lambda self: self.replicas)
-    @rule(which=numbers, is_cut=st.booleans())
-    def cut(self, which: int, is_cut: bool) -> None:  # noqa: FBT001
-        """Break the network between a replica and the database, or mend it."""
-        self._replica(which).is_cut = is_cut
-
-    @precondition(lambda self: self.replicas)
-    @rule(which=numbers, is_stopped=st.booleans())
-    def stop(self, which: int, is_stopped: bool) -> None:  # noqa: FBT001
-        """Let a process stand still, or go on."""
-        self._replica(which).is_stopped = is_stopped
-
-    @precondition(lambda self: self.replicas)
-    @rule(which=numbers)
-    def kill(self, which: int) -> None:
-        """End a process without a word."""
+    @rule(which=numbers, what=st.sampled_from(("cut", "mend", "stop", "go on")))
+    def trouble(self, which: int, what: str) -> None:
+        """Break or mend a replica's network, or let it stand still or go on."""
         replica = self._replica(which)
-        self.replicas.remove(replica)
-        self._end(replica)
+        if what in ("cut", "mend"):
+            replica.is_cut = what == "cut"
+        else:
+            replica.is_stopped = what == "stop"
 
     @precondition(lambda self: self.replicas)
-    @rule(which=numbers)
-    def terminate(self, which: int) -> None:
-        """Tell a process to end: it polls no more, and leaves."""
+    @rule(which=numbers, politely=st.booleans())
+    def end(self, which: int, politely: bool) -> None:  # noqa: FBT001
+        """Kill a process, or tell it to end: then it polls no more, and leaves."""
         replica = self._replica(which)
-        if not replica.is_leaving and not replica.is_stopped:
+        if not politely:
+            self.replicas.remove(replica)
+            self._end(replica)
+        elif not replica.is_leaving and not replica.is_stopped:
             replica.is_leaving = True
-            replica.collectors.polled.clear()
+            replica.collectors.wanted.clear()
             if replica.beating is not None:
                 replica.beating.cancel()
             replica.changing.cancel()
@@ -439,7 +465,7 @@ class Machine(RuleBasedStateMachine):
     def poll(self, which: int, org: int) -> None:
         """Count a run: from what is in memory, in one transaction."""
         replica = self._replica(which)
-        polled = sorted(replica.collectors.polled & replica.collectors.orgs.keys())
+        polled = sorted(replica.collectors.wanted.keys() & replica.collectors.orgs.keys())
         if replica.is_stopped or replica.is_leaving:
             return
         if replica.collectors.wanted.keys() - replica.collectors.orgs.keys():
@@ -482,7 +508,7 @@ class Machine(RuleBasedStateMachine):
         for _ in range(60):
             self.time += LEASE_SECONDS / 5
             for replica in [each for each in self.replicas if each.is_leaving]:
-                self.kill(self.replicas.index(replica))
+                self.end(self.replicas.index(replica), politely=False)
             if not self.replicas:
                 self.start(0.0, 1.0)
             for number in range(len(self.replicas)):
@@ -492,9 +518,7 @@ class Machine(RuleBasedStateMachine):
                 self.each_org_is_served_once()
         self.nothing_is_lost()
         answers = [replica.serves() for replica in self.replicas]
-        assert sorted(key for answer in answers for key in answer) == sorted(self.keys), (
-            self._state()
-        )
+        assert sorted(key for answer in answers for key in answer) == sorted(self.keys), answers
         sizes = [len(answer) for answer in answers]
         assert max(sizes) - min(sizes) <= 1, sizes
         assert {key: value for answer in answers for key, value in answer.items()} == self.truth

@@ -37,7 +37,7 @@ class Fleet:
         self._stack = stack
         self._scrapers = stack.enter_context(ThreadPoolExecutor(8))
 
-    def start(self, **config: object) -> Exporter:
+    def start(self, **config: Any) -> Exporter:  # noqa: ANN401 - JSON
         """Start one more."""
         folder = self._folder / f"replica-{len(self.replicas)}"
         folder.mkdir()

@@ -56,9 +56,6 @@
 {{- fail (printf "config.api.key_file: keys.entry names the key as well: expected keys.existingSecret: \"\" when no Secret is to be mounted, or keys.entry: \"\" when only orgs use its entries") -}}
 {{- end -}}
 {{- range $org := default (list (dict "id" "c")) .Values.config.orgs -}}
-{{- if $org.sub_orgs -}}
-{{- fail (printf "config.orgs, %s: sub_orgs: true is not supported yet: expected false, and each sub-org as an entry of config.orgs" $org.id) -}}
-{{- end -}}
 {{- if not (or $file $api.key_file $org.key_file (include "invent-exporter.hasOwnFile" $) (include "invent-exporter.hasKeyVariable" $)) -}}
 {{- fail (printf "config.orgs, %s: no API key: expected keys.existingSecret or keys.create with keys.entry, config.api.key_file, a key_file of the org, or INVENT_API_KEY_FILE or INVENT_API_KEY in extraEnv" $org.id) -}}
 {{- end -}}
