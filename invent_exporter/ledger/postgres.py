@@ -1,9 +1,13 @@
 """A PostgreSQL database that several replicas share, each transaction as if it were alone.
 
-SERIALIZABLE is the whole argument: what docs/how-it-counts.md proves for one process, with one
-transaction after the other, holds for many. Transactions that meet fail with one of `_CONFLICTS`,
-and the ledger runs them again. What a failed COMMIT did nobody knows, so the ledger loads the org
-anew after any other error.
+What docs/how-it-counts.md proves for one process, with one transaction after the other, holds for
+many, because the result is that of some order. Transactions are SERIALIZABLE: those that meet fail
+with one of `_CONFLICTS`, and the ledger runs them again. PostgreSQL notes what such a transaction
+reads by the page and by the table, so of two that record runs one would fail for nothing. So those
+that keep to an org's rows hold its lease, under which nobody else writes them, and lock each run
+that they look up, which may stand under several orgs: READ COMMITTED is as good then.
+
+What a failed COMMIT did nobody knows, so the ledger loads the org anew after any other error.
 
 A connection that is silent is given up in seconds: the network's own ways (keepalives) see a dead
 peer, but not a proxy that takes everything and answers nothing. So a thread looks at each
@@ -18,7 +22,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
@@ -61,7 +66,7 @@ _IDLE_SECONDS: Final = 1.0
 """A connection that was not used for so long is asked whether it is still one."""
 _SIZE_SECONDS: Final = 30.0
 _LOCK: Final = 0x1E7E17
-"""Of PostgreSQL's advisory locks, the one under which tables are made."""
+"""Of PostgreSQL's advisory locks: under which tables are made, and the first half of runs' own."""
 # What goes wrong is an error of the step; the driver's own lines name hosts and users as well.
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
@@ -95,10 +100,19 @@ class Database:
             pool_size=2,
             max_overflow=0,
         )
+        self.leased = self.engine.execution_options(isolation_level="READ COMMITTED")
         event.listen(self.engine, "checkout", self._take)
         event.listen(self.engine, "checkin", self._give_back)
         event.listen(self.engine, "begin", self._look_at_size)
         threading.Thread(target=self._watch, name="postgres", daemon=True).start()
+
+    def lock_runs(self, connection: Connection, run_ids: Iterable[str]) -> None:
+        """Let nobody else read or write these runs, of whatever org, until the transaction ends."""
+        # In one order, so that no two wait for each other. Ids that share a number only wait.
+        numbers = sorted({zlib.crc32(run_id.encode()) - 2**31 for run_id in run_ids})
+        connection.exec_driver_sql(
+            "SELECT pg_advisory_xact_lock(%s, run) FROM unnest(%s::int[]) AS run", (_LOCK, numbers)
+        )
 
     def size_bytes(self) -> int:
         """Size of the whole database, as it was a short time ago."""
