@@ -17,6 +17,7 @@ QUESTIONS = (
     "first_contact",
     "freshness",
     "idle",
+    "orgs",
     "start",
     "ledger",
     "reconcile",

@@ -32,7 +32,7 @@ class Client:
         """Connect."""
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=120)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = bytearray(16 * 2**20)
+        self._buffer = bytearray(32 * 2**20)
         self._start = 0
         self._head = b""
 

@@ -29,6 +29,7 @@ class Exporter:
         poll_interval: str = "200ms",
         requests_per_minute: int = 1_000_000,
         reconcile_interval: str = "1h",
+        newborn_hold: str = "100ms",
         state: Path | None = None,
     ) -> None:
         """Start; returns when the socket listens."""
@@ -42,7 +43,8 @@ class Exporter:
             f"orgs:\n{listed}poll_interval: {poll_interval}\n"
             f"reconcile_interval: {reconcile_interval}\n"
             f"state:\n  url: sqlite:///{state}\n"
-            "metrics:\n  newborn_hold: 100ms\n  max_workflows: 5000\n  max_exposition: 1GiB\n"
+            f"metrics:\n  newborn_hold: {newborn_hold}\n"
+            "  max_workflows: 5000\n  max_exposition: 1GiB\n"
         )
         command = [sys.executable, str(ROOT / "exporter.py"), "serve", "--log.level", "info"]
         command += ["--config.file", str(self.directory / "config.yaml")]

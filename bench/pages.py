@@ -3,7 +3,8 @@
 The simulator answers what the real API would; this one must only never be what is measured. Runs
 are prepared once; a page is joined from their bytes. Control goes over the same port:
 `/add/N` puts N new finished runs in front, `/each-poll/N` does that whenever row 0 is asked for,
-`/served` counts requests for pages, `/last` tells how deep the last page began.
+`/served` counts requests for pages, `/last` tells how deep the last page began. Each org has a
+listing of its own where that is wanted; control is for all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class Listing:
     """The runs, newest last, and what is asked of them."""
 
-    def __init__(self, run_bytes: int, workflows: int) -> None:
+    def __init__(self, run_bytes: int, workflows: int, org: int = 0) -> None:
+        self._org = org
         self._filler = b"x" * run_bytes
         self._workflows = workflows
         self._runs: list[bytes] = []
@@ -41,6 +43,7 @@ class Listing:
             self._runs.append(self._run(number, self._newest, now))
 
     def _run(self, number: int, created: float, now: float) -> bytes:
+        workflow = self._org * self._workflows + number % self._workflows
         status = ("FAILED", "CANCELED")[number // 10 % 2] if number % 10 == 0 else "COMPLETED"
         origin = ("WEBHOOK", "TRIGGER", "WORKFLOW")[number % 3]
         ended = max(created + 1.1 + number % 997, now)  # what ended before contact is history
@@ -56,11 +59,12 @@ class Listing:
         )
         total = 1 + number % 50 / 4
         # A multiplicative hash: ids of equal length in no order, as the documentation's are.
-        identity = f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}{number:08x}"
+        mixed = (number + self._org * 2**20) * 0x9E3779B97F4A7C15 % 2**64
+        identity = f"{mixed:016x}{number:08x}"
         return (
             f'{{"id":"{identity}","status":"{status}","origin":"{origin}",{texts},'
             f'"org_id":null,"workflow_org_id":"bench","workflow_id":'
-            f'"workflow-{number % self._workflows:06d}","version":{number % 3},'
+            f'"workflow-{workflow:06d}","version":{number % 3},'
             f'"usage":{{"total":{total},"ai_total":{total / 4},"steps":{{"a":{total}}}}},'
             '"outputs":{"text":"'
         ).encode()
@@ -105,8 +109,28 @@ def _answer(body: bytes, count: int) -> bytes:
     return head.encode() + body
 
 
+class Orgs:
+    """The listings of orgs whose ids end in a number; each begins with some runs."""
+
+    def __init__(self, run_bytes: int, workflows: int, runs: int, orgs: int) -> None:
+        self._listings = [Listing(run_bytes, workflows, org) for org in range(orgs)]
+        for listing in self._listings:
+            listing.add(runs)
+
+    def answer(self, target: str) -> bytes:
+        """Answer one request target."""
+        parts = target.split("/")
+        if parts[1] == "orgs":
+            org = parts[2].rpartition("-")[2]
+            return self._listings[int(org) % len(self._listings)].answer(target)
+        answers = [listing.answer(target) for listing in self._listings]
+        if parts[1] != "served":
+            return answers[0]
+        return _answer(str(sum(int(each.rpartition(b"\n")[2]) for each in answers)).encode(), 2)
+
+
 class _Protocol(asyncio.Protocol):
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: Orgs) -> None:
         self._listing = listing
         self._received = b""
         self._transport: asyncio.WriteTransport | None = None
@@ -123,7 +147,7 @@ class _Protocol(asyncio.Protocol):
             self._transport.write(self._listing.answer(target))
 
 
-async def _serve(pipe: Connection, listing: Listing) -> None:
+async def _serve(pipe: Connection, listing: Orgs) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Protocol(listing), "127.0.0.1", 0)
     pipe.send(server.sockets[0].getsockname()[1])
@@ -132,20 +156,23 @@ async def _serve(pipe: Connection, listing: Listing) -> None:
     await ended.wait()
 
 
-def _run(pipe: Connection, run_bytes: int, workflows: int, runs: int) -> None:
-    listing = Listing(run_bytes, workflows)
-    listing.add(runs)
-    asyncio.run(_serve(pipe, listing))
+def _run(pipe: Connection, *sizes: int) -> None:
+    asyncio.run(_serve(pipe, Orgs(*sizes)))
 
 
 class PageServer:
     """The process."""
 
-    def __init__(self, *, run_bytes: int, workflows: int, runs: int = 0) -> None:
-        """Serve `runs` runs of about `run_bytes` bytes each, spread over `workflows` workflows."""
+    def __init__(self, *, run_bytes: int, workflows: int, runs: int = 0, orgs: int = 1) -> None:
+        """Serve `runs` runs of about `run_bytes` bytes each, spread over `workflows` workflows.
+
+        That for each of so many orgs; more are asked for the same.
+        """
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(theirs, run_bytes, workflows, runs))
+        self._process = context.Process(
+            target=_run, args=(theirs, run_bytes, workflows, runs, orgs)
+        )
         self._process.start()
         theirs.close()
         self.url = f"http://127.0.0.1:{self._pipe.recv()}"

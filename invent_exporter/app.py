@@ -18,11 +18,11 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import SubOrgsApi
-from invent_exporter.api.ratelimit import PageAllowance
+from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks, boot_seconds
 from invent_exporter.collector.ownership import Ownership
-from invent_exporter.collector.status import OrgStatus, org_status
+from invent_exporter.collector.status import OrgElsewhere, OrgStatus, org_status
 from invent_exporter.collector.supervisor import Supervisor
 from invent_exporter.collector.target import Shared, Target
 from invent_exporter.collector.targets import Targets
@@ -70,12 +70,12 @@ class Exporter:
         database = open_database(config.state_url)
         replica = new_name(platform.node())
         self.ledger = Ledger(database, settings, room, replica=replica)
-        registry = CollectorRegistry()
-        self.telemetry = telemetry = Telemetry(registry)
+        registry, of_orgs = CollectorRegistry(), CollectorRegistry()
+        self.telemetry = telemetry = Telemetry(registry, of_orgs)
         telemetry.set_build(__version__, revision, platform.python_version())
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
-        self.exposition = Exposition(registry, boot_seconds)
+        self.exposition = Exposition(registry, boot_seconds, of_orgs=of_orgs)
         telemetry.watch_exposition(lambda: self.exposition.text_bytes + self.exposition.own_bytes)
         self.publisher = Publisher(
             self.exposition,
@@ -94,6 +94,7 @@ class Exporter:
             publisher=self.publisher,
             clocks=clocks,
             allowance=PageAllowance(config.api.requests_per_minute, clocks.monotonic),
+            demand=Demand(config.api.requests_per_minute),
             read_key=self._read_key,
             redactor=redactor,
             may_poll=lambda: self.ownership is None or self.ownership.may_serve,
@@ -148,6 +149,7 @@ class Exporter:
             self.config = config
             shared.api.apply(config.api.page_size)
             shared.allowance.apply(config.api.requests_per_minute)
+            shared.demand.apply(config.api.requests_per_minute)
             self.ledger.settings = _ledger_settings(config)
             self.ledger.room.most_bytes = metrics.max_exposition_bytes
             await self.publisher.apply(metrics.newborn_hold_seconds, config.workflows)
@@ -164,6 +166,10 @@ class Exporter:
             now=self.clocks.time(),
         )
         return map(status, self.supervisor.collectors)
+
+    def elsewhere(self) -> Sequence[OrgElsewhere]:
+        """Say who polls the orgs that this process does not."""
+        return () if self.ownership is None else self.ownership.elsewhere
 
     async def run(
         self, stop: asyncio.Event, *beside: Callable[[], Coroutine[None, None, NoReturn]]
@@ -192,6 +198,7 @@ class Exporter:
     async def close(self) -> None:
         """Let go of the API and the state; what is committed stays."""
         await self._transport.aclose()
+        self.publisher.close()
         self.exposition.close()
         self.ledger.close()
 
@@ -249,6 +256,7 @@ async def serve(
             exporter.exposition,
             exporter.supervisor,
             exporter.statuses,
+            elsewhere=exporter.elsewhere,
             telemetry_path=telemetry_path,
             clock=exporter.clocks.time,
             reload=reloader.reload if may_reload else None,

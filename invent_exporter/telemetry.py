@@ -7,6 +7,7 @@ is read from the API goes another way, through the ledger.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.metrics import Counter, Gauge, Histogram, Info
@@ -26,25 +27,31 @@ _BY_POLLS = "by polls, not by the scrape."
 class Telemetry:
     """Own metric families on one registry, moved through methods with the meaning's name."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Register every family. Turns off prometheus-client's `_created` series, process-wide."""
+    def __init__(
+        self, registry: CollectorRegistry, of_orgs: CollectorRegistry | None = None
+    ) -> None:
+        """Register every family, those with a series for each org in a registry of their own.
+
+        Turns off prometheus-client's `_created` series, process-wide.
+        """
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        of_orgs = of_orgs or registry
 
         def org_gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, f"{text} {_OF_A_POLL}", ["org_id"], registry=registry)
+            return Gauge(name, f"{text} {_OF_A_POLL}", ["org_id"], registry=of_orgs)
 
         self._poll_errors = Counter(
             "invent_poll_errors",
             f"Polls that failed, and what failed beside them, by reason. Counted {_BY_POLLS}",
             ["org_id", "reason"],
-            registry=registry,
+            registry=of_orgs,
         )
         self._requests = Counter(
             "invent_api_requests",
             "Tries of API requests, by HTTP status; `error` when there was none. "
             f"Counted {_BY_POLLS}",
             ["org_id", "code"],
-            registry=registry,
+            registry=of_orgs,
         )
         self._request_duration = Histogram(
             "invent_api_request_duration_seconds",
@@ -170,7 +177,8 @@ class Telemetry:
     def set_api_runs(self, org_id: str, count: int | None) -> None:
         """Show how many runs the API said it has; None removes the series."""
         if count is None:
-            self._api_runs.remove_by_labels({"org_id": org_id})
+            with suppress(KeyError):
+                self._api_runs.remove(org_id)
         else:
             self._api_runs.labels(org_id=org_id).set(count)
 

@@ -152,15 +152,13 @@ async def test_open_runs_that_stay_open_cost_two_lists_and_no_write(tmp_path: Pa
         assert costs.chunks == 0
 
 
-async def test_form_that_nobody_asks_for_is_not_encoded(tmp_path: Path) -> None:
-    """The text format is made when it is asked for, then kept up with each poll."""
+async def test_the_second_format_is_made_of_what_was_encoded_for_the_first(tmp_path: Path) -> None:
+    """It is compressed when it is asked for, and encoded once for both."""
     async with metered(tmp_path) as meter:
-        finish(meter.world, "first", 1)
-        assert (await meter.poll()).chunks == 2
         await meter.scrape(TEXT)
-        assert meter.spent().chunks == WORKFLOWS + 1
-        finish(meter.world, "second", 1)
-        assert (await meter.poll()).chunks == 4
+        assert meter.spent().chunks == 0
+        finish(meter.world, "new", 1)
+        assert (await meter.poll()).chunks == 2
 
 
 async def test_walk_publishes_seldom(tmp_path: Path) -> None:

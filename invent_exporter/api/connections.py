@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import re
 import ssl
+import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 import httpcore
 import httpx
+
+if find_spec("sniffio") is None:
+    # httpcore looks for it at each lock that it makes, each time on the disk.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 READ_BYTES = 2048
 """So much of a head is read before others have their turn."""

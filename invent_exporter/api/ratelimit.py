@@ -1,4 +1,7 @@
-"""When a request may go out: the own rate limit, and what the API asks for with Retry-After."""
+"""When a request may go out: the own rate limit, and what the API asks for with Retry-After.
+
+Beside it: what follows from the limit for how often an org can be polled.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from email.utils import parsedate_to_datetime
 
 from invent_exporter.clocks import Clocks
 from invent_exporter.errors import PausedError
+from invent_exporter.log import get_logger
 
 MAX_WAIT_SECONDS = 30.0
 """The longest that one request waits for the API's sake; a longer `Retry-After` is the caller's."""
@@ -20,6 +24,13 @@ RECONCILE_SHARE = 0.2
 """The part of the request budget that reconciliations may take."""
 WAITING_SECONDS = 600.0
 """An org that has not asked again for so long is not waited for."""
+
+ORDINARY_REQUESTS = 4
+"""So many a poll may need that catches up with nothing: all runs, and the open ones by status."""
+_ENOUGH = 0.9
+"""So far the demand must fall before the limit passes for enough again."""
+
+log = get_logger(__name__)
 
 Heartbeat = Callable[[float], None]
 """Told, before each request and each wait, how many seconds it may take."""
@@ -142,6 +153,52 @@ class RateLimiter:
         # A rounding error short of a whole token would ask for a wait that no clock can measure.
         missing = 1 - self._tokens if self._tokens < 1 - 1e-9 else 0.0
         return missing / self._refill_per_second
+
+
+class Demand:
+    """What the polls of all orgs ask of the request limit; where it is too much, all slow down.
+
+    Otherwise their requests would queue, and each wait for those of all others. An org that catches
+    up counts as any other: it takes what is left, a request at a time.
+    """
+
+    def __init__(self, requests_per_minute: float) -> None:
+        self._requests_per_second: dict[str, float] = {}
+        self._is_too_much = False
+        self.apply(requests_per_minute)
+
+    def apply(self, requests_per_minute: float) -> None:
+        """Share this limit from now on."""
+        self._polls_per_minute = requests_per_minute * (1 - RECONCILE_SHARE)
+
+    def note(self, org_id: str, requests: int, interval_seconds: float) -> float:
+        """Take note of a poll; return by what all intervals are to be multiplied, 1 or more.
+
+        `interval_seconds` is the org's own, before that.
+        """
+        per_poll = min(max(requests, 1), ORDINARY_REQUESTS)
+        self._requests_per_second[org_id] = per_poll / interval_seconds
+        wanted_per_minute = 60 * sum(self._requests_per_second.values())
+        stretch = wanted_per_minute / self._polls_per_minute
+        if self._is_too_much != (stretch > (_ENOUGH if self._is_too_much else 1.0)):
+            self._is_too_much = not self._is_too_much
+            self._say(wanted_per_minute)
+        return max(1.0, stretch)
+
+    def forget(self, org_id: str) -> None:
+        """Leave out an org that is not polled any more."""
+        self._requests_per_second.pop(org_id, None)
+
+    def _say(self, wanted_per_minute: float) -> None:
+        numbers = {
+            "orgs": len(self._requests_per_second),
+            "polls_want_per_minute": round(wanted_per_minute),
+            "polls_get_per_minute": round(self._polls_per_minute),
+        }
+        if self._is_too_much:
+            log.warning("the request limit is too low for all polls; they are stretched", **numbers)
+        else:
+            log.info("the request limit is enough for all polls again", **numbers)
 
 
 def parse_retry_after(value: str | None, date: str | None, now: float) -> float | None:

@@ -91,7 +91,7 @@ class Collector:
         if target == before:
             return
         self._poller.target = target
-        await self._poller.publish()
+        self._poller.note()
         if not target.is_polled_as(before):
             self._changed.set()
             self.discovery.change()
@@ -99,19 +99,24 @@ class Collector:
     async def run(self) -> None:
         """Poll until cancelled, or until an earlier target turns out to be this org: Superseded."""
         looks: asyncio.Task[None] | None = None
+        self._shared.demand.note(self.target.id, 1, self.target.poll_interval_seconds)
+        # Orgs that begin together spread over the interval.
+        share = self._clocks.random()
         try:
             while True:
                 if looks is None and self.target.sub_orgs_interval_seconds is not None:
                     looks = asyncio.create_task(self.discovery.run())
                     await self._await_first_look()
                 began = self._clocks.monotonic()
-                wait_seconds = await self.poll()
-                left = began + wait_seconds - self._clocks.monotonic()
+                until = max(began + share * await self.poll(), self._not_before)
+                share = 1.0
+                left = until - self._clocks.monotonic()
                 if left > 0:
                     self._beat(left)
                     await self._wait(left)
                     self._shared.telemetry.throttled(min(left, self._held_seconds))
         finally:
+            self._shared.demand.forget(self.target.id)
             if looks is not None:
                 looks.cancel()
                 await asyncio.gather(looks, return_exceptions=True)
@@ -156,6 +161,10 @@ class Collector:
             log.exception("a poll met a bug", org_id=self.label)
         duration = self._clocks.monotonic() - began
         wait_seconds = self._wait_seconds(reason, duration, is_walk=is_walk)
+        stretch = self._shared.demand.note(self.target.id, self._requests(), wait_seconds)
+        if stretch > 1:
+            # From its end on: what queued for its turn is to spread, not to come again at once.
+            wait_seconds = duration + stretch * wait_seconds
         self._held_seconds = max(0.0, self._not_before - began - wait_seconds)
         wait_seconds += self._held_seconds
         self.last_poll_seconds = self._clocks.time()
@@ -163,20 +172,23 @@ class Collector:
         if reason is None:
             self._succeeded(duration)
         else:
-            await self._failed(reason, duration)
-        self.first_attempt.set()
+            self._failed(reason, duration)
         self.interval_seconds = wait_seconds
-        self._note_requests()
         self._shared.telemetry.set_poll_interval(self.label, wait_seconds)
         self._shared.telemetry.set_ledger_size(self._shared.ledger.size_bytes())
+        await self._shared.publisher.flush()
+        self.first_attempt.set()
         return wait_seconds
 
-    def _note_requests(self) -> None:
-        requests, now = self._shared.telemetry.requests.get(self.label, 0), self._clocks.monotonic()
+    def _requests(self) -> int:
+        """Tell how many requests there were since the last poll's end."""
+        asked, now = self._shared.telemetry.requests.get(self.label, 0), self._clocks.monotonic()
         before, since = self._asked
-        self._asked = requests, now
+        self._asked = asked, now
+        requests = max(0, asked - before)
         if now > since:
-            self.requests_per_minute = max(0, requests - before) * 60 / (now - since)
+            self.requests_per_minute = requests * 60 / (now - since)
+        return requests
 
     def _wait_seconds(self, reason: str | None, duration: float, *, is_walk: bool) -> float:
         """Tell how long after a poll's beginning the next one begins, for our own sake."""
@@ -202,15 +214,15 @@ class Collector:
         now = self.last_success_seconds = self._clocks.time()
         self._shared.telemetry.poll_succeeded(self.label, duration_seconds, now)
 
-    async def _failed(self, reason: str, duration_seconds: float) -> None:
+    def _failed(self, reason: str, duration_seconds: float) -> None:
         self._failures += 1
         self.up = False
         self._shared.telemetry.poll_failed(self.label, reason, duration_seconds)
         fields = {"reason": reason, "error": self.error, "failed_polls": self._failures}
         log.error("poll failed", org_id=self.label, **fields)
-        await self._poller.publish()
+        self._poller.note()
         if self.org is not None and self._failures >= FAILED_POLLS_TO_DROP_GAUGES:
-            await self._shared.publisher.set_open(self.org, None)
+            self._shared.publisher.set_open(self.org, None)
 
     def _beat(self, seconds: float = 0.0) -> None:
         """Note a sign of life, and for how long none is to be expected."""

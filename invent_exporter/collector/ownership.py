@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from invent_exporter.collector.status import OrgElsewhere
 from invent_exporter.errors import StorageError
 from invent_exporter.ledger.heartbeat import shown_name
 from invent_exporter.ledger.lease import RENEWALS, Heard, Standing, to_hand_over
@@ -54,8 +55,7 @@ class Ownership:
         `serve_until` is told up to which time of `clock` an answer with series of the held orgs may
         begin, `on_listed` that another replica may have noted other sub-orgs.
         """
-        self.elsewhere: Mapping[str, str] = {}
-        """Who serves the other orgs, by their ids."""
+        self.elsewhere: Sequence[OrgElsewhere] = ()
         self._leases = leases
         self._supervisor = supervisor
         self._telemetry = telemetry
@@ -149,7 +149,9 @@ class Ownership:
         """Tell who serves the others, and until when what ended is not theirs."""
         held = {*self._standing.held.values()}
         others = [key for key in wanted if key not in held]
-        self.elsewhere = {key: shown_name(heard.owners.get(key, "")) for key in others}
+        self.elsewhere = [
+            OrgElsewhere(key, shown_name(heard.owners.get(key, "")) or None) for key in others
+        ]
         self._supervisor.elsewhere = {
             key: heard.history_until[key] for key in others if key in heard.history_until
         }

@@ -9,9 +9,9 @@ Longer than most modules: what a poll does, and whose runs it reads, share the o
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from invent_exporter.collector.publishing import Publishing
 from invent_exporter.collector.reader import Reader
 from invent_exporter.collector.reconciler import Reconciler
 from invent_exporter.errors import ApiError, StorageError
@@ -19,7 +19,7 @@ from invent_exporter.log import get_logger
 from invent_exporter.scan.poll import Poll
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from invent_exporter.api.listing import Listing
     from invent_exporter.api.models import Run
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from invent_exporter.ledger.recorded import Recorded
     from invent_exporter.scan.walk import Steps
 
-_PRUNE_SECONDS = 60.0
+_PRUNE_SECONDS = 600.0
 _ERROR_LENGTH = 300
 _HOUR_SECONDS = 3600.0
 _EXAMPLE_CHARACTERS = 80
@@ -83,7 +83,6 @@ class Poller:
         self.target = target
         self.label = target.id
         self.org: OrgLedger | None = None
-        self.publishing = Publishing(shared.publisher, shared.clocks)
         self._shared = shared
         self._peers = peers
         self._beat = beat
@@ -103,7 +102,7 @@ class Poller:
         return self._shared.clocks.time() - self.target.lookback_seconds
 
     async def start(self) -> OrgLedger:
-        """Load what is known of the org, and serve it.
+        """Load what is known of the org, to be served with the next publish.
 
         Raises:
             StorageError: it can't be loaded.
@@ -121,7 +120,6 @@ class Poller:
             org = await self._load()
         self._shared.telemetry.declare_org(self.label)
         self._take(org)
-        await self.publish()
         return org
 
     async def _load(self) -> OrgLedger:
@@ -132,13 +130,13 @@ class Poller:
         """Go on with this ledger; the target that had it may not have served it to the end."""
         self.org = org
         self._unsettled = self._news = self._open_known = True
-        self.publishing.note(org.workflows)
+        self.note(org.workflows)
 
-    async def publish(self) -> None:
-        """Serve what is committed."""
+    def note(self, changed: Iterable[str] = ()) -> None:
+        """Serve what is committed of these workflows and of the org with the next publish."""
         if self.org is not None:
-            name = self.target.name or self.label
-            await self.publishing.publish(self.org, name, self.target.finances)
+            name, finances = self.target.name or self.label, self.target.finances
+            self._shared.publisher.note(self.org, changed, org_name=name, finances=finances)
 
     async def poll(self) -> bool:
         """Poll once; True when nothing but a walk through all pages could prove that it was whole.
@@ -200,20 +198,20 @@ class Poller:
             workflows, failed = len(org.workflows), self._history_failed
             known = {"workflows": workflows, "failed_runs_in_history": failed}
             log.info("first contact", org_id=self.label, **known)
-        await self.publish()
-        await self._publish_open(org)
+        self.note()
+        await self._note_open(org)
         seconds, is_fresh = self.target.reconcile_interval_seconds, contact or poll.walked_all
         await self._reconciler.run(org, self.label, interval_seconds=seconds, is_fresh=is_fresh)
-        await self.publish()
+        self.note()
         await self._prune(org)
         return poll.is_walk
 
-    async def _publish_open(self, org: OrgLedger) -> None:
+    async def _note_open(self, org: OrgLedger) -> None:
         publisher = self._shared.publisher
         if self._open_known or self._news or publisher.open_runs(org) is None:
             groups = await self._shared.ledger.open_groups(org)
             self._open_known = bool(groups)
-            await publisher.set_open(org, groups)
+            publisher.set_open(org, groups)
             self._news = False
 
     async def _prune(self, org: OrgLedger) -> None:
@@ -227,7 +225,7 @@ class Poller:
 
     async def _drive(self, org: OrgLedger, steps: Steps, *, may_skip: bool = False) -> Reader:
         """Do what the scan asks for; return what was read."""
-        others = self._peers.others(self)
+        others = partial(self._peers.others, self)
         reader = Reader(org, self._shared, self._listing, self._recorded, others, may_skip)
         if self.target.id == "c" and org.contacted and org.org_id is not None:
             reader.look_at = self._look_whose_they_are
@@ -272,9 +270,7 @@ class Poller:
             named = [f"{row.key} ({row.reason})" for row in recorded.invalid[:_NAMED_INVALID_RUNS]]
             runs = {"runs": len(recorded.invalid), "run_ids": ", ".join(named)}
             log.warning("runs can't be read and are left out", org_id=self.label, **runs)
-        self.publishing.note(recorded.changed)
-        if self.publishing.is_due:
-            await self.publish()
+        self.note(recorded.changed)
 
     def _say_finished(self, run: Run) -> None:
         """Say of a run that was counted what a metric must not carry, where that is wanted."""

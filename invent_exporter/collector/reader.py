@@ -43,7 +43,7 @@ class Reader:
     shared: Shared
     listing: Callable[[str, str], Listing]
     recorded: Callable[[Recorded], Awaitable[None]]
-    others: Mapping[str, float]
+    others: Callable[[], Mapping[str, float]]
     may_skip: bool = False
     look_at: Callable[[Sequence[Run]], Awaitable[None]] | None = None
     """Is shown the runs of the first answer of all runs, before anything is recorded."""
@@ -63,11 +63,8 @@ class Reader:
     contact_seconds: float | None = None
     """By the API's clock, or ours where it tells none: when the first answer was made."""
     clocks_apart_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Note what the state takes, and what it may."""
-        self._size_bytes = self.shared.ledger.size_bytes()
-        self._room_bytes = self.shared.ledger.room_bytes()
+    _state_before: tuple[int, float] | None = None
+    """What the state took, and the room that was left, at the second page."""
 
     async def drive(self, steps: Steps) -> None:
         """Do what the scan asks for."""
@@ -108,7 +105,8 @@ class Reader:
         self._note_time(chunk)
         self.rows += chunk.end - chunk.start
         self._walked_rows[name] += chunk.end - chunk.start
-        self._check_bounds(self._walked_rows[name])
+        if self.pages:
+            self._check_bounds(self._walked_rows[name])
         self.readable_rows += len(chunk.runs)
         if self.look_at is not None and read.status == ALL:
             look_at, self.look_at = self.look_at, None
@@ -133,8 +131,12 @@ class Reader:
         if rows > bounds.rows:
             message = f"the listing has no end: a walk read more than {bounds.rows} rows"
             raise ApiError("invalid_response", message)
-        grown_bytes = self.shared.ledger.size_bytes() - self._size_bytes
-        if grown_bytes > bounds.growth_bytes(self._room_bytes):
+        size_bytes = self.shared.ledger.size_bytes()
+        if self._state_before is None:
+            self._state_before = size_bytes, self.shared.ledger.room_bytes()
+        size_before, room_before = self._state_before
+        grown_bytes = size_bytes - size_before
+        if grown_bytes > bounds.growth_bytes(room_before):
             message = (
                 f"the listing has no end: a walk filled {grown_bytes} bytes of the state's disk"
             )
@@ -146,7 +148,7 @@ class Reader:
             [without_keys_in_error(run, self.shared.redactor) for run in chunk.runs],
             [InvalidRow(row.run_id or row.digest, row.reason) for row in chunk.invalid],
             now=self.shared.clocks.time(),
-            others=self.others,
+            others=self.others(),
             recovering=read.recovering,
         )
         self._listed_ids.update(row.run_id for row in recorded.facts if row.is_open)

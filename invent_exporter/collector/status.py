@@ -69,6 +69,14 @@ class SubOrgsStatus:
 
 
 @dataclass(frozen=True)
+class OrgElsewhere:
+    """An org that another replica polls; `owner` is its host, None: nobody does at this moment."""
+
+    org_id: str
+    owner: str | None
+
+
+@dataclass(frozen=True)
 class OrgStatus:
     """One org: `up` is None until its first poll has ended, `error` says why the last one failed.
 

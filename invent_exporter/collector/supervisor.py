@@ -138,8 +138,8 @@ class Supervisor:
             for target_id in self._superseded.keys() - wanted.keys():
                 del self._superseded[target_id]
             await self._start_wanted()
-            for collector in gone:
-                await self._withdraw(collector)
+            await asyncio.gather(*map(self._withdraw, gone))
+            await self._shared.publisher.flush()
             with suppress(StorageError):  # the next change, or start, does it
                 await self._shared.ledger.forget_texts()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import NO_FINANCES, Finances, SubOrgsApi
-from invent_exporter.api.ratelimit import PageAllowance
+from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.config.key import Key
 from invent_exporter.ledger.ledger import Ledger
@@ -74,6 +74,7 @@ class Shared:
     publisher: Publisher
     clocks: Clocks
     allowance: PageAllowance
+    demand: Demand
     read_key: Callable[[Key], str]
     redactor: Redactor
     walk_bounds: WalkBounds = WalkBounds()

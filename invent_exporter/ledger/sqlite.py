@@ -82,8 +82,11 @@ class Database:
 
     def size_bytes(self) -> int:
         """Size of the state file with its log, 0 for state in memory."""
-        files = () if self.path is None else (self.path, Path(f"{self.path}-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        size_bytes = 0
+        for file in () if self.path is None else (self.path, Path(f"{self.path}-wal")):
+            with suppress(FileNotFoundError):
+                size_bytes += file.stat().st_size
+        return size_bytes
 
     def room_bytes(self) -> float:
         """Room that is left on the state's disk, `inf` for state in memory."""

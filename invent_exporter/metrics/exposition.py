@@ -1,8 +1,9 @@
 """The metrics as bytes: encoded when numbers changed, swapped in whole, served from memory.
 
-prometheus_client encodes each view once for each form that is asked for; the pieces are kept by
-family and joined at publish. Each published snapshot has a number, its generation: what that is
-good for says docs/how-it-counts.md, "The first event is seen".
+What is published is served as compressed pieces: one for each family and some views, made anew
+only when a line of it changed (metrics/pieces.py has how they join). Each
+published snapshot has a number, its generation: what that is good for says docs/how-it-counts.md,
+"The first event is seen". What is not compressed is decompressed while it is sent.
 """
 
 from __future__ import annotations
@@ -10,34 +11,37 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-import zlib
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import chain
+from typing import Protocol, TypeVar
 
+from prometheus_client import CollectorRegistry
 from prometheus_client import exposition as text_format
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from invent_exporter.metrics.families import FAMILIES
+from invent_exporter.metrics.lines import Lines, Packed, lines_of, without_exemplars
+from invent_exporter.metrics.pieces import Joined, Piece, join, piece
 
-_GZIP_LEVEL = 1
-"""Level 6 makes answers a fifth smaller and takes three times as long."""
-_GZIP_WINDOW = 31
+_T = TypeVar("_T")
+
+_GROUP_VIEWS = 16
+"""Smaller ones make a change cheaper, larger ones what is joined and sent."""
 _QUALITY = re.compile(r"q=[01](\.[0-9]*)?")
-_EXEMPLAR = re.compile(rb' # \{run_id="(?:[^"\\]|\\.)*"\} \S+(?: \S+)?$', re.MULTILINE)
 _LIVE_SECONDS = 1.0
 _FORGET_SECONDS = 600.0
-"""A form that nobody asked for so long is not made any more."""
+"""A format that nobody asked for so long is not made any more."""
 
 
 class View(Protocol):
-    """Something that was committed, as metrics."""
+    """Something that was committed."""
 
-    def metrics(self) -> list[Metric]:
-        """Build the series."""
+    def lines(self) -> Lines:
+        """Write the series."""
 
 
 @dataclass(frozen=True)
@@ -47,56 +51,132 @@ class Answer:
     generation: int
     content_type: str
     content_encoding: str | None
-    body: bytes
+    size_bytes: int
+    parts: Callable[[], Iterator[bytes]]
+    """The body, from its beginning at each call."""
+
+    @property
+    def body(self) -> bytes:
+        """All of it; a large one is better sent in its parts."""
+        return b"".join(self.parts())
 
 
 @dataclass(frozen=True)
 class _Format:
-    """A text format, and how prometheus_client makes it."""
+    """A text format, and how prometheus_client makes it of other lines than ours."""
 
     content_type: str
     generate: Callable[[Collector], bytes]
     ending: bytes
+    has_exemplars: bool
 
     def encode(self, metrics: Collector) -> bytes:
         """Write the metrics without the ending."""
         return self.generate(metrics).removesuffix(self.ending)
 
+    def header(self, metric: Metric) -> bytes:
+        """Write what stands before a family's samples."""
+        bare = Metric(metric.name, metric.documentation, metric.type)
+        return self.encode(_Registry(bare))
 
-_TEXT = _Format("text/plain; version=0.0.4; charset=utf-8", text_format.generate_latest, b"")
+
+_TEXT = _Format(
+    "text/plain; version=0.0.4; charset=utf-8",
+    text_format.generate_latest,
+    ending=b"",
+    has_exemplars=False,
+)
 _OPENMETRICS = _Format(
     "application/openmetrics-text; version=1.0.0; charset=utf-8",
     openmetrics.generate_latest,
-    b"# EOF\n",
+    ending=b"# EOF\n",
+    has_exemplars=True,
 )
-
-
-@dataclass(frozen=True)
-class _Form:
-    """What can be asked for: a format, compressed or not."""
-
-    format: _Format
-    is_gzip: bool
 
 
 @dataclass
 class _Body:
-    """One generation in one form, without the live metrics and the end."""
+    """One generation in one format, without the live metrics and the end."""
 
     generation: int
-    content: bytes
-    compressor: zlib._Compress | None
-    answer: Answer | None = None
+    joined: Joined
+    without_orgs: _Body | None = None
+    """What may be served by a process that may serve no org: what itself counted."""
+    answers: dict[bool, Answer] = field(default_factory=dict)
+    """By whether they are compressed."""
     live: bytes = b""
 
 
 @dataclass
-class _Chunks:
-    """One view, encoded by format and family as far as it was asked for."""
+class _Chunk:
+    """One view, and its lines as they were last written."""
 
     view: View
-    encoded: dict[_Format, dict[str, bytes]] = field(default_factory=dict)
-    text_bytes: int = 0
+    packed: Packed
+
+
+_NOTHING = Packed(Lines({}, 0))
+
+
+class _Group:
+    """Some views, and their pieces by format and family; None: to be made anew."""
+
+    def __init__(self) -> None:
+        self.chunks: dict[Hashable, _Chunk] = {}
+        self.text_bytes = 0
+        self._changed: set[Hashable] = set()
+        self._pieces: dict[_Format, dict[str, Piece | None]] = {}
+
+    def put(self, key: Hashable, view: View) -> None:
+        """Take a view in, in the place of the one that it replaces."""
+        known = self.chunks.get(key)
+        self.chunks[key] = _Chunk(view, _NOTHING if known is None else known.packed)
+        self._changed.add(key)
+
+    def remove(self, key: Hashable) -> None:
+        """Take a view away."""
+        self._replace(self.chunks.pop(key).packed, Lines({}, 0))
+        self._changed.discard(key)
+
+    def write(self) -> int:
+        """Write what changed; tell how many views that were."""
+        for key in self._changed:
+            chunk = self.chunks[key]
+            lines = chunk.view.lines()
+            self._replace(chunk.packed, lines)
+            chunk.packed = Packed(lines)
+        written = len(self._changed)
+        self._changed.clear()
+        return written
+
+    def _replace(self, old: Packed, new: Lines) -> None:
+        self.text_bytes += new.text_bytes - old.text_bytes
+        before, after = old.by_family(), new.by_family
+        changed = [
+            name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+        ]
+        for pieces in self._pieces.values():
+            pieces.update(dict.fromkeys(changed))
+
+    def pieces(self, text: _Format) -> Mapping[str, Piece | None]:
+        """Make the pieces of a format, as far as they are not there."""
+        pieces = self._pieces.get(text)
+        if pieces is not None and None not in pieces.values():
+            return pieces
+        views = [chunk.packed.by_family() for chunk in self.chunks.values()]
+        if pieces is None:
+            pieces = self._pieces[text] = dict.fromkeys(chain.from_iterable(views))
+        for name in [name for name, made in pieces.items() if made is None]:
+            lines = b"".join([by_family.get(name, b"") for by_family in views])
+            if lines:
+                pieces[name] = piece(lines if text.has_exemplars else without_exemplars(lines))
+            else:
+                del pieces[name]
+        return pieces
+
+    def keep(self, formats: Sequence[_Format]) -> None:
+        """Drop the pieces of all other formats."""
+        self._pieces = {text: self._pieces[text] for text in formats if text in self._pieces}
 
 
 @dataclass(frozen=True)
@@ -109,38 +189,36 @@ class _Registry:
         return [self.metric]
 
 
-class _WithoutOrgs(Collector):
-    """What a process that may serve no org says: no state of one, but what itself counted."""
-
-    def __init__(self, own: Collector) -> None:
-        self._own = own
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._own.collect():
-            if metric.type != "gauge" or not any("org_id" in one.labels for one in metric.samples):
-                yield metric
-
-
 class Exposition:
     """Holds what is published, and answers scrapes."""
 
-    def __init__(self, own: Collector, clock: Callable[[], float]) -> None:
-        """Serve a registry, `own`, behind what is published; `clock` never goes back (seconds)."""
+    def __init__(
+        self, own: Collector, clock: Callable[[], float], *, of_orgs: Collector | None = None
+    ) -> None:
+        """Serve two registries behind what is published; `clock` never goes back (seconds).
+
+        `own` is made anew for a scrape, and `of_orgs`, which grows with the orgs, at a publish.
+        """
         self.generation = 0
         self.acknowledged = 0
         self.encoded_chunks = 0
         self.text_bytes = 0
         """What is published, as text; 0 until anybody asked for it."""
         self.own_bytes = 0
-        """The own metrics behind it."""
+        """The two registries behind it."""
+        self.on_acknowledge: Callable[[], None] = lambda: None
         self.serving_until = math.inf
         """By the clock: an answer that begins later has no state of any org."""
-        self.on_acknowledge: Callable[[], None] = lambda: None
         self._own = own
+        self._of_orgs = of_orgs or CollectorRegistry()
+        self._of_orgs_bytes = 0
         self._clock = clock
-        self._chunks: dict[Hashable, _Chunks] = {}
-        self._bodies: dict[_Form, _Body] = {}
-        self._asked: dict[_Form, float] = {}
+        self._places: dict[Hashable, _Group] = {}
+        self._groups: dict[_Group, None] = {}
+        self._roomy: dict[_Group, None] = {}
+        self._headers: dict[tuple[_Format, str], Piece] = {}
+        self._bodies: dict[_Format, _Body] = {}
+        self._asked: dict[_Format, float] = {}
         self._live: dict[_Format, tuple[float, bytes]] = {}
         self._lock = asyncio.Lock()
         self._encoder = ThreadPoolExecutor(1, "encoder")
@@ -155,33 +233,26 @@ class Exposition:
         When this returns, every answer is of this generation or a later one.
         """
         async with self._lock:
-            for key, view in changes.items():
-                if view is None:
-                    self._chunks.pop(key, None)
-                else:
-                    self._chunks[key] = _Chunks(view)
             generation = self.generation + 1
             now = self._clock()
-            wanted = [form for form, asked in self._asked.items() if now - asked < _FORGET_SECONDS]
-            bodies = await self._made(wanted, generation)
-            if None in changes.values():
-                self._live.clear()  # what it says of an org that is withdrawn is not to be served
-            self._bodies = bodies
+            wanted = [text for text, asked in self._asked.items() if now - asked < _FORGET_SECONDS]
+            self._bodies = await self._in_thread(self._publish, changes, wanted, generation)
             self.generation = generation
             return generation
 
     async def answer(self, accept: str, accept_encoding: str) -> Answer:
         """Answer in the form that these request headers ask for."""
-        form = _choose(accept, accept_encoding)
-        now = self._asked[form] = self._clock()
-        if now >= self.serving_until:
-            body = self._make([form], 0, [])[form]
-            return self._finish(form, body, form.format.encode(_WithoutOrgs(self._own)))
-        if form not in self._bodies:
+        text, is_gzip = _choose(accept, accept_encoding)
+        now = self._asked[text] = self._clock()
+        if text not in self._bodies:
             async with self._lock:
-                if form not in self._bodies:
-                    self._bodies |= await self._made([form], self.generation)
-        return self._finish(form, self._bodies[form], self._live_metrics(form.format))
+                if text not in self._bodies:
+                    made = await self._in_thread(self._make, [text], self.generation)
+                    self._bodies |= made
+        body = self._bodies[text]
+        if now >= self.serving_until:
+            body = body.without_orgs or body
+        return self._finish(text, body, is_gzip=is_gzip)
 
     def acknowledge(self, generation: int) -> None:
         """Note that an answer of this generation was delivered whole."""
@@ -189,55 +260,84 @@ class Exposition:
             self.acknowledged = generation
             self.on_acknowledge()
 
-    async def _made(self, forms: list[_Form], generation: int) -> dict[_Form, _Body]:
-        return await asyncio.get_running_loop().run_in_executor(
-            self._encoder, self._make, forms, generation, list(self._chunks.values())
-        )
+    async def _in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._encoder, function, *arguments)
 
-    # -- in the encoder's thread
+    # -- in the encoder's thread, which alone has the views
 
-    def _make(
-        self, forms: list[_Form], generation: int, chunks: list[_Chunks]
-    ) -> dict[_Form, _Body]:
-        contents = {text: self._join(text, chunks) for text in {form.format for form in forms}}
-        bodies = {}
-        for form in forms:
-            content, compressor = contents[form.format], None
-            if form.is_gzip:
-                compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
-                content = compressor.compress(content)
-            bodies[form] = _Body(generation, content, compressor)
-        return bodies
+    def _publish(
+        self, changes: Mapping[Hashable, View | None], formats: Sequence[_Format], generation: int
+    ) -> dict[_Format, _Body]:
+        for key, view in changes.items():
+            self._place(key, view)
+        for group in self._groups:
+            group.keep(formats)
+        return self._make(formats, generation)
 
-    def _join(self, text: _Format, chunks: list[_Chunks]) -> bytes:
-        for chunk in chunks:
-            if text not in chunk.encoded:
-                chunk.encoded[text] = _samples(text, chunk.view.metrics())
-                chunk.text_bytes = sum(map(_text_bytes, chunk.encoded[text].values()))
-                self.encoded_chunks += 1
-        encoded = [chunk.encoded[text] for chunk in chunks]
-        parts = []
-        text_bytes = sum(chunk.text_bytes for chunk in chunks)
+    def _make(self, formats: Sequence[_Format], generation: int) -> dict[_Format, _Body]:
+        if not formats:
+            return {}
+        for group in self._groups:
+            self.encoded_chunks += group.write()
+        of_orgs = list(self._of_orgs.collect())
+        return {text: self._body(text, generation, of_orgs) for text in formats}
+
+    def _place(self, key: Hashable, view: View | None) -> None:
+        group = self._places.get(key)
+        if view is not None:
+            if group is None:
+                group = self._places[key] = next(iter(self._roomy), None) or _Group()
+            group.put(key, view)
+        elif group is not None:
+            del self._places[key]
+            group.remove(key)
+        else:
+            return
+        for known, is_one in (
+            (self._groups, bool(group.chunks)),
+            (self._roomy, 0 < len(group.chunks) < _GROUP_VIEWS),
+        ):
+            if is_one:
+                known[group] = None
+            else:
+                known.pop(group, None)
+
+    def _body(self, text: _Format, generation: int, of_orgs: Sequence[Metric]) -> _Body:
+        pieces: list[Piece] = []
+        groups = [group.pieces(text) for group in self._groups]
+        text_bytes = sum(group.text_bytes for group in self._groups)
         for family in FAMILIES:
-            samples = [by_family[family.name] for by_family in encoded if family.name in by_family]
+            name, metric = family.name, family.metric()
+            samples = [made for of_group in groups if (made := of_group.get(name)) is not None]
             if samples:
-                parts += [text.encode(_Registry(family.metric())), *samples]
-                text_bytes += len(_TEXT.encode(_Registry(family.metric())))
-        self.text_bytes = text_bytes
-        return b"".join(parts)
+                pieces += [self._header(text, metric), *samples]
+                text_bytes += self._header(_TEXT, metric).text_bytes
+        lines = lines_of(of_orgs)
+        counted: list[Piece] = []
+        for metric in of_orgs:
+            if metric.name in lines.by_family:
+                section = self._header(text, metric), piece(lines.by_family[metric.name])
+                pieces += section
+                counted += section if metric.type == "counter" else ()
+        self.text_bytes, self._of_orgs_bytes = text_bytes, lines.text_bytes
+        return _Body(generation, join(pieces), _Body(0, join(counted)))
+
+    def _header(self, text: _Format, metric: Metric) -> Piece:
+        if (text, metric.name) not in self._headers:
+            self._headers[text, metric.name] = piece(text.header(metric))
+        return self._headers[text, metric.name]
 
     # -- the last step, for each answer that is not the same as the one before
 
-    def _finish(self, form: _Form, body: _Body, live: bytes) -> Answer:
-        if body.answer is None or body.live is not live:
-            ending, encoding = live + form.format.ending, None
-            if body.compressor is not None:
-                compressor, encoding = body.compressor.copy(), "gzip"
-                ending = compressor.compress(ending) + compressor.flush()
-            content = body.content + ending
-            body.answer = Answer(body.generation, form.format.content_type, encoding, content)
+    def _finish(self, text: _Format, body: _Body, *, is_gzip: bool) -> Answer:
+        live = self._live_metrics(text)
+        if body.live is not live:
+            body.answers.clear()
             body.live = live
-        return body.answer
+        if is_gzip not in body.answers:
+            body.answers[is_gzip] = _answer(text, body, is_gzip=is_gzip)
+        return body.answers[is_gzip]
 
     def _live_metrics(self, text: _Format) -> bytes:
         now = self._clock()
@@ -245,36 +345,36 @@ class Exposition:
         if not live or now - made >= _LIVE_SECONDS:
             live = text.encode(self._own)
             self._live[text] = (now, live)
-            self.own_bytes = len(live)
+            self.own_bytes = self._of_orgs_bytes + len(live)
         return live
 
 
-def _samples(text: _Format, metrics: list[Metric]) -> dict[str, bytes]:
-    """Encode the samples of each family, without the two lines of its header, HELP and TYPE."""
-    sections = {metric.name: text.encode(_Registry(metric)) for metric in metrics}
-    samples = {name: section.split(b"\n", 2)[2] for name, section in sections.items()}
-    return {name: lines for name, lines in samples.items() if lines}
-
-
-def _text_bytes(samples: bytes) -> int:
-    """Tell how large samples of either format are as text, which has no exemplars."""
-    return len(_EXEMPLAR.sub(b"", samples))
+def _answer(text: _Format, body: _Body, *, is_gzip: bool) -> Answer:
+    joined, ending = body.joined, body.live + text.ending
+    if is_gzip:
+        parts = joined.gzip(ending)
+        size = sum(map(len, parts))
+        return Answer(body.generation, text.content_type, "gzip", size, parts.__iter__)
+    size = joined.text_bytes + len(ending)
+    return Answer(
+        body.generation, text.content_type, None, size, lambda: chain(joined.text(), (ending,))
+    )
 
 
 def newborn_text(view: View) -> tuple[int, int]:
-    """Tell how many bytes and lines a view has as text."""
-    samples = b"".join(_samples(_TEXT, view.metrics()).values())
-    return len(samples), samples.count(b"\n")
+    """Tell how many bytes and lines a view has as text; it has no exemplars yet."""
+    lines = view.lines()
+    return lines.text_bytes, sum(each.count(b"\n") for each in lines.by_family.values())
 
 
-def _choose(accept: str, accept_encoding: str) -> _Form:
+def _choose(accept: str, accept_encoding: str) -> tuple[_Format, bool]:
     """Choose by quality; OpenMetrics where it is asked for by name, at least as much as text."""
     qualities = _qualities(accept)
     by_name = qualities.get("application/openmetrics-text", 0.0)
     is_openmetrics = by_name > 0 and by_name >= qualities.get("text/plain", 0.0)
     encodings = _qualities(accept_encoding)
     is_gzip = encodings.get("gzip", encodings.get("*", 0.0)) > 0
-    return _Form(_OPENMETRICS if is_openmetrics else _TEXT, is_gzip)
+    return (_OPENMETRICS if is_openmetrics else _TEXT), is_gzip
 
 
 def _qualities(header: str) -> dict[str, float]:

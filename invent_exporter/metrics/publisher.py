@@ -1,5 +1,8 @@
 """Turns what the ledger committed into what is served, and lets newborn series go.
 
+The news of all orgs are published together, one publish after the other, with a rest after each:
+what changes meanwhile goes with the next.
+
 Promise 3: the series of a new workflow (a *group*) are served at 0 until `newborn_hold` has passed
 since they were first published and an answer of /metrics has carried the 0. A release is committed
 before it is published. Why that holds: docs/how-it-counts.md, "The first event is seen".
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from math import inf
 from typing import TypeAlias
@@ -26,6 +29,12 @@ from invent_exporter.metrics.families import OrgView, WorkflowView
 from invent_exporter.telemetry import Telemetry
 
 _RETRY_SECONDS = 5.0
+_REST = 20
+"""Publishing takes at most a twentieth of the time, however many series changed;"""
+_LONGEST_REST_SECONDS = 5.0
+"""but no news wait for longer than that."""
+_WALK_SECONDS = 1.0
+"""What a walk that is under way finds is published no more often."""
 
 _OpenByWorkflow: TypeAlias = dict[str, tuple[OpenGroup, ...]]
 
@@ -61,10 +70,18 @@ class Publisher:
         self._finances: dict[int, Finances] = {}
         self._open: dict[int, _OpenByWorkflow | None] = {}
         self._held: dict[tuple[int, str, str], tuple[int, float]] = {}
+        self._names: dict[int, str] = {}
+        self._news: dict[int, set[str]] = {}
+        self._gone: dict[Hashable, None] = {}
+        self._next: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._publishing = asyncio.Lock()
+        self._hurry = asyncio.Event()
+        self._ended_at, self._took_seconds = -inf, 0.0
         self._wake = asyncio.Event()
         exposition.on_acknowledge = self._wake.set
 
-    async def publish(
+    def note(
         self,
         org: OrgLedger,
         changed: Iterable[str],
@@ -72,14 +89,18 @@ class Publisher:
         org_name: str,
         finances: Finances = NO_FINANCES,
     ) -> None:
-        """Serve what is committed of these workflows and of the org."""
-        if org.org_id is None or not org.contacted:
-            return
-        self._finances[org.key] = finances
-        names = set(changed if self._orgs.get(org.key) is org else org.workflows)
-        if names or self._org_view(org, org_name) != self._views.get(org.key):
-            self._orgs[org.key] = org
-            await self._publish(org, names, org_name)
+        """Publish what is committed of these workflows and of the org, with the next publish."""
+        if org.org_id is not None and org.contacted:
+            names = set(changed if self._orgs.get(org.key) is org else org.workflows)
+            self._orgs[org.key], self._names[org.key] = org, org_name
+            self._finances[org.key] = finances
+            self._news.setdefault(org.key, set()).update(names)
+        if self._clock() - self._ended_at >= _WALK_SECONDS:
+            _ = self._soon()
+
+    async def flush(self) -> None:
+        """Wait until all that was noted is served."""
+        await asyncio.shield(self._soon())
 
     def serving(self, org_id: str) -> list[OrgLedger]:
         """List the ledgers from which an org is served: for a moment two, when `c` becomes it."""
@@ -90,21 +111,27 @@ class Publisher:
         before, self._workflows = self._workflows, workflows
         self._hold_seconds = newborn_hold_seconds
         self._wake.set()
-        for key, org in [*self._orgs.items()]:
-            names = {name for name in org.workflows if before.shown(name) != workflows.shown(name)}
-            if (names or before != workflows) and self._orgs.get(key) is org:
-                await self._publish(org, names, self._views[key].org_name)
+        if before != workflows:
+            for key, org in self._orgs.items():
+                self._news.setdefault(key, set()).update(
+                    name for name in org.workflows if before.shown(name) != workflows.shown(name)
+                )
+            await self.flush()
 
-    async def withdraw(self, org: OrgLedger) -> None:
-        """Serve nothing of the org any more; `publish` brings it back, as it was committed."""
-        for known in (self._orgs, self._views, self._finances, self._open):
-            known.pop(org.key, None)
-        self._held = {held: since for held, since in self._held.items() if held[0] != org.key}
-        gone = [(org.key,), *((org.key, name) for name in org.workflows)]
-        await self._exposition.publish(dict.fromkeys(gone))
+    async def withdraw(self, *orgs: OrgLedger) -> None:
+        """Serve nothing of the orgs any more; `note` brings them back, as was committed."""
+        keys = {org.key for org in orgs}
+        all_known = (self._orgs, self._names, self._views, self._finances, self._open, self._news)
+        for org in orgs:
+            for known in all_known:
+                known.pop(org.key, None)
+            self._gone |= dict.fromkeys([(org.key,), *((org.key, name) for name in org.workflows)])
+        self._held = {held: since for held, since in self._held.items() if held[0] not in keys}
+        self._hurry.set()
+        await self.flush()
 
-    async def set_open(self, org: OrgLedger, groups: tuple[OpenGroup, ...] | None) -> None:
-        """Serve these open runs; None when they are not known, and their gauges go away."""
+    def set_open(self, org: OrgLedger, groups: tuple[OpenGroup, ...] | None) -> None:
+        """Show these open runs at the next publish; None: they are not known, their gauges go."""
         before = self._open.get(org.key)
         after = None
         if groups is not None:
@@ -118,33 +145,76 @@ class Publisher:
             names = set(org.workflows)
         else:
             names = {name for name in after if after[name] != before.get(name)}
-        await self._publish(org, names, self._views[org.key].org_name)
+        self._news.setdefault(org.key, set()).update(names)
 
     def open_runs(self, org: OrgLedger) -> _OpenByWorkflow | None:
         """Return what is served of the open runs, by workflow."""
         return self._open.get(org.key)
 
-    async def _publish(self, org: OrgLedger, names: set[str], org_name: str) -> None:
-        view = self._views[org.key] = self._org_view(org, org_name)
-        changes: dict[object, View | None] = {(org.key,): view}
-        for name in sorted(names):
-            is_left_out = self._workflows.leave_out(name)
-            changes[org.key, name] = None if is_left_out else self._workflow_view(org, name)
-        # Before the generation is there: `publish` may give way to a scrape of it.
-        groups = [
-            (org.key, name, group)
-            for name in names
-            if changes[org.key, name] is not None
-            for group in org.workflows[name].unreleased()
-        ]
+    # -- publishing
+
+    def _soon(self) -> asyncio.Task[None]:
+        """Return the publish that takes with it all that is noted now."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._publish_next(), name="publish")
+        return self._next
+
+    async def _publish_next(self) -> None:
+        async with self._publishing:
+            await self._rest()
+            self._running, self._next = self._next, None
+            began = self._clock()
+            try:
+                await self._publish()
+            finally:
+                self._ended_at = self._clock()
+                self._took_seconds = self._ended_at - began
+
+    async def _rest(self) -> None:
+        rest_seconds = min(_LONGEST_REST_SECONDS, _REST * self._took_seconds)
+        left_seconds = self._ended_at + rest_seconds - self._clock()
+        if left_seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), left_seconds)
+        self._hurry.clear()
+
+    async def _publish(self) -> None:
+        news, self._news = self._news, {}
+        gone, self._gone = self._gone, {}
+        try:
+            await self._publish_changes(news, gone)
+        except BaseException:
+            for key, names in news.items():
+                self._news.setdefault(key, set()).update(names)
+            self._gone = gone | self._gone
+            raise
+
+    async def _publish_changes(
+        self, news: Mapping[int, set[str]], gone: Mapping[Hashable, None]
+    ) -> None:
+        changes: dict[Hashable, View | None] = {**gone}
+        # Before the generation is there: the exposition may give way to a scrape of it.
+        groups: list[tuple[OrgLedger, str, str]] = []
+        for key, names in news.items():
+            org = self._orgs.get(key)
+            if org is None:
+                continue  # it was withdrawn while a publish failed
+            view = self._org_view(org, self._names[key])
+            if view != self._views.get(key):
+                changes[(key,)] = self._views[key] = view
+            for name in sorted(names):
+                if self._workflows.leave_out(name):
+                    changes[key, name] = None
+                    continue
+                changes[key, name] = self._workflow_view(org, name)
+                groups += [(org, name, group) for group in org.workflows[name].unreleased()]
         generation = await self._exposition.publish(changes)
-        if self._orgs.get(org.key) is not org:
-            return  # it was withdrawn meanwhile
         born_bytes = sum(each.text_bytes for each in self._orgs.values())
         self._ledger.room.grown_bytes = max(0, self._exposition.text_bytes - born_bytes)
         now = self._clock()
-        for group in groups:
-            self._held.setdefault(group, (generation, now))
+        for org, name, group in groups:
+            if self._orgs.get(org.key) is org:  # it may have been withdrawn meanwhile
+                self._held.setdefault((org.key, name, group), (generation, now))
         self._wake.set()
 
     def _workflow_view(self, org: OrgLedger, name: str) -> WorkflowView:
@@ -204,8 +274,15 @@ class Publisher:
                 for group in released:
                     self._held.pop((key, name, group), None)
             if self._orgs.get(key) is org:
-                await self._publish(org, set(groups), self._views[key].org_name)
+                self._news.setdefault(key, set()).update(groups)
+        await self.flush()
         return done
+
+    def close(self) -> None:
+        """Publish nothing any more."""
+        for task in (self._next, self._running):
+            if task is not None:
+                task.cancel()
 
 
 def _fold(org: OrgLedger, groups: Iterable[OpenGroup], before: _OpenByWorkflow) -> _OpenByWorkflow:

@@ -8,23 +8,29 @@ from typing import Literal
 import msgspec
 
 from invent_exporter import __version__
-from invent_exporter.collector.status import OrgStatus
+from invent_exporter.collector.status import OrgElsewhere, OrgStatus
 
 API_STATUS_PATH = "/api/status"
 
 
 class ApiStatus(msgspec.Struct, frozen=True):
-    """How each org is. `version` is of this form: it rises when a field changes or goes."""
+    """How each org is that is polled here, and where the others are.
+
+    `version` is of this form: it rises when a field changes or goes.
+    """
 
     version: Literal[1]
     exporter_version: str
     timestamp_seconds: float
     orgs: list[OrgStatus]
+    elsewhere: list[OrgElsewhere]
 
 
-def encode(statuses: Iterable[OrgStatus], *, now: float) -> bytes:
+def encode(
+    statuses: Iterable[OrgStatus], *, now: float, elsewhere: Iterable[OrgElsewhere] = ()
+) -> bytes:
     """Write the document as of `now`, seconds since the epoch."""
-    return msgspec.json.encode(ApiStatus(1, __version__, now, list(statuses)))
+    return msgspec.json.encode(ApiStatus(1, __version__, now, list(statuses), list(elsewhere)))
 
 
 def schema() -> bytes:

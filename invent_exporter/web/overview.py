@@ -23,9 +23,9 @@ from invent_exporter import __version__
 from invent_exporter.web import plot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from invent_exporter.collector.status import FailedRow, OpenRow, OrgStatus
+    from invent_exporter.collector.status import FailedRow, OpenRow, OrgElsewhere, OrgStatus
 
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
@@ -72,11 +72,17 @@ def render(
     telemetry_path: str,
     now: float,
     chosen: Chosen = Chosen(),
+    elsewhere: Sequence[OrgElsewhere] = (),
 ) -> str:
     """Write the overview as of `now` (seconds since the epoch), or what of it is chosen."""
     orgs = chosen.of(statuses)
     return _template().render(
-        orgs=orgs, chosen=chosen, path=telemetry_path, now=now, version=__version__
+        orgs=orgs,
+        elsewhere=elsewhere,
+        chosen=chosen,
+        path=telemetry_path,
+        now=now,
+        version=__version__,
     )
 
 

@@ -18,13 +18,13 @@ from invent_exporter.web.api_status import API_STATUS_PATH, encode
 from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, Chosen, render
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
-    from invent_exporter.collector.status import OrgStatus
+    from invent_exporter.collector.status import OrgElsewhere, OrgStatus
     from invent_exporter.collector.supervisor import Supervisor
-    from invent_exporter.metrics.exposition import Exposition
+    from invent_exporter.metrics.exposition import Answer, Exposition
     from invent_exporter.web.connection import Connection, Connections
 
 HEALTHY_PATH = "/-/healthy"
@@ -54,8 +54,26 @@ class Response:
 
     status: int
     headers: dict[str, str]
-    body: bytes
+    body: bytes | Answer
     on_handed_over: Callable[[], None] = lambda: None
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of the body."""
+        return len(self.body) if isinstance(self.body, bytes) else self.body.size_bytes
+
+    def pieces(self) -> Iterator[bytes]:
+        """Cut and join the body, so that all pieces but the last have `PIECE_BYTES` at least."""
+        parts = (self.body,) if isinstance(self.body, bytes) else self.body.parts()
+        ahead, ahead_bytes = [], 0
+        for part in parts:
+            for start in range(0, len(part), PIECE_BYTES):
+                ahead.append(part[start : start + PIECE_BYTES])
+                ahead_bytes += len(ahead[-1])
+                if ahead_bytes >= PIECE_BYTES:
+                    yield b"".join(ahead)
+                    ahead, ahead_bytes = [], 0
+        yield b"".join(ahead)
 
 
 def text(status: int, line: str, **headers: str) -> Response:
@@ -67,17 +85,16 @@ def text(status: int, line: str, **headers: str) -> Response:
 async def send_response(scope: HTTPScope, send: ASGISendCallable, response: Response) -> None:
     """Send it in pieces, and tell the response when a GET was handed over whole."""
     named = {"date": formatdate(usegmt=True), "x-content-type-options": "nosniff"}
-    named |= response.headers | {"content-length": str(len(response.body))}
+    named |= response.headers | {"content-length": str(response.size_bytes)}
     if _body_bytes(scope) != 0:  # nobody reads it
         named["connection"] = "close"
     headers = [(name.encode(), value.encode()) for name, value in named.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     connection: Connection = scope["state"]["connection"]
-    for start in range(0, len(response.body), PIECE_BYTES):
+    for piece in () if scope["method"] == "HEAD" else response.pieces():
         if connection.transport.is_closing():
             connection.abort()  # asyncio would warn of each piece more
             return
-        piece = response.body[start : start + PIECE_BYTES]
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     if scope["method"] == "GET" and await connection.handed_over():
         response.on_handed_over()
@@ -94,6 +111,7 @@ class Application:
         health: Supervisor,
         statuses: Callable[[], Iterable[OrgStatus]],
         *,
+        elsewhere: Callable[[], Sequence[OrgElsewhere]] = lambda: (),
         telemetry_path: str = "/metrics",
         clock: Callable[[], float] = time.time,
         reload: Callable[[], Awaitable[str | None]] | None = None,
@@ -105,6 +123,7 @@ class Application:
         self._exposition = exposition
         self._health = health
         self._statuses = statuses
+        self._elsewhere = elsewhere
         self._telemetry_path = telemetry_path
         self._clock = clock
         self._reload = reload
@@ -158,7 +177,7 @@ class Application:
         if answer.content_encoding is not None:
             form["content-encoding"] = answer.content_encoding
         acknowledge = partial(self._exposition.acknowledge, answer.generation)
-        return Response(200, form, answer.body, acknowledge)
+        return Response(200, form, answer, acknowledge)
 
     async def _reloaded(self, method: str) -> Response:
         if method != "POST":
@@ -180,7 +199,9 @@ class Application:
 
     async def _api_status(self, _scope: HTTPScope) -> Response:
         # In whole seconds, so that HEAD tells the length that GET has.
-        return Response(200, _JSON, encode(self._statuses(), now=float(int(self._clock()))))
+        now = float(int(self._clock()))
+        body = encode(self._statuses(), now=now, elsewhere=self._elsewhere())
+        return Response(200, _JSON, body)
 
     async def _overview(self, scope: HTTPScope) -> Response:
         asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
@@ -189,6 +210,7 @@ class Application:
             telemetry_path=self._telemetry_path,
             now=self._clock(),
             chosen=Chosen(asked.get("org"), asked.get("workflow")),
+            elsewhere=self._elsewhere(),
         )
         return Response(200, _OVERVIEW, html.encode("utf-8", "replace"))
 

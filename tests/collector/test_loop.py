@@ -191,6 +191,35 @@ async def test_an_idle_poll_is_one_request(desk: Desk, order: str, *, sends_coun
     assert desk.count == 1
 
 
+async def test_the_interval_stretches_where_the_limit_is_too_low_and_comes_back(desk: Desk) -> None:
+    """What is shown is what is kept: from the poll's end, for its requests may have queued."""
+    desk.service.before_read = lambda _reads: setattr(desk.clocks, "now", desk.clocks.now + 2.0)
+    await desk.poll()
+    demand = desk.process.collector._shared.demand
+    demand.apply(1)  # a minute, of which 0.8 are for polls, which want 2
+    assert await desk.poll() == pytest.approx(2.0 + 75.0)
+    assert desk.own("invent_poll_interval_seconds") == pytest.approx(77.0)
+    demand.apply(300)
+    assert await desk.poll() == 30.0
+    assert desk.own("invent_poll_interval_seconds") == 30.0
+
+
+async def test_orgs_that_begin_together_spread_over_the_interval(desk: Desk) -> None:
+    """The second poll comes at a random moment within it, the others then keep theirs."""
+    polled: list[float] = []
+
+    def before_read(_reads: int) -> None:
+        if desk.clocks.now not in polled:
+            polled.append(desk.clocks.now)
+        if len(polled) == 4:
+            raise KilledError
+
+    desk.service.before_read = before_read
+    with suppress(KilledError):
+        await desk.process.collector.run()
+    assert polled == [0.0, 15.0, 45.0, 75.0]
+
+
 async def test_a_mixed_listing_without_the_count_is_walked_and_the_interval_stretched(
     desk: Desk,
 ) -> None:

@@ -19,6 +19,7 @@ from invent_exporter.app import Exporter
 from invent_exporter.collector.target import Target
 from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
 from invent_exporter.errors import ApiError, StorageError
+from invent_exporter.ledger.recorded import Recorded
 from invent_exporter.redaction import Redactor
 from invent_exporter.simulator import Org, Settings, SimulatorServer, World, quiet_world
 from tests.process.harness import Samples, parse
@@ -358,11 +359,11 @@ async def test_an_org_that_can_not_be_loaded_while_running_is_tried_again(
     ledger = desk.exporter.ledger
     load, left = ledger.load, [2]
 
-    async def fail_twice(org_id: str, *, walk_floor: float) -> object:
+    async def fail_twice(org_id: str, **options: Any) -> object:  # noqa: ANN401
         if left[0]:
             left[0] -= 1
             raise StorageError("disk is full")
-        return await load(org_id, walk_floor=walk_floor)
+        return await load(org_id, **options)
 
     monkeypatch.setattr(ledger, "load", fail_twice)
     await desk.apply("org-a")
@@ -375,18 +376,19 @@ async def test_what_a_superseded_target_had_not_served_yet_is_served_by_the_othe
 ) -> None:
     """A run that was committed, but not published when its target gave way, shows all the same."""
     exporter, is_down, is_held = desk.exporter, [True], asyncio.Event()
-    listing, publish = RunsApi.listing, exporter.exposition.publish
+    listing, record = RunsApi.listing, exporter.ledger.record
 
     def listing_unless_down(api: RunsApi, org_id: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
         if org_id == "c" and is_down[0]:
             raise ApiError("server_error", "down")
         return listing(api, org_id, *args, **more)
 
-    async def hold(changes: dict[Any, Any]) -> int:
+    async def hold(*args: Any, **more: Any) -> Recorded:  # noqa: ANN401
+        recorded = await record(*args, **more)
         task = asyncio.current_task()
-        if task is None or task.get_name() != "org-main":
-            return await publish(changes)
-        monkeypatch.setattr(exporter.exposition, "publish", publish)
+        if task is None or task.get_name() != "org-main" or not recorded.changed:
+            return recorded
+        monkeypatch.setattr(exporter.ledger, "record", record)
         is_held.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -394,7 +396,7 @@ async def test_what_a_superseded_target_had_not_served_yet_is_served_by_the_othe
     monkeypatch.setattr(RunsApi, "listing", listing_unless_down)
     await desk.apply("c", target("org-main", interval_seconds=0.03))
     await desk.wait_until_up(["org-main"])
-    monkeypatch.setattr(exporter.exposition, "publish", hold)
+    monkeypatch.setattr(exporter.ledger, "record", hold)
     desk.finish("org-main")
     async with asyncio.timeout(DEADLINE_SECONDS):
         await is_held.wait()

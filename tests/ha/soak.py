@@ -27,8 +27,8 @@ _TEXT: Final = """\
 
 {orgs} orgs with about 25 runs a second in all, three replicas (up to five) with a lease of
 {lease:g} s, a real PostgreSQL behind a proxy for each, and a real Prometheus that scrapes all of
-them every {scrape:g} s with `deploy/prometheus/prometheus.ha.yml`. After each scenario the API stands
-still. Then every number of every org is compared with the truth: in the replicas, and in
+them every {scrape:g} s with `deploy/prometheus/prometheus.ha.yml`. After each scenario the API
+stands still. Then every number of every org is compared with the truth: in the replicas, and in
 Prometheus as sum of raw increments and as `increase()` over the whole round. A second scraper
 looks all the time whether an org is at two replicas under one lease, or a number goes back.
 

@@ -666,7 +666,7 @@ def test_a_c_without_a_name_takes_no_run_from_an_org_that_has_one(book: Book) ->
     runs = [run("r1", org_id=None), running("r2", org_id=None)]
     book.ledger.record(alias, runs, [], now=NOW)
     book.record(*runs)
-    book.ledger.dissolve(alias)
+    book.ledger.dissolve(alias, book.org.org_id or "", walk_floor=NOW - DAY)
     book.record(run("r2", org_id=None))
     assert book.wf.finished == {"TRIGGER/COMPLETED": 2}
 

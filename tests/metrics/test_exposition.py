@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from unittest.mock import patch
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from invent_exporter.metrics.exposition import Answer, Exposition, View
 from invent_exporter.metrics.families import FINISHED
+from invent_exporter.metrics.lines import Lines, lines_of
 from tests.proof.process import FakeClocks
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
@@ -27,13 +28,13 @@ class Finished:
     value: float
     threads: list[threading.Thread] = field(default_factory=list)
 
-    def metrics(self) -> list[Metric]:
-        """Build it."""
+    def lines(self) -> Lines:
+        """Write it."""
         self.threads.append(threading.current_thread())
         metric = FINISHED.metric()
         labels = {"org_id": "o", "origin": "TRIGGER", "status": "FAILED"}
         metric.add_metric(FINISHED.values({**labels, "workflow_id": self.workflow_id}), self.value)
-        return [metric]
+        return lines_of([metric])
 
 
 class Stand:
@@ -42,9 +43,9 @@ class Stand:
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self.live = Gauge("live", "The exporter's own.", registry=registry)
-        self.registry = registry
+        self.of_orgs = CollectorRegistry()
         self.clocks = FakeClocks()
-        self.exposition = Exposition(registry, self.clocks.monotonic)
+        self.exposition = Exposition(registry, self.clocks.monotonic, of_orgs=self.of_orgs)
 
     async def answer(self, accept: str = "text/plain", encoding: str = "") -> Answer:
         """Ask for metrics."""
@@ -234,8 +235,9 @@ async def test_gzip_follows_accept_encoding(stand: Stand, encoding: str, *, is_g
 @pytest.mark.parametrize("accept", ["text/plain", OPENMETRICS])
 async def test_past_its_time_no_answer_has_the_state_of_an_org(stand: Stand, accept: str) -> None:
     """What was published and what polls said is left out; what the process counted stays."""
-    Gauge("up", "Of an org.", ["org_id"], registry=stand.registry).labels(org_id="o").set(1)
-    Counter("errors", "Of an org.", ["org_id"], registry=stand.registry).labels(org_id="o").inc()
+    of_orgs = stand.of_orgs
+    Counter("errors", "Of an org.", ["org_id"], registry=of_orgs).labels(org_id="o").inc()
+    Gauge("up", "Of an org.", ["org_id"], registry=of_orgs).labels(org_id="o").set(1)
     await stand.exposition.publish({"o": Finished("w", 3)})
     whole = await stand.lines(accept)
     stand.exposition.serving_until = stand.clocks.monotonic() + 1

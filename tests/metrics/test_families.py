@@ -10,12 +10,14 @@ import asyncio
 import math
 import os
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -23,10 +25,23 @@ from invent_exporter.config.schema import MetricsConfig
 from invent_exporter.ledger.counts import Bounds, OrgCounts, WorkflowCounts
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.families import FAMILIES, FINISHED, OrgView, WorkflowView
+from invent_exporter.metrics.lines import lines_of
 from invent_exporter.telemetry import Telemetry
 from tests.programs import require
 from tests.proof.runs import BOUNDS, NOW, run
 from tests.proof.views import HOSTILE, busy_counts, golden_views, released
+
+
+@dataclass(frozen=True)
+class _One:
+    """A registry of one metric."""
+
+    metric: Metric
+
+    def collect(self) -> list[Metric]:
+        """Return it."""
+        return [self.metric]
+
 
 DATA = Path(__file__).parent
 ACCEPT = {"txt": "text/plain", "om": "application/openmetrics-text"}
@@ -82,6 +97,22 @@ def test_each_family_stands_once_with_its_samples_together(form: str) -> None:
     metrics = parsed(body, form)
     assert len(metrics) == len(FAMILIES)
     assert all(metric.documentation for metric in metrics)
+
+
+def test_lines_are_what_prometheus_client_writes() -> None:
+    """Byte for byte, exemplars and odd labels with it, of views and of its own metrics."""
+    odd = WorkflowView(
+        HOSTILE, HOSTILE, HOSTILE, released(busy_counts()), None, (("team", HOSTILE),)
+    )
+    for view in (*golden_views().values(), odd):
+        expected = {}
+        for metric in view.metrics():
+            latest = generate_latest(_One(metric))  # type: ignore[no-untyped-call]
+            body = latest.removesuffix(b"# EOF\n")
+            expected[metric.name] = body.split(b"\n", 2)[2]
+        lines = view.lines()
+        assert lines.by_family == expected
+        assert lines == lines_of(view.metrics())
 
 
 def test_both_forms_say_the_same() -> None:

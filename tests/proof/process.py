@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import SubOrgsApi
-from invent_exporter.api.ratelimit import PageAllowance
+from invent_exporter.api.ratelimit import Demand, PageAllowance
 from invent_exporter.clocks import Clocks
 from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.poller import Poller
@@ -114,7 +114,7 @@ class Steps:
     def step(self, *, on_disk: bool) -> None:
         """Pass one point."""
         self.passed += 1
-        if self.passed == self.kill_at:
+        if self.kill_at is not None and self.passed >= self.kill_at:
             raise KilledError
         if on_disk and self.disk_fails_at is not None and self.passed >= self.disk_fails_at:
             raise OperationalError("made to fail", None, OSError("disk is full"))
@@ -289,6 +289,7 @@ class Process:
                 publisher=self.publisher,
                 clocks=clocks,
                 allowance=PageAllowance(3000, clocks.monotonic),
+                demand=Demand(3000),
                 read_key=Key.read,
                 redactor=settings.redactor,
                 walk_bounds=settings.walk_bounds,
@@ -319,5 +320,6 @@ class Process:
 
     def stop(self) -> None:
         """End, in order or after a kill: in both cases nothing more is written."""
+        self.publisher.close()
         self.exposition.close()
         self.ledger.close()

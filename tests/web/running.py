@@ -59,8 +59,11 @@ class Running:
         while not self.may_answer.is_set():  # noqa: ASYNC110 -- set by another thread
             await asyncio.sleep(0.005)
         if "gzip" in accept_encoding:
-            return Answer(self.generation, "text/plain", "gzip", gzip.compress(self.body))
-        return Answer(self.generation, "text/plain; version=0.0.4", None, self.body)
+            return self._answer("text/plain", "gzip", gzip.compress(self.body))
+        return self._answer("text/plain; version=0.0.4", None, self.body)
+
+    def _answer(self, content_type: str, encoding: str | None, body: bytes) -> Answer:
+        return Answer(self.generation, content_type, encoding, len(body), lambda: iter((body,)))
 
     def acknowledge(self, generation: int) -> None:
         """Note it."""
