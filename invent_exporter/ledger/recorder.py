@@ -127,8 +127,9 @@ class Recorder:
                 self._given_up.append(row)
         for row in self._given_up:
             mine = known.get(row.run_id)
-            if mine is not None and not mine.final:
+            if mine is not None and not mine.owned:
                 mine.owned = self.recorded.news = True
+                mine.final = False  # its org did not see it end: it counts here
                 self._updated[mine.run_id] = mine
                 if not self._settings.workflows.leave_out(mine.workflow_id):
                     self._workflows.draft(mine.workflow_id)
