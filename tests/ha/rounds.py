@@ -30,7 +30,7 @@ _ORG: Final = re.compile(
     re.MULTILINE,
 )
 """A series that is of an org; what the process counted of its own polls goes on without a lease."""
-_PAUSE_SECONDS: Final = 0.5
+_PAUSE_SECONDS: Final = 0.2
 _TIMEOUT_SECONDS: Final = 3.0
 """Of a scrape of a round; a replica that is frozen answers later than that."""
 
@@ -78,6 +78,8 @@ class Rounds:
         self.judge, self.watcher = Judge(), Watcher()
         self.serving: dict[str, set[str]] = {}
         """Which orgs each replica served in the last round."""
+        self.pending: set[str] = set()
+        """Which replicas were asked, and did not answer yet."""
         self.count = 0
         self.gaps: dict[str, float] = {}
         """The longest time in seconds for which no scrape had an org, since `forget_gaps`."""
@@ -158,10 +160,13 @@ class Rounds:
         self.count += 1
 
     def _ask(self, replica: Replica) -> str:
+        self.pending.add(replica.name)
         try:
             answer = self._client.get(f"http://127.0.0.1:{replica.port}/metrics")
         except httpx.TransportError:
-            return ""  # ended, stopped or not there yet: as Prometheus has it, a scrape that failed
+            return ""  # ended, frozen or not there yet: as Prometheus has it, a scrape that failed
+        finally:
+            self.pending.discard(replica.name)
         assert answer.status_code == httpx.codes.OK, answer
         return answer.text
 

@@ -22,10 +22,11 @@ def kill(stage: Stage) -> None:
 
 
 def freeze(stage: Stage) -> None:
-    """One stands still for longer than its leases, then goes on as if nothing had been."""
+    """One stands still for longer than its leases, then goes on in the middle of a scrape."""
     first, *others = stage.fleet.running
     first.freeze()
     stage.wait_until_shared(others)
+    wait_for("it alone is asked", lambda: stage.rounds.pending == {first.name})
     first.thaw()
     stage.wait_until_shared([first, *others])
 
