@@ -6,6 +6,7 @@ answered is in memory already.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from dataclasses import dataclass
@@ -205,8 +206,10 @@ class Application:
 
     async def _overview(self, scope: HTTPScope) -> Response:
         asked = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-        html = render(
-            self._statuses(),
+        # In a thread: of many orgs it is a large page, and scrapes go on meanwhile.
+        html = await asyncio.to_thread(
+            render,
+            [*self._statuses()],
             telemetry_path=self._telemetry_path,
             now=self._clock(),
             chosen=Chosen(asked.get("org"), asked.get("workflow")),

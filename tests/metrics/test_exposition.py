@@ -7,6 +7,8 @@ import gzip
 import threading
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
+from random import Random
 from unittest.mock import patch
 
 import pytest
@@ -117,6 +119,25 @@ async def test_a_view_is_replaced_and_taken_away_by_its_key(stand: Stand) -> Non
     lines = "\n".join(await stand.lines())
     assert "wf-a" not in lines
     assert 'workflow_id="wf-b"} 2.0' in lines
+
+
+async def test_whatever_comes_and_goes_each_form_has_what_is_there(stand: Stand) -> None:
+    """More views than one piece holds, in both formats, compressed or not, with their lengths."""
+    random = Random(7)
+    there: dict[int, str | None] = {}
+    for step in range(60):
+        changes: dict[Hashable, View | None] = {}
+        for name in random.sample(range(50), 6):
+            is_there = random.random() < 0.7
+            changes[name] = Finished(f"wf-{name}", step) if is_there else None
+            there[name] = f'"wf-{name}"}} {step}.0' if is_there else None
+        await stand.exposition.publish(changes)
+        expected = sorted(filter(None, there.values()))
+        for accept, encoding in product(("text/plain", OPENMETRICS), ("", "gzip")):
+            lines = await stand.lines(accept, encoding)
+            assert sorted(line.split("workflow_id=")[1] for line in lines[:-1]) == expected
+            answer = await stand.answer(accept, encoding)
+            assert answer.size_bytes == len(answer.body)
 
 
 async def test_only_what_changed_is_encoded_anew(stand: Stand) -> None:
