@@ -16,7 +16,6 @@ import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 from rich import box
@@ -70,17 +69,18 @@ def fitting_orgs(fleet: Fleet, poll_interval_seconds: float) -> int:
     return max(1, min(fits, fleet.orgs))
 
 
-def cases(fleet: Fleet, state: Path) -> Iterator[Case]:
+def cases(fleet: Fleet, *state_urls: str) -> Iterator[Case]:
     """Yield the ways that are looked at."""
     for interval, name in ((30.0, "30s"), (60.0, "1m"), (120.0, "2m"), (300.0, "5m")):
         yield Case(f"polls of {name}", interval, fitting_orgs(fleet, interval))
     fits = fitting_orgs(fleet, 30.0)
     yield Case("30s, uneven orgs", 30.0, fits, spread=2.0)
     yield Case("30s, twice the orgs that fit", 30.0, min(2 * fits, fleet.orgs))
-    url = f"sqlite:///{state}"
     # Without a look back: the first one stores what first contact left out.
     alone = {"scrape_seconds": 15.0, "reconcile_interval_seconds": math.inf}
-    yield Case("30s, scraped, state on disk", 30.0, fits, state_url=url, **alone)
+    for url in state_urls:
+        kind = url.partition(":")[0]
+        yield Case(f"30s, scraped, {kind} on disk", 30.0, fits, state_url=url, **alone)
 
 
 def simulate(fleet: Fleet, case: Case, seconds: float) -> Seen:
@@ -123,6 +123,7 @@ def main() -> None:
         help="of each replica, which needs an address of its own",
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="virtual, for each case")
+    parser.add_argument("--postgresql", metavar="URL", help="an empty database to write to, too")
     flags = parser.parse_args()
     fleet = Fleet(flags.orgs, flags.runs_per_second, flags.workflows, flags.requests_per_minute)
     table = Table(
@@ -132,7 +133,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="invent-bench-") as folder:
         columns: list[dict[str, str]] = []
-        for case in cases(fleet, Path(folder) / "state.db"):
+        urls = [f"sqlite:///{folder}/state.db", *([flags.postgresql] if flags.postgresql else [])]
+        for case in cases(fleet, *urls):
             columns.append(tell(fleet, case, simulate(fleet, case, flags.minutes * 60)))
             print(
                 *(f"{name}: {value}" for name, value in columns[-1].items()),
@@ -174,7 +176,8 @@ def tell(fleet: Fleet, case: Case, seen: Seen) -> dict[str, str]:
         "CPU, a replica": f"{seen.cpu_seconds / seen.seconds:.1%} of a core",
         "ledger: transactions a second, all": f"{writes.transactions * per_second:,.0f}",
         "ledger: rows a second, all": f"{writes.rows * per_second:,.0f}",
-        "ledger: bytes to disk a second, all": f"{writes.disk_bytes * per_second / 1e6:.1f} MB",
+        "ledger: bytes written a second, all": f"{writes.log_bytes * per_second / 1e6:.1f} MB",
+        "ledger: bytes for each run kept": f"{seen.bytes_a_run:.0f}",
         "failed polls": f"{seen.failed_polls}",
     }
 

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+from sqlalchemy import select
 
 from invent_exporter import __version__
 from invent_exporter.api.models import Run
 from invent_exporter.config.load import Config
+from invent_exporter.config.state import POSTGRESQL, shown
 from invent_exporter.errors import StateError
+from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
 from invent_exporter.ledger.reading import reading
 from invent_exporter.metrics.exposition import newborn_text
@@ -54,13 +57,16 @@ def _state(url: str) -> tuple[Line, set[str]]:
     if url == "sqlite://":
         lost = "every start is a first contact: name a file in state.url"
         return Line("state", "kept nowhere", lost), set()
-    path = Path(url.removeprefix("sqlite:///")).absolute()
     try:
         with reading(url) as state:
-            query = "SELECT workflow_id FROM workflow"
-            known = set() if state is None else {row[0] for row in state.connection.execute(query)}
+            query = select(schema.workflow.c.workflow_id)
+            known = set() if state is None else {*state.connection.execute(query).scalars()}
     except StateError as error:
         return Line("state", "can't be used", str(error)), set()
+    if url.startswith(POSTGRESQL):
+        is_new = ", no tables yet" if state is None else ""
+        return Line("state", f"{shown(url)}{is_new}"), known
+    path = Path(url.removeprefix("sqlite:///")).absolute()
     kind = _file_system(path)
     advice = None
     if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
+from sqlalchemy import Connection
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter.config.state import POSTGRESQL
-from invent_exporter.errors import StorageError
+from invent_exporter.errors import StateError, StorageError
 from invent_exporter.ledger import sqlite
 
 
@@ -47,3 +51,27 @@ def open_database(url: str) -> Database:
     from invent_exporter.ledger import postgres  # noqa: PLC0415 (its driver is an extra)
 
     return postgres.open_database(url)
+
+
+@contextmanager
+def alone(url: str) -> Iterator[Connection]:
+    """Begin a transaction while no other process has the state in use, and keep others out of it.
+
+    Raises:
+        StateError: one has, or it can't be used.
+
+    """
+    if url.startswith(POSTGRESQL):
+        from invent_exporter.ledger import postgres  # noqa: PLC0415 (its driver is an extra)
+
+        with postgres.alone(url) as connection:
+            yield connection
+        return
+    database = sqlite.open_database(url)
+    try:
+        with database.engine.begin() as connection:
+            yield connection
+    except (SQLAlchemyError, OSError) as error:
+        raise StateError(f"state.url: {url}: {database.failure(error)}") from error
+    finally:
+        database.close()

@@ -155,6 +155,19 @@ def update_org(connection: Connection, org: OrgLedger, **values: object) -> None
     connection.execute(update(schema.org).where(schema.org.c.org == org.key).values(**values))
 
 
+def delete_org(connection: Connection, org: OrgLedger) -> None:
+    """Delete all that is known of an org."""
+    for table in (schema.run, schema.workflow, schema.invalid, schema.org):
+        connection.execute(delete(table).where(table.c.org == org.key))
+
+
+def newest_created(connection: Connection, org: OrgLedger) -> float:
+    """Tell when the newest known run was created; `inf` without any."""
+    query = select(func.max(schema.run.c.created)).where(schema.run.c.org == org.key)
+    newest = connection.execute(query).scalar()
+    return math.inf if newest is None else float(newest)
+
+
 def put_workflows(
     connection: Connection, org: OrgLedger, drafts: Mapping[str, WorkflowCounts | None]
 ) -> None:

@@ -7,7 +7,8 @@ import math
 import os
 import shutil
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,6 +161,21 @@ def _lock(path: Path) -> int:
             "stop that one, or give each exporter a file of its own"
         ) from error
     return descriptor
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep other processes from opening a file, which is not touched itself.
+
+    Raises:
+        StateError: one has it open.
+
+    """
+    descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -243,14 +243,15 @@ class Exposition:
     async def answer(self, accept: str, accept_encoding: str) -> Answer:
         """Answer in the form that these request headers ask for."""
         text, is_gzip = _choose(accept, accept_encoding)
-        now = self._asked[text] = self._clock()
+        self._asked[text] = self._clock()
         if text not in self._bodies:
             async with self._lock:
                 if text not in self._bodies:
                     made = await self._in_thread(self._make, [text], self.generation)
                     self._bodies |= made
         body = self._bodies[text]
-        if now >= self.serving_until:
+        # Last, with nothing awaited since: the process may have stood still at any moment before.
+        if self._clock() >= self.serving_until:
             body = body.without_orgs or body
         return self._finish(text, body, is_gzip=is_gzip)
 
