@@ -86,25 +86,26 @@ class Discovery:
 
     async def look(self) -> None:
         """Look once; whatever goes wrong is said, and leaves what is known."""
-        reason, self.error = None, None
+        reason = problem = None
         try:
             if (doubt := await self._look()) is not None:
-                reason, self.error = "invalid_response", f"the listing is in doubt: {doubt}"
+                reason, problem = "invalid_response", f"the listing is in doubt: {doubt}"
         except ApiError as error:
-            reason, self.error = error.reason, error.message
+            reason, problem = error.reason, error.message
         except StorageError as error:
-            reason, self.error = "storage", f"the state can't be used: {error}"
+            reason, problem = "storage", f"the state can't be used: {error}"
         except Exception as error:
             # As a poll, it must outlive its bugs.
-            reason, self.error = "invalid_response", f"unexpected: {type(error).__name__}: {error}"
+            reason, problem = "invalid_response", f"unexpected: {type(error).__name__}: {error}"
             log.exception("a look for sub-orgs met a bug", org_id=self._label())
+        self.error = problem
         self.looked_seconds = self._shared.clocks.time()
         if reason is None:
             self._failures = 0
         else:
             self._failures += 1
             self._shared.telemetry.failed_beside_polls(self._label(), reason)
-            fields = {"reason": reason, "error": self.error, "failed_looks": self._failures}
+            fields = {"reason": reason, "error": problem, "failed_looks": self._failures}
             log.warning("sub-orgs can't be listed", org_id=self._label(), **fields)
         self.first_look.set()
         self._shared.retarget.set()
