@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -24,6 +24,13 @@ class Database(Protocol):
     @property
     def engine(self) -> Engine:
         """Begin transactions here, each as strict as if it were alone."""
+
+    @property
+    def leased(self) -> Engine:
+        """Begin those here that keep to the rows of an org whose lease they hold."""
+
+    def lock_runs(self, connection: Connection, run_ids: Iterable[str]) -> None:
+        """Let nobody else read or write these runs, of whatever org, until the transaction ends."""
 
     def size_bytes(self) -> int:
         """Tell how large it is, as far as is known; 0 for one in memory."""

@@ -4,7 +4,7 @@ The ledger has a thread of its own, which alone touches the database and changes
 of an org, so that a step that is awaited in vain (its org is withdrawn) still ends whole.
 `transaction` is the only way in. Why no run counts twice: docs/how-it-counts.md.
 
-Longer than most modules: each step is a transaction of its own, with its argument.
+Longer than most: each step is a transaction of its own, with its argument.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from invent_exporter.api.models import NEVER_SECONDS, Run
 from invent_exporter.errors import ConflictError, LeaseLostError, StorageError
 from invent_exporter.ledger import org as stored
 from invent_exporter.ledger import schema, sub_orgs
-from invent_exporter.ledger.counts import OrgCounts
 from invent_exporter.ledger.database import Database
 from invent_exporter.ledger.heartbeat import check_lease, move_lease
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
@@ -72,18 +71,24 @@ class Ledger:
         self.thread = ThreadPoolExecutor(1, "ledger")
 
     @contextmanager
-    def transaction(self, org: OrgLedger | None = None) -> Iterator[Connection]:
+    def transaction(
+        self, org: OrgLedger | None = None, *, is_wide: bool = False
+    ) -> Iterator[Connection]:
         """Commit the one transaction of a step when the block ends.
 
+        Unless it is wide, it keeps to the rows of `org`, and of other orgs to runs that it locked.
         On StorageError nothing is, or nobody knows (`OrgLedger.is_stale`); on ConflictError the
         step runs again, so it changes memory only after its last transaction.
         """
         if org is not None and org.is_stale:
             raise StorageError("it is not known what the last transaction did: loaded anew first")
+        lease = None if org is None else org.lease
+        is_own = lease is not None and not is_wide
+        engine = self._database.leased if is_own else self._database.engine
         try:
-            with self._database.engine.begin() as connection:
-                if org is not None and org.lease is not None:
-                    check_lease(connection, org.lease, self._replica)
+            with engine.begin() as connection:
+                if lease is not None:
+                    check_lease(connection, lease, self._replica)
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             failure = self._database.failure(error)
@@ -160,21 +165,10 @@ class Ledger:
     @in_thread
     def forget_texts(self) -> None:
         """Drop the error texts of the orgs that are not loaded: nobody polls, or shows, them."""
-        columns = schema.org.c.org, schema.org.c.counts
         if self._database.is_shared:
             return  # another replica may show what is not loaded here
-        others = select(*columns).where(schema.org.c.org.not_in(self._loaded.keys()))
         with self.transaction() as connection:
-            for key, known in connection.execute(others).all():
-                counts = msgspec.json.decode(known, type=OrgCounts)
-                if any(run.error for run in counts.failed):
-                    counts.failed = [
-                        msgspec.structs.replace(run, error="") for run in counts.failed
-                    ]
-                    where = schema.org.c.org == key
-                    connection.execute(
-                        update(schema.org).where(where).values(counts=to_json(counts))
-                    )
+            stored.forget_texts(connection, but_of=self._loaded)
 
     @in_thread
     def identify(
@@ -186,7 +180,7 @@ class Ledger:
         the ledger of `c` says nothing of them: its id begins with an empty one. None: another
         replica polls the org of that id; all replicas know from now on that `c` is it.
         """
-        with self.transaction(org) as connection:
+        with self.transaction(org, is_wide=True) as connection:
             is_ours = self._move_lease(connection, org, org_id)
             keeps = is_ours and not (was_foreign or stored.is_known(connection, org_id))
             if keeps:
@@ -210,7 +204,7 @@ class Ledger:
 
         None: another replica polls that org.
         """
-        with self.transaction(org) as connection:
+        with self.transaction(org, is_wide=True) as connection:
             is_ours = self._move_lease(connection, org, org_id)
             update_org(connection, org, alias=None)
             stored.let_c_be(connection, org_id, walk_floor)
@@ -227,7 +221,7 @@ class Ledger:
     @in_thread
     def dissolve(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> None:
         """Forget the ledger of `c`, whose org another entry of the configuration polls."""
-        with self.transaction(org) as connection:
+        with self.transaction(org, is_wide=True) as connection:
             stored.delete_org(connection, org)
             if org.lease is not None:  # so that no other replica takes `c` for a third org
                 stored.let_c_be(connection, org_id, walk_floor)
@@ -260,6 +254,7 @@ class Ledger:
             left_bytes=self.room.left_bytes(sum(each.text_bytes for each in self._loaded.values())),
         )
         with self.transaction(org) as connection:
+            self._database.lock_runs(connection, [run.id for run in runs])
             recorder.record(connection, runs)
             recorder.record_invalid(connection, invalid)
             recorder.store(connection)

@@ -1,9 +1,13 @@
 """A PostgreSQL database that several replicas share, each transaction as if it were alone.
 
-SERIALIZABLE is the whole argument: what docs/how-it-counts.md proves for one process, with one
-transaction after the other, holds for many. Transactions that meet fail with one of `_CONFLICTS`,
-and the ledger runs them again. What a failed COMMIT did nobody knows, so the ledger loads the org
-anew after any other error.
+What docs/how-it-counts.md proves for one process, with one transaction after the other, holds for
+many, because the result is that of some order. Transactions are SERIALIZABLE: those that meet fail
+with one of `_CONFLICTS`, and the ledger runs them again. PostgreSQL notes what such a transaction
+reads by the page and by the table, so of two that record runs one would fail for nothing. So those
+that keep to an org's rows hold its lease, under which nobody else writes them, and lock each run
+that they look up, which may stand under several orgs: READ COMMITTED is as good then.
+
+What a failed COMMIT did nobody knows, so the ledger loads the org anew after any other error.
 
 A connection that is silent is given up in seconds: the network's own ways (keepalives) see a dead
 peer, but not a proxy that takes everything and answers nothing. So a thread looks at each
@@ -18,7 +22,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
@@ -34,6 +39,9 @@ from invent_exporter.config.state import shown
 from invent_exporter.errors import ConflictError, NoRoomError, StateError, StorageError
 from invent_exporter.ledger.schema import SCHEMA_VERSION, leases, meta, replica, tables
 from invent_exporter.ledger.upgrade import run_steps
+from invent_exporter.log import get_logger
+
+log = get_logger(__name__)
 
 _CONNECT: Final[dict[str, Any]] = {
     "connect_timeout": 3,
@@ -61,7 +69,7 @@ _IDLE_SECONDS: Final = 1.0
 """A connection that was not used for so long is asked whether it is still one."""
 _SIZE_SECONDS: Final = 30.0
 _LOCK: Final = 0x1E7E17
-"""Of PostgreSQL's advisory locks, the one under which tables are made."""
+"""Of PostgreSQL's advisory locks: under which tables are made, and the first half of runs' own."""
 # What goes wrong is an error of the step; the driver's own lines name hosts and users as well.
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
@@ -72,6 +80,8 @@ _CONFLICTS: Final = (
     "23505",  # unique_violation: another replica has just inserted the same
 )
 _DISK_FULL: Final = "53100"
+_PRED_LOCKS: Final = 256
+"""A page looks up 100 ids; above half of the setting the lock becomes one of the whole index."""
 
 
 class Database:
@@ -95,10 +105,19 @@ class Database:
             pool_size=2,
             max_overflow=0,
         )
+        self.leased = self.engine.execution_options(isolation_level="READ COMMITTED")
         event.listen(self.engine, "checkout", self._take)
         event.listen(self.engine, "checkin", self._give_back)
         event.listen(self.engine, "begin", self._look_at_size)
         threading.Thread(target=self._watch, name="postgres", daemon=True).start()
+
+    def lock_runs(self, connection: Connection, run_ids: Iterable[str]) -> None:
+        """Let nobody else read or write these runs, of whatever org, until the transaction ends."""
+        # In one order, so that no two wait for each other. Ids that share a number only wait.
+        numbers = sorted({zlib.crc32(run_id.encode()) - 2**31 for run_id in run_ids})
+        connection.exec_driver_sql(
+            "SELECT pg_advisory_xact_lock(%s, run) FROM unnest(%s::int[]) AS run", (_LOCK, numbers)
+        )
 
     def size_bytes(self) -> int:
         """Size of the whole database, as it was a short time ago."""
@@ -282,6 +301,10 @@ def _prepare(connection: Connection, url: str) -> None:
     encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
     if encoding != "UTF8":
         raise StateError(f"state.url: {url}: its encoding is {encoding}, expected UTF8")
+    locks = int(connection.execute(sa.text("SHOW max_pred_locks_per_transaction")).scalar_one())
+    if locks < _PRED_LOCKS:
+        line = "replicas will meet in the database more often than they need to (docs/scaling.md)"
+        log.info(line, max_pred_locks_per_transaction=locks, expected=_PRED_LOCKS)
     there = set(inspect(connection).get_table_names()) & tables.tables.keys()
     if not there:
         tables.create_all(connection)

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,14 @@ class Database:
     path: Path | None = None
     _lock: int | None = None
     is_shared = False
+
+    @property
+    def leased(self) -> Engine:
+        """Return the engine: one process has all, and one transaction is there at a time."""
+        return self.engine
+
+    def lock_runs(self, connection: Connection, run_ids: Iterable[str]) -> None:
+        """Lock nothing: nobody else is there."""
 
     def failure(self, error: Exception) -> StorageError:
         """Say what a failed transaction means, and do what can help the next one."""
