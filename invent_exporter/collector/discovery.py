@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _READINGS = 3
 _FIRST_RETRY_SECONDS = 30.0
 """After a look that failed; twice as long after each further one, up to the interval."""
+_MOST_DOUBLINGS = 30
 _SPREAD = 0.1
 """Parents that began together don't go on together."""
 
@@ -70,7 +71,8 @@ class Discovery:
             await self.look()
             wait_seconds = interval
             if self._failures:
-                wait_seconds = min(interval, _FIRST_RETRY_SECONDS * 2.0 ** (self._failures - 1))
+                doubled = 2.0 ** min(self._failures - 1, _MOST_DOUBLINGS)
+                wait_seconds = min(interval, _FIRST_RETRY_SECONDS * doubled)
             wait_seconds *= 1 - _SPREAD * self._shared.clocks.random()
             await self._wait(wait_seconds)
 

@@ -457,6 +457,8 @@ async def test_looks_come_at_the_interval_and_sooner_after_a_failure(desk: Desk)
     assert await waits(desk, 3) == [600.0] * 3
     desk.server.add_faults(Fault(kind="status", status=403))
     assert await waits(desk, 7) == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
+    desk.discovery._failures = 5000  # of weeks
+    assert await waits(desk, 1) == [600.0]
     desk.target = replace(desk.target, sub_orgs_interval_seconds=5.0)
     assert await waits(desk, 2) == [5.0, 5.0]
     desk.server.faults.clear()
