@@ -163,7 +163,8 @@ def prometheus(folder: Path) -> Iterator[str]:
     """Run Prometheus on `folder/data` while entered; gives its address.
 
     Imported series have no end. Scrapes, rules and steps meet on full minutes, so a series is gone
-    where it has no sample of that very minute, as it is when a scrape fails.
+    where it has no sample of that very minute, as it is when a scrape fails. The head is never made
+    a block of: behind it the exemplars of the next start would be too old to be taken.
     """
     shutil.rmtree(folder / "data" / "wal", ignore_errors=True)  # of exemplars that were scraped
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -175,6 +176,7 @@ def prometheus(folder: Path) -> Iterator[str]:
         *(f"--web.listen-address=127.0.0.1:{port}", "--web.cors.origin=.*"),
         *("--query.lookback-delta=59s", "--query.max-samples=500000000", "--log.level=error"),
         "--enable-feature=exemplar-storage",
+        *(f"--storage.tsdb.{end}-block-duration=10000h" for end in ("min", "max")),
     ]
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Page, directory=folder)) as page:
         scraped = {
