@@ -16,7 +16,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from multiprocessing import get_context
 from statistics import mean
 
 from rich import box
@@ -70,17 +70,18 @@ def fitting_orgs(fleet: Fleet, poll_interval_seconds: float) -> int:
     return max(1, min(fits, fleet.orgs))
 
 
-def cases(fleet: Fleet, state: Path) -> Iterator[Case]:
+def cases(fleet: Fleet, *state_urls: str) -> Iterator[Case]:
     """Yield the ways that are looked at."""
     for interval, name in ((30.0, "30s"), (60.0, "1m"), (120.0, "2m"), (300.0, "5m")):
         yield Case(f"polls of {name}", interval, fitting_orgs(fleet, interval))
     fits = fitting_orgs(fleet, 30.0)
     yield Case("30s, uneven orgs", 30.0, fits, spread=2.0)
     yield Case("30s, twice the orgs that fit", 30.0, min(2 * fits, fleet.orgs))
-    url = f"sqlite:///{state}"
     # Without a look back: the first one stores what first contact left out.
     alone = {"scrape_seconds": 15.0, "reconcile_interval_seconds": math.inf}
-    yield Case("30s, scraped, state on disk", 30.0, fits, state_url=url, **alone)
+    for url in state_urls:
+        kind = url.partition(":")[0]
+        yield Case(f"30s, scraped, {kind} on disk", 30.0, fits, state_url=url, **alone)
 
 
 def simulate(fleet: Fleet, case: Case, seconds: float) -> Seen:
@@ -123,6 +124,8 @@ def main() -> None:
         help="of each replica, which needs an address of its own",
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="virtual, for each case")
+    parser.add_argument("--only", default="", help="cases whose names hold this")
+    parser.add_argument("--postgresql", metavar="URL", help="an empty database to write to, too")
     flags = parser.parse_args()
     fleet = Fleet(flags.orgs, flags.runs_per_second, flags.workflows, flags.requests_per_minute)
     table = Table(
@@ -132,8 +135,14 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="invent-bench-") as folder:
         columns: list[dict[str, str]] = []
-        for case in cases(fleet, Path(folder) / "state.db"):
-            columns.append(tell(fleet, case, simulate(fleet, case, flags.minutes * 60)))
+        urls = [f"sqlite:///{folder}/state.db", *([flags.postgresql] if flags.postgresql else [])]
+        for case in cases(fleet, *urls):
+            if flags.only not in case.name:
+                continue
+            # In a process of its own, whose memory is that of this case alone.
+            with get_context("spawn").Pool(1) as pool:
+                seen = pool.apply(simulate, (fleet, case, flags.minutes * 60))
+            columns.append(tell(fleet, case, seen))
             print(
                 *(f"{name}: {value}" for name, value in columns[-1].items()),
                 sep="\n",
@@ -142,7 +151,7 @@ def main() -> None:
             )
     for header in ("", *(column["case"] for column in columns)):
         table.add_column(header, overflow="fold")
-    for name in columns[0]:
+    for name in columns[0] if columns else ():
         if name != "case":
             table.add_row(name, *(column[name] for column in columns))
     Console(width=160, highlight=False).print(table)
@@ -165,7 +174,6 @@ def tell(fleet: Fleet, case: Case, seen: Seen) -> dict[str, str]:
         "interval of polls as it was": f"{seen.interval_seconds:.0f} s",
         "end of a run to its count, p50": f"{percentile(seen.lags, 50):.0f} s",
         "p99": f"{percentile(seen.lags, 99):.0f} s",
-        "counted of ended": f"{len(seen.lags):,} of {seen.ended:,}",
         "a whole look back takes": f"{look_back_minutes / 60:.1f} h",
         "samples, a replica": f"{seen.samples:,}",
         "/metrics, plain and gzip": f"{text_mb:.1f} and {gzip_mb:.2f} MB",
@@ -174,7 +182,8 @@ def tell(fleet: Fleet, case: Case, seen: Seen) -> dict[str, str]:
         "CPU, a replica": f"{seen.cpu_seconds / seen.seconds:.1%} of a core",
         "ledger: transactions a second, all": f"{writes.transactions * per_second:,.0f}",
         "ledger: rows a second, all": f"{writes.rows * per_second:,.0f}",
-        "ledger: bytes to disk a second, all": f"{writes.disk_bytes * per_second / 1e6:.1f} MB",
+        "ledger: bytes written a second, all": f"{writes.log_bytes * per_second / 1e6:.1f} MB",
+        "ledger: bytes for each run kept": f"{seen.bytes_a_run:.0f}",
         "failed polls": f"{seen.failed_polls}",
     }
 

@@ -207,7 +207,8 @@ class Writes:
 
     transactions: int = 0
     rows: int = 0
-    disk_bytes: int = 0
+    log_bytes: int = 0
+    """Of SQLite all that went to disk, of PostgreSQL its write-ahead log."""
 
 
 @dataclass
@@ -229,7 +230,8 @@ class Seen:
     text_bytes: int = 0
     gzip_bytes: int = 0
     writes: Writes = field(default_factory=Writes)
-    ledger_bytes: int = 0
+    bytes_a_run: float = 0.0
+    """Of a row of `run` with its indexes and its share of all else."""
     grown_bytes: int = 0
     """Of the resident memory."""
 
@@ -278,7 +280,8 @@ async def _run(
     rss = psutil.Process().memory_info().rss
     exporter, stop = app.Exporter(config, Redactor()), asyncio.Event()
     seen = Seen(len(config.orgs), seconds)
-    writes = _watched(exporter.ledger._database.engine)  # noqa: SLF001 (a benchmark may look inside)
+    engine = exporter.ledger._database.engine  # noqa: SLF001 (a benchmark may look inside)
+    writes = _watched(engine)
     _watch(exporter, seen)
     await exporter.load()
     life = asyncio.create_task(exporter.run(stop))
@@ -290,14 +293,14 @@ async def _run(
     began, cpu, made = exporter.clocks.time(), time.process_time(), api.thread_seconds
     seen.lags.clear()
     seen.polls = seen.failed_polls = 0
-    requests, received, disk = api.requests, api.sent_bytes, _written_bytes()
+    requests, received, log = api.requests, api.sent_bytes, _log_bytes(engine)
     writes.transactions = writes.rows = 0
     await asyncio.sleep(seconds)
     now = exporter.clocks.time()
     seen.cpu_seconds = time.process_time() - cpu - (api.thread_seconds - made)
     seen.requests, seen.received_bytes = api.requests - requests, api.sent_bytes - received
     seen.lags, seen.ended = [*seen.lags], api.ended(began, now)
-    seen.writes = Writes(writes.transactions, writes.rows, _written_bytes() - disk)
+    seen.writes = Writes(writes.transactions, writes.rows, _log_bytes(engine) - log)
     seen.reconciled_ages = [
         now - each.org.scan.reconciled
         for each in exporter.supervisor.collectors
@@ -307,7 +310,7 @@ async def _run(
     seen.samples, seen.text_bytes = samples_in(text.decode()), len(text)
     seen.gzip_bytes = len((await exporter.exposition.answer(OPENMETRICS, "gzip")).body)
     seen.grown_bytes = psutil.Process().memory_info().rss - rss
-    seen.ledger_bytes = exporter.ledger.size_bytes()
+    seen.bytes_a_run = _bytes_a_run(engine)
     scrapes.cancel()
     stop.set()
     await life
@@ -363,10 +366,24 @@ def _watched(engine: Engine) -> Writes:
     return writes
 
 
-def _written_bytes() -> int:
-    """Tell what this process caused to be written to disks (proc(5), io)."""
+def _ask(engine: Engine, question: str) -> float:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        return float(connection.exec_driver_sql(question).scalar() or 0.0)
+
+
+def _log_bytes(engine: Engine) -> int:
+    """Tell what was written until now: by the server, else by this process (proc(5), io)."""
+    if engine.dialect.name == "postgresql":
+        return int(_ask(engine, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')"))
     lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(lines["write_bytes"])
+
+
+def _bytes_a_run(engine: Engine) -> float:
+    size = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+    if engine.dialect.name == "postgresql":
+        size = "SELECT sum(pg_total_relation_size(relid)) FROM pg_stat_user_tables"
+    return _ask(engine, size) / max(1.0, _ask(engine, "SELECT count(*) FROM run"))
 
 
 async def _scrape(exporter: app.Exporter, every_seconds: float) -> None:

@@ -58,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if arguments[:1] == ["migrate"]:
-        raise UsageError("migrate is not supported yet: it will copy a ledger to postgresql://")
     # `serve` may be left out, also in front of its flags.
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         arguments.insert(0, "serve")
@@ -81,7 +79,7 @@ def _run(arguments: list[str]) -> int:
         return int(flags.run(flags, redactor))
     except KeyboardInterrupt:
         # 0 of `check` would say that every org has answered, and of `backfill` that it is done.
-        if flags.run in (_check, _backfill):
+        if flags.run in (_check, _backfill, _migrate):
             raise OutputError("interrupted") from None
         return EXIT_OK
 
@@ -138,15 +136,7 @@ def _parser() -> _Parser:
 
     completion = command("completion", _completion, "print what completes flags in a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
-    explain = command("explain", _explain, "say why a run counted, where and when, or why not")
-    explain.add_argument("run_id", metavar="RUN_ID")
-    ledger = command("ledger", _ledger, "verify, back up, or forget an org of the state file")
-    ledger.add_argument(
-        "action", choices=("verify", "backup", "forget"), help="forget: while serve does not run"
-    )
-    ledger.add_argument(
-        "what", nargs="?", metavar="FILE|ORG", help="the file to write, or the org to forget"
-    )
+    explain, ledger = _of_what_is_known(command)
 
     file = "YAML file; INVENT_API_KEY or INVENT_API_KEY_FILE are enough alone for one org"
     for each in (serve, check, backfill, explain, ledger):
@@ -187,6 +177,26 @@ def _parser() -> _Parser:
     for each in (parser, *commands.choices.values()):
         each.add("--version", "print the version and end", action="store_true")
     return parser
+
+
+def _of_what_is_known(command: Callable[..., _Parser]) -> tuple[_Parser, _Parser]:
+    """Add the commands that look at the state, or move it."""
+    explain = command("explain", _explain, "say why a run counted, where and when, or why not")
+    explain.add_argument("run_id", metavar="RUN_ID")
+    ledger = command("ledger", _ledger, "verify, back up, or forget an org of the state file")
+    ledger.add_argument(
+        "action", choices=("verify", "backup", "forget"), help="forget: while serve does not run"
+    )
+    ledger.add_argument(
+        "what", nargs="?", metavar="FILE|ORG", help="the file to write, or the org to forget"
+    )
+
+    migrate = command(
+        "migrate", _migrate, "copy all that is known to another state, while serve rests"
+    )
+    migrate.add("--from", "what is known, as in state.url", metavar="URL", required=True)
+    migrate.add("--to", "where nothing is known yet", metavar="URL", required=True)
+    return explain, ledger
 
 
 def _file(text: str) -> Path:
@@ -366,6 +376,16 @@ def _state_url(flags: argparse.Namespace) -> str:
     from invent_exporter.config.load import load_config
 
     return load_config(flags.config_file, os.environ).state_url
+
+
+def _migrate(flags: argparse.Namespace, redactor: Redactor) -> int:
+    from invent_exporter.commands.migrate import migrate
+    from invent_exporter.config.state import read_flag
+
+    given = {flag: getattr(flags, flag.lstrip("-")) for flag in ("--from", "--to")}
+    source, target = (read_flag(flag, url, redactor) for flag, url in given.items())
+    _say(migrate(source, target))
+    return EXIT_OK
 
 
 def _backfill(flags: argparse.Namespace, redactor: Redactor) -> int:

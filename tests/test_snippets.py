@@ -51,6 +51,11 @@ ELSEWHERE = {
     ".venv/bin/python exporter.py explain": (
         "tests/process/test_explain.py::test_explain_says_why_a_run_counted_or_not"
     ),
+    "invent-exporter migrate": (
+        "tests/process/test_migrate.py::test_a_scraper_sees_nothing_of_the_move"
+    ),
+    "psql -c 'CREATE ROLE": "makes what the tests of PostgreSQL make by themselves",
+    "pip install 'invent-exporter[postgresql]'": "needs a package index",
     "mv blocks/*": "tests/process/test_backfill_prometheus.py"
     "::test_prometheus_has_the_past_and_the_present_without_a_seam",
     "promtool tsdb create-blocks-from rules": "asks a Prometheus that has the past already",
@@ -150,8 +155,18 @@ def test_every_example_of_yaml_is_read() -> None:
         ("README.md", "scrape_configs"),
         ("README.md", "orgs"),
         ("README.md", "api"),
+        ("docs/postgresql.md", "state"),
         ("grafana/README.md", "jsonData"),
     ]
+
+
+def test_the_example_of_postgresql_is_a_configuration(tmp_path: Path) -> None:
+    """As it stands, beside a key."""
+    (example,) = (text for page, text in yamls() if page == "docs/postgresql.md")
+    file = tmp_path / "config.yaml"
+    file.write_text(example)
+    config = load_config(file, {"INVENT_API_KEY": "key"})
+    assert config.state_url.startswith("postgresql://exporter@db.internal/invent?sslmode=verify")
 
 
 def test_the_example_of_sub_orgs_is_a_configuration(tmp_path: Path) -> None:

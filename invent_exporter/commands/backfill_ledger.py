@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
+from sqlalchemy import ColumnElement, Connection, Row, or_, select
 
 from invent_exporter.errors import StateError
+from invent_exporter.ledger import schema
 from invent_exporter.ledger.reading import reading
 
 
@@ -37,48 +37,42 @@ def read_ledger(state_url: str) -> list[KnownOrg]:
         StateError: the file can't be read, is not the exporter's, or of another version.
 
     """
-    if not state_url.startswith("sqlite://"):
-        raise StateError("state.url: backfill can read sqlite:/// alone")
     with reading(state_url) as state:
         if state is None:
             return []
-        rows = state.connection.execute(_ORGS).fetchall()
-        return [_org(state.connection, state.path, _OrgRow(*row)) for row in rows]
+        rows = state.connection.execute(select(schema.org)).all()
+        return [_org(state.connection, state.place, row) for row in rows]
 
 
-class _OrgRow(NamedTuple):
-    org: int
-    org_id: str | None
-    alias: str | None
-    contacted: int
-    contact: float | None
-
-
-def _org(connection: sqlite3.Connection, path: Path, row: _OrgRow) -> KnownOrg:
+def _org(connection: Connection, place: str, row: Row[Any]) -> KnownOrg:
     name = row.org_id or row.alias or ""
     if not row.contacted or row.org_id is None:
-        raise StateError(f"state.url: {path}: first contact with {name} is not complete; wait")
+        raise StateError(f"state.url: {place}: first contact with {name} is not complete; wait")
     if row.contact is None:
         raise StateError(
-            f"state.url: {path}: the ledger of {name} was begun by version 0.1.0, which did not "
+            f"state.url: {place}: the ledger of {name} was begun by version 0.1.0, which did not "
             "note when first contact was: what it counted can't be told from history"
         )
-    key = {"org": row.org, "contact": row.contact}
+    run, workflow, contact = schema.run.c, schema.workflow.c, row.contact
 
-    def ids(query: str) -> frozenset[str]:
-        return frozenset(name for (name,) in connection.execute(query, key))
+    def ids(*where: ColumnElement[bool]) -> frozenset[str]:
+        query = select(run.run_id).where(run.org == row.org, *where)
+        return frozenset(connection.execute(query).scalars())
 
-    known = map(ids, (_LIVE, _HISTORY, _MET, _WORKFLOWS, _FOLDED))
-    return KnownOrg(name, row.alias, row.contact, *known)
+    def names(where: ColumnElement[bool]) -> frozenset[str]:
+        query = select(workflow.workflow_id).where(workflow.org == row.org, where)
+        return frozenset(connection.execute(query).scalars())
 
-
-_ORGS = "SELECT org, org_id, alias, contacted, contact FROM org"
-_OF_RUNS = "SELECT run_id FROM run WHERE org = :org AND owned = 1 AND"
-# Only what the time of the contact does not decide by itself, so that few are kept in memory.
-_LIVE = f"{_OF_RUNS} (counted = 1 OR final = 0) AND min(created, since) <= :contact"
-_HISTORY = (
-    f"{_OF_RUNS} counted = 0 AND final = 1 AND max(created, since, ifnull(updated, 0)) > :contact"
-)
-_MET = f"{_OF_RUNS} met_by = 'contact' AND created > :contact"
-_WORKFLOWS = "SELECT workflow_id FROM workflow WHERE org = :org AND numbers IS NOT NULL"
-_FOLDED = "SELECT workflow_id FROM workflow WHERE org = :org AND numbers IS NULL"
+    # Only what the time of the contact does not decide by itself, so that few are kept in memory.
+    began_before = or_(run.created <= contact, run.since <= contact)
+    went_on_behind = or_(run.created > contact, run.since > contact, run.updated > contact)
+    return KnownOrg(
+        name,
+        row.alias,
+        contact,
+        live=ids(run.owned, or_(run.counted, ~run.final), began_before),
+        history=ids(run.owned, ~run.counted, run.final, went_on_behind),
+        met=ids(run.owned, run.met_by == "contact", run.created > contact),
+        workflows=names(workflow.counts.is_not(None)),
+        folded=names(workflow.counts.is_(None)),
+    )

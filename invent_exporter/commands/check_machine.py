@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from sqlalchemy import select
 
 from invent_exporter import __version__
 from invent_exporter.api.models import Run
 from invent_exporter.config.load import Config
+from invent_exporter.config.state import POSTGRESQL, shown
 from invent_exporter.errors import StateError
+from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
+from invent_exporter.ledger.heartbeat import read_owners
 from invent_exporter.ledger.reading import reading
 from invent_exporter.metrics.exposition import newborn_text
 from invent_exporter.metrics.families import WorkflowView
@@ -22,6 +26,7 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "fuse.sshf
 """File systems on which SQLite's write-ahead log does not work."""
 _NEAR = 0.8
 _MANY = 0.05
+_NAMED_ORGS = 20
 _FEW_RUNS = 20
 """Fewer say nothing of how long runs take."""
 
@@ -41,7 +46,7 @@ def look_at(config: Config, runs: Sequence[Run]) -> list[Line]:
     workflows = workflows or {run.workflow_label for run in runs}
     return [
         Line("version", f"{__version__}, Python {python}"),
-        state,
+        *state,
         _scrape(config),
         _requests(config),
         _series(config, len(workflows)),
@@ -49,18 +54,24 @@ def look_at(config: Config, runs: Sequence[Run]) -> list[Line]:
     ]
 
 
-def _state(url: str) -> tuple[Line, set[str]]:
-    """Tell whether the state can be written, and which workflows it knows."""
+def _state(url: str) -> tuple[list[Line], set[str]]:
+    """Tell whether the state can be written, who serves what, and which workflows it knows."""
+    shares: list[Line] = []
     if url == "sqlite://":
         lost = "every start is a first contact: name a file in state.url"
-        return Line("state", "kept nowhere", lost), set()
-    path = Path(url.removeprefix("sqlite:///")).absolute()
+        return [Line("state", "kept nowhere", lost)], set()
     try:
         with reading(url) as state:
-            query = "SELECT workflow_id FROM workflow"
-            known = set() if state is None else {row[0] for row in state.connection.execute(query)}
+            query = select(schema.workflow.c.workflow_id)
+            known = set() if state is None else {*state.connection.execute(query).scalars()}
+            if state is not None and url.startswith(POSTGRESQL):
+                shares = list(_shares(read_owners(state.connection)))
     except StateError as error:
-        return Line("state", "can't be used", str(error)), set()
+        return [Line("state", "can't be used", str(error))], set()
+    if url.startswith(POSTGRESQL):
+        is_new = ", no tables yet" if state is None else ""
+        return [Line("state", f"{shown(url)}{is_new}"), *shares], known
+    path = Path(url.removeprefix("sqlite:///")).absolute()
     kind = _file_system(path)
     advice = None
     if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -68,7 +79,15 @@ def _state(url: str) -> tuple[Line, set[str]]:
     elif kind in _NETWORK:
         advice = "SQLite's log does not work on a network file system: use a local disk"
     is_new = "" if path.exists() else ", not there yet"
-    return Line("state", f"{path}{is_new}, on {kind}", advice), known
+    return [Line("state", f"{path}{is_new}, on {kind}", advice)], known
+
+
+def _shares(owners: Mapping[str, str]) -> Iterator[Line]:
+    for replica in sorted({*owners.values()}):
+        orgs = sorted(org for org, owner in owners.items() if owner == replica)
+        more = f", and {len(orgs) - _NAMED_ORGS} more" if len(orgs) > _NAMED_ORGS else ""
+        names = ", ".join(orgs[:_NAMED_ORGS])
+        yield Line(f"served by {replica}", f"{len(orgs)}: {names}{more}")
 
 
 def _file_system(path: Path) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from sqlite3 import Connection
 from typing import NamedTuple
 
-import msgspec
+from sqlalchemy import Connection, func, select
 
 from invent_exporter.api.models import OTHER_WORKFLOW, TIMED_STATUSES, escape
+from invent_exporter.config.state import shown
 from invent_exporter.config.workflows import Workflows
 from invent_exporter.errors import StateError
+from invent_exporter.ledger import schema
 from invent_exporter.ledger.ledger import VANISHED
 from invent_exporter.ledger.reading import reading
 from invent_exporter.ledger.schema import RunRow
@@ -51,7 +52,7 @@ def explain(state_url: str, run_id: str, workflows: Workflows) -> tuple[list[str
     """
     with reading(state_url) as state:
         if state is None:
-            raise StateError(f"state.url: {state_url} is no state file; that of `serve` is read")
+            raise StateError(f"state.url: {shown(state_url)}: no state; expected that of serve")
         orgs = [_Org(*row) for row in state.connection.execute(_ORGS)]
         # As the API writes it, or escaped already, as the log and the page show it.
         for key in (escape(run_id), run_id.encode(errors="replace").decode()):
@@ -62,8 +63,11 @@ def explain(state_url: str, run_id: str, workflows: Workflows) -> tuple[list[str
 
 
 def _of_org(connection: Connection, org: _Org, key: str, workflows: Workflows) -> Iterator[str]:
-    found = connection.execute(_RUN, (org.org, key)).fetchone()
-    noted = connection.execute(_INVALID, (org.org, key)).fetchall()
+    run, invalid, workflow = schema.run.c, schema.invalid.c, schema.workflow.c
+    of_run = select(schema.run).where(run.org == org.org, run.run_id == key)
+    found = connection.execute(of_run).first()
+    noted_as = select(invalid.reason, invalid.seen).order_by(invalid.seen)
+    noted = connection.execute(noted_as.where(invalid.org == org.org, invalid.run_key == key)).all()
     if found is None and not noted:
         return
     yield f"run {key} in org {org.org_id}"
@@ -71,9 +75,9 @@ def _of_org(connection: Connection, org: _Org, key: str, workflows: Workflows) -
         yield f"  left out when it was listed at {_utc(seen)}: {_REASONS.get(reason, reason)};"
         yield f"  it is in invent_runs_invalid_total, reason={reason}, and tried at later polls"
     if found is not None:
-        fields = dict(zip(RunRow.__struct_fields__, found, strict=True))
-        row = msgspec.convert(fields, RunRow, strict=False)
-        where = connection.execute(_WORKFLOW, (org.org, row.workflow_id)).fetchone()
+        row = RunRow(*found)
+        is_it = (workflow.org == org.org) & (workflow.workflow_id == row.workflow_id)
+        where = connection.execute(select(workflow.counts).where(is_it)).first()
         is_folded = where is not None and where[0] is None
         yield f"  status {row.status}, workflow {row.workflow_id}, origin {row.origin}"
         when = "" if row.met is None else f" at {_utc(row.met)}"
@@ -143,7 +147,8 @@ def _why_not(row: RunRow, org: _Org) -> str:
 
 def _unknown(connection: Connection, orgs: list[_Org]) -> Iterator[str]:
     for org in orgs:
-        (newest,) = connection.execute(_NEWEST, (org.org,)).fetchone()
+        of_runs = select(func.max(schema.run.c.created)).where(schema.run.c.org == org.org)
+        newest = connection.execute(of_runs).scalar()
         of_org = f"  org {org.org_id}: ids are kept of runs since {_utc(org.floor)}"
         yield of_org + ("" if newest is None else f", the newest is of {_utc(newest)}")
     yield "  an older run is history or was counted and forgotten; a newer one was not listed yet,"
@@ -157,8 +162,9 @@ def _utc(seconds: float) -> str:
         return "a time that no calendar has"
 
 
-_ORGS = "SELECT org, coalesce(org_id, alias, ''), contact, floor FROM org ORDER BY org"
-_RUN = f"SELECT {', '.join(RunRow.__struct_fields__)} FROM run WHERE org = ? AND run_id = ?"  # noqa: S608 (names of ours)
-_INVALID = "SELECT reason, seen FROM invalid WHERE org = ? AND run_key = ? ORDER BY seen"
-_WORKFLOW = "SELECT numbers FROM workflow WHERE org = ? AND workflow_id = ?"
-_NEWEST = "SELECT max(created) FROM run WHERE org = ?"
+_ORGS = select(
+    schema.org.c.org,
+    func.coalesce(schema.org.c.org_id, schema.org.c.alias, ""),
+    schema.org.c.contact,
+    schema.org.c.floor,
+).order_by(schema.org.c.org)

@@ -1,4 +1,4 @@
-"""The `ledger` command: look whether a state file is whole, copy it, or forget an org."""
+"""The `ledger` command: look whether the state is whole, copy it, or forget an org."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import sqlite3
 from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
-from sqlite3 import Connection
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, func, select
 
+from invent_exporter.config.state import shown
 from invent_exporter.errors import OutputError, StateError, UsageError
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import WorkflowCounts, series_key
-from invent_exporter.ledger.examine import find_damage
+from invent_exporter.ledger.database import alone
+from invent_exporter.ledger.examine import find_bad_json, find_damage
 from invent_exporter.ledger.files import create_private, sync
 from invent_exporter.ledger.reading import State, reading
-from invent_exporter.ledger.sqlite import open_database
 
 
 def verify(state_url: str) -> str:
@@ -29,12 +29,16 @@ def verify(state_url: str) -> str:
     """
     with reading(state_url) as found:
         state = _there(found, state_url)
-        problem = find_damage(state.connection, state.path) or _find_uncounted(state.connection)
+        if state.file is None:  # the server sees to the types of values
+            problem = find_bad_json(state.connection)
+        else:
+            problem = find_damage(state.file.connection, state.file.path)
+        problem = problem or _find_uncounted(state.connection)
         if problem is not None:
-            raise StateError(f"state.url: {state.path}: {problem}; restore it from a backup")
+            raise StateError(f"state.url: {state.place}: {problem}; restore it from a backup")
         orgs, workflows, runs = (
-            state.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 (names of ours)
-            for table in ("org", "workflow", "run")
+            state.connection.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in (schema.org, schema.workflow, schema.run)
         )
     return f"ok: {orgs} orgs, {workflows} workflows, {runs} runs"
 
@@ -42,26 +46,22 @@ def verify(state_url: str) -> str:
 def _find_uncounted(connection: Connection) -> str | None:
     """Hold the counters against the runs that they count; ids that were pruned are in none."""
     rows: Counter[tuple[int, str, str]] = Counter()
-    for org, workflow_id, origin, status, count in connection.execute(_COUNTED):
+    run, workflow = schema.run.c, schema.workflow.c
+    series = run.org, run.workflow_id, run.origin, run.status
+    counted = select(*series, func.count()).where(run.counted).group_by(*series)
+    for org, workflow_id, origin, status, count in connection.execute(counted):
         rows[org, workflow_id, series_key(origin, status)] = count
-    for org, workflow_id, stored in connection.execute(
-        "SELECT org, workflow_id, numbers FROM workflow WHERE numbers IS NOT NULL"
-    ):
+    known = select(workflow.org, workflow.workflow_id, workflow.counts)
+    for org, workflow_id, stored in connection.execute(known.where(workflow.counts.is_not(None))):
         counts = msgspec.json.decode(stored, type=WorkflowCounts)
         for key, count in counts.finished.items():
-            known = rows.pop((org, workflow_id, key), 0)
-            if known > count:
+            of_rows = rows.pop((org, workflow_id, key), 0)
+            if of_rows > count:
                 return (
                     f"workflow {workflow_id} counted {count} runs {key}, "
-                    f"and {known} rows say that they were counted"
+                    f"and {of_rows} rows say that they were counted"
                 )
     return None
-
-
-_COUNTED = (
-    "SELECT org, workflow_id, origin, status, count(*) FROM run WHERE counted = 1 "
-    "GROUP BY org, workflow_id, origin, status"
-)
 
 
 def backup(state_url: str, file: Path) -> str:
@@ -69,13 +69,16 @@ def backup(state_url: str, file: Path) -> str:
 
     Raises:
         StateError: there is nothing to copy, or it can't be read.
+        UsageError: it is not in a file.
         OutputError: the copy can't be written; nothing is left of it.
 
     """
     if file.exists():
         raise OutputError(f"{file} exists; expected a file to be made")
     with reading(state_url) as found:
-        state = _there(found, state_url)
+        state = _there(found, state_url).file
+        if state is None:
+            raise UsageError("ledger backup copies a file: expected pg_dump for PostgreSQL")
         try:
             create_private(file)
             with closing(sqlite3.connect(file)) as copy:
@@ -99,24 +102,20 @@ def forget(state_url: str, org_id: str) -> str:
     org_id = org_id.encode("utf-8", "backslashreplace").decode()  # a flag may be any bytes
     with reading(state_url) as found:
         _there(found, state_url)
-    database = open_database(state_url)
-    try:
-        with database.engine.begin() as connection:
-            named = (schema.org.c.org_id == org_id) | (schema.org.c.alias == org_id)
-            keys = connection.execute(select(schema.org.c.org).where(named)).scalars().all()
-            if not keys:
-                known = connection.execute(select(schema.org.c.org_id)).scalars().all()
-                listed = ", ".join(sorted(filter(None, known))) or "none"
-                raise UsageError(f"ledger forget: org {org_id} is not known; known are: {listed}")
-            rows = 0
-            for table in (schema.run, schema.workflow, schema.invalid, schema.org):
-                rows += connection.execute(delete(table).where(table.c.org.in_(keys))).rowcount
-    finally:
-        database.close()
+    with alone(state_url) as connection:
+        named = (schema.org.c.org_id == org_id) | (schema.org.c.alias == org_id)
+        keys = connection.execute(select(schema.org.c.org).where(named)).scalars().all()
+        if not keys:
+            known = connection.execute(select(schema.org.c.org_id)).scalars().all()
+            listed = ", ".join(sorted(filter(None, known))) or "none"
+            raise UsageError(f"ledger forget: org {org_id} is not known; known are: {listed}")
+        rows = 0
+        for table in (schema.run, schema.workflow, schema.invalid, schema.org):
+            rows += connection.execute(delete(table).where(table.c.org.in_(keys))).rowcount
     return f"forgot org {org_id}: {rows} rows"
 
 
 def _there(state: State | None, state_url: str) -> State:
     if state is None:
-        raise StateError(f"state.url: {state_url} is no state file; expected that of `serve`")
+        raise StateError(f"state.url: {shown(state_url)}: no state; expected that of serve")
     return state

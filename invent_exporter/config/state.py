@@ -12,6 +12,8 @@ from typing import Final
 from urllib.parse import unquote
 
 from invent_exporter.config.yaml_nodes import Value
+from invent_exporter.errors import UsageError
+from invent_exporter.redaction import Redactor
 
 POSTGRESQL: Final = "postgresql://"
 _EXPECTED = "expected sqlite:///FILE, sqlite:// to keep nothing, or postgresql://USER@HOST/DATABASE"
@@ -37,6 +39,16 @@ def state_url(value: Value) -> str:
         if is_there:
             raise value.error(f"{problem}: {_EXPECTED}")
     return text
+
+
+def read_flag(flag: str, text: str, redactor: Redactor) -> str:
+    """Read a flag that names state, and its passwords as secrets; raises ConfigError."""
+    value = Value.of_variable({flag: text}, flag)
+    if value is None:
+        raise UsageError(f"{flag}: nothing is named: {_EXPECTED}")
+    for password in passwords(text):
+        redactor.add(password)
+    return state_url(value)
 
 
 def _postgresql(value: Value, url: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
+from sqlalchemy import Connection
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from invent_exporter.config.state import POSTGRESQL
-from invent_exporter.errors import StorageError
+from invent_exporter.errors import StateError, StorageError
 from invent_exporter.ledger import sqlite
 
 
@@ -20,6 +24,13 @@ class Database(Protocol):
     @property
     def engine(self) -> Engine:
         """Begin transactions here, each as strict as if it were alone."""
+
+    @property
+    def leased(self) -> Engine:
+        """Begin those here that keep to the rows of an org whose lease they hold."""
+
+    def lock_runs(self, connection: Connection, run_ids: Iterable[str]) -> None:
+        """Let nobody else read or write these runs, of whatever org, until the transaction ends."""
 
     def size_bytes(self) -> int:
         """Tell how large it is, as far as is known; 0 for one in memory."""
@@ -47,3 +58,27 @@ def open_database(url: str) -> Database:
     from invent_exporter.ledger import postgres  # noqa: PLC0415 (its driver is an extra)
 
     return postgres.open_database(url)
+
+
+@contextmanager
+def alone(url: str) -> Iterator[Connection]:
+    """Begin a transaction while no other process has the state in use, and keep others out of it.
+
+    Raises:
+        StateError: one has, or it can't be used.
+
+    """
+    if url.startswith(POSTGRESQL):
+        from invent_exporter.ledger import postgres  # noqa: PLC0415 (its driver is an extra)
+
+        with postgres.alone(url) as connection:
+            yield connection
+        return
+    database = sqlite.open_database(url)
+    try:
+        with database.engine.begin() as connection:
+            yield connection
+    except (SQLAlchemyError, OSError) as error:
+        raise StateError(f"state.url: {url}: {database.failure(error)}") from error
+    finally:
+        database.close()

@@ -106,6 +106,22 @@ def find_damage(connection: sqlite3.Connection, path: Path) -> str | None:
     return next((place for place in found if place is not None), None)
 
 
+def find_bad_json(connection: sa.Connection) -> str | None:
+    """Say where the first JSON stands that is not what its column holds; None when all is."""
+    for column, kind in _JSON.items():
+        decode = msgspec.json.Decoder(kind).decode
+        keys = [*column.table.primary_key]
+        query = sa.select(column, *keys).where(column.is_not(None))
+        for value, *row in connection.execution_options(stream_results=True).execute(query):
+            try:
+                decode(value)
+            except msgspec.DecodeError as error:
+                named = (f"{key.name} {each}" for key, each in zip(keys, row, strict=True))
+                where = ", ".join(sorted(named))
+                return f"table {column.table.name}, {where}: {column.name} has bad JSON: {error}"
+    return None
+
+
 def _find_bad_row(
     connection: sqlite3.Connection, table: sa.Table, *, is_current: bool
 ) -> str | None:

@@ -54,6 +54,7 @@ class Leases:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._history_until: dict[str, float] = {}
+        self._was_heard = False
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
@@ -78,6 +79,9 @@ class Leases:
     def _beat(self, target_ids: Sequence[str]) -> Heard:
         sent, until = self._clock(), _NOW + self._lease_seconds
         with self._transaction() as connection:
+            me = select(_REPLICA.name).where(_REPLICA.name == self.name, _REPLICA.until >= _NOW)
+            # Then perhaps all were: the others shall come and find what they had.
+            is_late = self._was_heard and connection.execute(me).first() is None
             alive = insert(schema.replica).values(name=self.name, until=until)
             connection.execute(
                 alive.on_conflict_do_update(
@@ -95,10 +99,11 @@ class Leases:
             owners = self._owners(connection)
             due = to_take(self.name, wanted, owners, replicas)
             free = [key for key in wanted if key not in owners]
-            mine |= self._take(connection, free, due)
+            mine |= self._take(connection, free, 0 if is_late else due)
             owners |= dict.fromkeys(mine.values(), self.name)
             history_until = self._read_history(connection, wanted)
             listed = tuple(connection.execute(_LISTED).one())
+        self._was_heard = True
         return Heard(sent, keys, owners, replicas, mine, history_until, listed)
 
     def _keys(self, connection: Connection, target_ids: Iterable[str]) -> dict[str, str]:

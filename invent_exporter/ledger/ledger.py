@@ -4,20 +4,16 @@ The ledger has a thread of its own, which alone touches the database and changes
 of an org, so that a step that is awaited in vain (its org is withdrawn) still ends whole.
 `transaction` is the only way in. Why no run counts twice: docs/how-it-counts.md.
 
-Longer than most modules: each step is a transaction of its own, with its argument.
+Longer than most: each step is a transaction of its own, with its argument.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
-import random
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
@@ -27,7 +23,6 @@ from invent_exporter.api.models import NEVER_SECONDS, Run
 from invent_exporter.errors import ConflictError, LeaseLostError, StorageError
 from invent_exporter.ledger import org as stored
 from invent_exporter.ledger import schema, sub_orgs
-from invent_exporter.ledger.counts import OrgCounts
 from invent_exporter.ledger.database import Database
 from invent_exporter.ledger.heartbeat import check_lease, move_lease
 from invent_exporter.ledger.org import OrgLedger, put_workflows, to_json, update_org
@@ -35,18 +30,13 @@ from invent_exporter.ledger.recorded import InvalidRow, Recorded
 from invent_exporter.ledger.recorder import LedgerSettings, Recorder
 from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.schema import SubOrgRow
+from invent_exporter.ledger.steps import in_thread
 from invent_exporter.ledger.sub_orgs import SubOrgRows
 from invent_exporter.scan.poll import ScanState
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 VANISHED = 2
 """Complete searches without a run, after which it counts as vanished."""
 _PRUNE_ROWS = 500
-_MOST_CONFLICTS = 9
-_APART_SECONDS = 0.002
-"""At first; twice as long each time, so that a step that meets others waits a second at most."""
 _NO_OTHERS: Mapping[str, float] = {}
 _RUN = schema.run.c
 
@@ -59,32 +49,6 @@ class OpenGroup(msgspec.Struct, frozen=True):
     status: str
     runs: int
     oldest_timestamp_seconds: float
-
-
-def _in_thread(
-    method: Callable[Concatenate[Ledger, _P], _T],
-) -> Callable[Concatenate[Ledger, _P], Awaitable[_T]]:
-    """Run a method in the ledger's thread, in the order of the calls."""
-
-    @wraps(method)
-    async def call(self: Ledger, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        loop = asyncio.get_running_loop()
-        step = partial(method, self, *args, **kwargs)
-        return await loop.run_in_executor(self._thread, _in_peace, step)
-
-    return call
-
-
-def _in_peace(step: Callable[[], _T]) -> _T:
-    """Run a step again until nobody else commits between what it reads and what it writes.
-
-    Of those that meet one always commits, so it is rarely more than once.
-    """
-    for tries in range(_MOST_CONFLICTS):
-        with suppress(ConflictError):
-            return step()
-        time.sleep(random.uniform(0, _APART_SECONDS * 2**tries))  # noqa: S311 (nothing secret)
-    return step()
 
 
 class Ledger:
@@ -104,21 +68,27 @@ class Ledger:
         self.room = room or TextRoom()
         self._database = database
         self._loaded: dict[int, OrgLedger] = {}
-        self._thread = ThreadPoolExecutor(1, "ledger")
+        self.thread = ThreadPoolExecutor(1, "ledger")
 
     @contextmanager
-    def transaction(self, org: OrgLedger | None = None) -> Iterator[Connection]:
+    def transaction(
+        self, org: OrgLedger | None = None, *, is_wide: bool = False
+    ) -> Iterator[Connection]:
         """Commit the one transaction of a step when the block ends.
 
+        Unless it is wide, it keeps to the rows of `org`, and of other orgs to runs that it locked.
         On StorageError nothing is, or nobody knows (`OrgLedger.is_stale`); on ConflictError the
         step runs again, so it changes memory only after its last transaction.
         """
         if org is not None and org.is_stale:
             raise StorageError("it is not known what the last transaction did: loaded anew first")
+        lease = None if org is None else org.lease
+        is_own = lease is not None and not is_wide
+        engine = self._database.leased if is_own else self._database.engine
         try:
-            with self._database.engine.begin() as connection:
-                if org is not None and org.lease is not None:
-                    check_lease(connection, org.lease, self._replica)
+            with engine.begin() as connection:
+                if lease is not None:
+                    check_lease(connection, lease, self._replica)
                 yield connection
         except (SQLAlchemyError, OSError) as error:
             failure = self._database.failure(error)
@@ -138,11 +108,11 @@ class Ledger:
 
     def close(self) -> None:
         """End the thread, and let the next process have the file; what is committed stays."""
-        self._thread.shutdown(wait=not self._database.is_shared, cancel_futures=True)
+        self.thread.shutdown(wait=not self._database.is_shared, cancel_futures=True)
         self._database.close()  # a shared one breaks off what waits for an answer
-        self._thread.shutdown(wait=True)
+        self.thread.shutdown(wait=True)
 
-    @_in_thread
+    @in_thread
     def load(self, configured_id: str, *, walk_floor: float, lease: int | None = None) -> OrgLedger:
         """Load an org by its configured id, or make it, with the floor of a first contact.
 
@@ -175,43 +145,32 @@ class Ledger:
         org.lease = lease
         return org
 
-    @_in_thread
+    @in_thread
     def unload(self, org: OrgLedger) -> None:
         """Forget what is in memory of an org that is not polled any more; its rows stay."""
         self._loaded.pop(org.key, None)
 
-    @_in_thread
+    @in_thread
     def sub_orgs(self) -> SubOrgRows:
         """Read the sub-orgs that are known of all orgs."""
         with self.transaction() as connection:
             return sub_orgs.read(connection)
 
-    @_in_thread
+    @in_thread
     def put_sub_orgs(self, parent: str, rows: Sequence[SubOrgRow], *, is_whole: bool) -> None:
         """Commit what an org lists; only when that `is_whole`, what it does not list goes."""
         with self.transaction() as connection:
             sub_orgs.put(connection, parent, rows, is_whole=is_whole)
 
-    @_in_thread
+    @in_thread
     def forget_texts(self) -> None:
         """Drop the error texts of the orgs that are not loaded: nobody polls, or shows, them."""
-        columns = schema.org.c.org, schema.org.c.counts
         if self._database.is_shared:
             return  # another replica may show what is not loaded here
-        others = select(*columns).where(schema.org.c.org.not_in(self._loaded.keys()))
         with self.transaction() as connection:
-            for key, known in connection.execute(others).all():
-                counts = msgspec.json.decode(known, type=OrgCounts)
-                if any(run.error for run in counts.failed):
-                    counts.failed = [
-                        msgspec.structs.replace(run, error="") for run in counts.failed
-                    ]
-                    where = schema.org.c.org == key
-                    connection.execute(
-                        update(schema.org).where(where).values(counts=to_json(counts))
-                    )
+            stored.forget_texts(connection, but_of=self._loaded)
 
-    @_in_thread
+    @in_thread
     def identify(
         self, org: OrgLedger, org_id: str, *, walk_floor: float, was_foreign: bool = False
     ) -> OrgLedger | None:
@@ -221,13 +180,13 @@ class Ledger:
         the ledger of `c` says nothing of them: its id begins with an empty one. None: another
         replica polls the org of that id; all replicas know from now on that `c` is it.
         """
-        with self.transaction(org) as connection:
+        with self.transaction(org, is_wide=True) as connection:
             is_ours = self._move_lease(connection, org, org_id)
             keeps = is_ours and not (was_foreign or stored.is_known(connection, org_id))
             if keeps:
                 update_org(connection, org, org_id=org_id)
             else:
-                _delete(connection, org)
+                stored.delete_org(connection, org)
                 stored.let_c_be(connection, org_id, walk_floor)
         if not keeps:
             self._loaded.pop(org.key, None)
@@ -239,36 +198,36 @@ class Ledger:
     def _move_lease(self, connection: Connection, org: OrgLedger, org_id: str) -> bool:
         return org.lease is None or move_lease(connection, org.lease, org_id, self._replica)
 
-    @_in_thread
+    @in_thread
     def reassign(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> OrgLedger | None:
         """Let `c` stand for another org; the one that it stood for keeps its rows.
 
         None: another replica polls that org.
         """
-        with self.transaction(org) as connection:
+        with self.transaction(org, is_wide=True) as connection:
             is_ours = self._move_lease(connection, org, org_id)
             update_org(connection, org, alias=None)
             stored.let_c_be(connection, org_id, walk_floor)
         self._loaded.pop(org.key, None)
         return self._load(org_id, walk_floor, org.lease) if is_ours else None
 
-    @_in_thread
+    @in_thread
     def knows_any(self, org: OrgLedger, run_ids: Sequence[str]) -> bool:
         """Tell whether any of these runs is known in the org."""
         query = select(_RUN.run_id).where(_RUN.org == org.key, _RUN.run_id.in_(run_ids)).limit(1)
         with self.transaction(org) as connection:
             return connection.execute(query).first() is not None
 
-    @_in_thread
+    @in_thread
     def dissolve(self, org: OrgLedger, org_id: str, *, walk_floor: float) -> None:
         """Forget the ledger of `c`, whose org another entry of the configuration polls."""
-        with self.transaction(org) as connection:
-            _delete(connection, org)
+        with self.transaction(org, is_wide=True) as connection:
+            stored.delete_org(connection, org)
             if org.lease is not None:  # so that no other replica takes `c` for a third org
                 stored.let_c_be(connection, org_id, walk_floor)
         self._loaded.pop(org.key, None)
 
-    @_in_thread
+    @in_thread
     def record(
         self,
         org: OrgLedger,
@@ -295,12 +254,13 @@ class Ledger:
             left_bytes=self.room.left_bytes(sum(each.text_bytes for each in self._loaded.values())),
         )
         with self.transaction(org) as connection:
+            self._database.lock_runs(connection, [run.id for run in runs])
             recorder.record(connection, runs)
             recorder.record_invalid(connection, invalid)
             recorder.store(connection)
         return recorder.put_in_place()
 
-    @_in_thread
+    @in_thread
     def complete(
         self,
         org: OrgLedger,
@@ -346,21 +306,21 @@ class Ledger:
         org.contacted, org.contact_seconds, org.floor_seconds = contacted, contact, floor
         return vanished
 
-    @_in_thread
+    @in_thread
     def save_scan(self, org: OrgLedger, scan: ScanState) -> None:
         """Store where the reconciliation stands; settles nothing."""
         with self.transaction(org) as connection:
             update_org(connection, org, scan=to_json(scan))
         org.scan = scan
 
-    @_in_thread
+    @in_thread
     def open_runs(self, org: OrgLedger) -> dict[str, float]:
         """List the runs that were open when last seen, but vanished ones: id to creation time."""
         query = select(_RUN.run_id, _RUN.created).where(*_open(org))
         with self.transaction(org) as connection:
             return {row.run_id: row.created for row in connection.execute(query)}
 
-    @_in_thread
+    @in_thread
     def open_groups(self, org: OrgLedger) -> tuple[OpenGroup, ...]:
         """Count the open runs by their labels."""
         labels = (_RUN.workflow_id, _RUN.origin, _RUN.status)
@@ -369,7 +329,7 @@ class Ledger:
             rows = connection.execute(query.group_by(*labels)).all()
         return tuple(OpenGroup(*row) for row in rows)
 
-    @_in_thread
+    @in_thread
     def window_from(self, org: OrgLedger, now: float) -> float:
         """Tell where the kept window begins: what is older is not looked for, and may be forgotten.
 
@@ -377,12 +337,12 @@ class Ledger:
         nothing.
         """
         with self.transaction(org) as connection:
-            newest = _newest(connection, org)
+            newest = stored.newest_created(connection, org)
         # A run that is newer may have come after the poll: it was not missed.
         org.missed_until = newest if newest < math.inf else -math.inf
         return min(now, newest) - self.settings.reconcile_window_seconds
 
-    @_in_thread
+    @in_thread
     def release(self, org: OrgLedger, groups: dict[str, list[str]]) -> None:
         """Commit that groups of series (by workflow) are shown at their value from now on."""
         drafts = {name: org.workflows[name].draft() for name in groups}
@@ -392,7 +352,7 @@ class Ledger:
             put_workflows(connection, org, drafts)
         org.workflows.update(drafts)
 
-    @_in_thread
+    @in_thread
     def prune(self, org: OrgLedger, now: float) -> bool:
         """Move the kept window, and delete a few rows that fell out; True when more are left.
 
@@ -400,7 +360,9 @@ class Ledger:
         """
         window = self.settings.reconcile_window_seconds
         with self.transaction(org) as connection:
-            floor = max(org.floor_seconds, min(now, _newest(connection, org)) - window)
+            floor = max(
+                org.floor_seconds, min(now, stored.newest_created(connection, org)) - window
+            )
             fallen = (
                 _RUN.org == org.key,
                 # By each of its times: another may be all that can be read of it later.
@@ -424,17 +386,6 @@ class Ledger:
         if doomed:
             org.floor_seconds = floor
         return len(doomed) == _PRUNE_ROWS
-
-
-def _newest(connection: Connection, org: OrgLedger) -> float:
-    """Tell when the newest known run was created; `inf` without any."""
-    newest = connection.execute(select(func.max(_RUN.created)).where(_RUN.org == org.key)).scalar()
-    return math.inf if newest is None else float(newest)
-
-
-def _delete(connection: Connection, org: OrgLedger) -> None:
-    for table in (schema.run, schema.workflow, schema.invalid, schema.org):
-        connection.execute(delete(table).where(table.c.org == org.key))
 
 
 def _open(org: OrgLedger) -> tuple[Any, ...]:

@@ -155,6 +155,31 @@ def update_org(connection: Connection, org: OrgLedger, **values: object) -> None
     connection.execute(update(schema.org).where(schema.org.c.org == org.key).values(**values))
 
 
+def delete_org(connection: Connection, org: OrgLedger) -> None:
+    """Delete all that is known of an org."""
+    for table in (schema.run, schema.workflow, schema.invalid, schema.org):
+        connection.execute(delete(table).where(table.c.org == org.key))
+
+
+def forget_texts(connection: Connection, *, but_of: Collection[int]) -> None:
+    """Drop the error texts of all orgs but these."""
+    table = schema.org
+    others = select(table.c.org, table.c.counts).where(table.c.org.not_in(but_of))
+    for key, known in connection.execute(others).all():
+        counts = msgspec.json.decode(known, type=OrgCounts)
+        if any(run.error for run in counts.failed):
+            counts.failed = [msgspec.structs.replace(run, error="") for run in counts.failed]
+            values = {"counts": to_json(counts)}
+            connection.execute(update(table).where(table.c.org == key).values(values))
+
+
+def newest_created(connection: Connection, org: OrgLedger) -> float:
+    """Tell when the newest known run was created; `inf` without any."""
+    query = select(func.max(schema.run.c.created)).where(schema.run.c.org == org.key)
+    newest = connection.execute(query).scalar()
+    return math.inf if newest is None else float(newest)
+
+
 def put_workflows(
     connection: Connection, org: OrgLedger, drafts: Mapping[str, WorkflowCounts | None]
 ) -> None:

@@ -1,9 +1,13 @@
 """A PostgreSQL database that several replicas share, each transaction as if it were alone.
 
-SERIALIZABLE is the whole argument: what docs/how-it-counts.md proves for one process, with one
-transaction after the other, holds for many. Transactions that meet fail with one of `_CONFLICTS`,
-and the ledger runs them again. What a failed COMMIT did nobody knows, so the ledger loads the org
-anew after any other error.
+What docs/how-it-counts.md proves for one process, with one transaction after the other, holds for
+many, because the result is that of some order. Transactions are SERIALIZABLE: those that meet fail
+with one of `_CONFLICTS`, and the ledger runs them again. PostgreSQL notes what such a transaction
+reads by the page and by the table, so of two that record runs one would fail for nothing. So those
+that keep to an org's rows hold its lease, under which nobody else writes them, and lock each run
+that they look up, which may stand under several orgs: READ COMMITTED is as good then.
+
+What a failed COMMIT did nobody knows, so the ledger loads the org anew after any other error.
 
 A connection that is silent is given up in seconds: the network's own ways (keepalives) see a dead
 peer, but not a proxy that takes everything and answers nothing. So a thread looks at each
@@ -18,7 +22,9 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
 import psycopg
@@ -27,11 +33,15 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, create_engine, event, insert, inspect, select, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from invent_exporter.config.state import shown
 from invent_exporter.errors import ConflictError, NoRoomError, StateError, StorageError
-from invent_exporter.ledger.schema import SCHEMA_VERSION, leases, meta, tables
+from invent_exporter.ledger.schema import SCHEMA_VERSION, leases, meta, replica, tables
 from invent_exporter.ledger.upgrade import run_steps
+from invent_exporter.log import get_logger
+
+log = get_logger(__name__)
 
 _CONNECT: Final[dict[str, Any]] = {
     "connect_timeout": 3,
@@ -47,7 +57,9 @@ _CONNECT: Final[dict[str, Any]] = {
 _SESSION: Final = (
     "SET statement_timeout = '8s'; "
     # Of a process that was stopped in the middle: its locks must not hold up who takes over.
-    "SET idle_in_transaction_session_timeout = '5s'"
+    "SET idle_in_transaction_session_timeout = '5s'; "
+    # A serializable transaction that scans a table meets everybody who writes to it.
+    "SET enable_seqscan = off"
 )
 _PATIENCE_SECONDS: Final = 10.0
 """A transaction takes milliseconds; one that takes this long waits for an answer in vain."""
@@ -57,7 +69,7 @@ _IDLE_SECONDS: Final = 1.0
 """A connection that was not used for so long is asked whether it is still one."""
 _SIZE_SECONDS: Final = 30.0
 _LOCK: Final = 0x1E7E17
-"""Of PostgreSQL's advisory locks, the one under which tables are made."""
+"""Of PostgreSQL's advisory locks: under which tables are made, and the first half of runs' own."""
 # What goes wrong is an error of the step; the driver's own lines name hosts and users as well.
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
@@ -68,6 +80,8 @@ _CONFLICTS: Final = (
     "23505",  # unique_violation: another replica has just inserted the same
 )
 _DISK_FULL: Final = "53100"
+_PRED_LOCKS: Final = 256
+"""A page looks up 100 ids; above half of the setting the lock becomes one of the whole index."""
 
 
 class Database:
@@ -77,9 +91,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         """Connect to nothing yet."""
-        known = conninfo_to_dict(url)
-        options = {name: value for name, value in _CONNECT.items() if name not in known}
-        self._url, self._options = url, options
+        self._url = url
         self._size_bytes, self._size_due = 0, -math.inf
         self._busy: dict[object, tuple[psycopg.Connection[Any], float]] = {}
         self._free = threading.Condition()
@@ -93,10 +105,19 @@ class Database:
             pool_size=2,
             max_overflow=0,
         )
+        self.leased = self.engine.execution_options(isolation_level="READ COMMITTED")
         event.listen(self.engine, "checkout", self._take)
         event.listen(self.engine, "checkin", self._give_back)
         event.listen(self.engine, "begin", self._look_at_size)
         threading.Thread(target=self._watch, name="postgres", daemon=True).start()
+
+    def lock_runs(self, connection: Connection, run_ids: Iterable[str]) -> None:
+        """Let nobody else read or write these runs, of whatever org, until the transaction ends."""
+        # In one order, so that no two wait for each other. Ids that share a number only wait.
+        numbers = sorted({zlib.crc32(run_id.encode()) - 2**31 for run_id in run_ids})
+        connection.exec_driver_sql(
+            "SELECT pg_advisory_xact_lock(%s, run) FROM unnest(%s::int[]) AS run", (_LOCK, numbers)
+        )
 
     def size_bytes(self) -> int:
         """Size of the whole database, as it was a short time ago."""
@@ -127,15 +148,7 @@ class Database:
     def _connect(self) -> psycopg.Connection[Any]:
         if self._closed.is_set():
             raise psycopg.OperationalError("closed")
-        connection = psycopg.connect(self._url, **self._options)
-        try:
-            connection.autocommit = True
-            connection.execute(_SESSION)
-            connection.autocommit = False
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return _connect(self._url, _SESSION)
 
     def _take(self, connection: psycopg.Connection[Any], record: Any, _proxy: object) -> None:  # noqa: ANN401
         now = time.monotonic()
@@ -174,6 +187,22 @@ class Database:
             self._size_due = time.monotonic() + _SIZE_SECONDS
 
 
+def _connect(url: str, session: str, **options: Any) -> psycopg.Connection[Any]:  # noqa: ANN401
+    """Connect as the URL says; what it leaves open is `options`, and `_CONNECT`."""
+    known = conninfo_to_dict(url)
+    defaults = {**_CONNECT, **options}.items()
+    chosen = {name: value for name, value in defaults if name not in known}
+    connection = psycopg.connect(url, **chosen)
+    try:
+        connection.autocommit = True
+        connection.execute(session)
+        connection.autocommit = False
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def open_database(url: str) -> Database:
     """Connect, and make the tables where there are none.
 
@@ -189,36 +218,107 @@ def open_database(url: str) -> Database:
         with engine.begin() as connection:
             connection.execute(select(sa.func.pg_advisory_xact_lock(_LOCK)))
             _prepare(connection, shown(url))
-    except (SQLAlchemyError, StateError) as error:
+    except StateError:
         database.close()
-        if isinstance(error, StateError):
-            raise
-        raise StateError(
-            f"state.url: {shown(url)}: {_cause(error)[0]}; "
-            "expected a PostgreSQL server that lets this user make and write tables"
-        ) from error
+        raise
+    except SQLAlchemyError as error:
+        database.close()
+        expected = "expected a PostgreSQL server that lets this user make and write tables"
+        raise _unusable(url, error, expected) from error
     return database
+
+
+def _unusable(url: str, error: Exception, expected: str) -> StateError:
+    return StateError(f"state.url: {shown(url)}: {_cause(error)[0]}; {expected}")
+
+
+@contextmanager
+def reading(url: str) -> Iterator[Connection | None]:
+    """Read what is committed at one moment, of a standby too; None where there are no tables.
+
+    Raises:
+        StateError: the server can't be reached, or the tables are not ours, or of another version.
+
+    """
+    engine = create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: _connect(url, _READS, target_session_attrs="any"),
+        isolation_level="REPEATABLE READ",
+        poolclass=NullPool,
+    )
+    try:
+        with engine.connect() as connection:
+            is_there = inspect(connection).has_table(meta.name)
+            if is_there and check_tables(connection, shown(url)) < SCHEMA_VERSION:
+                raise StateError(
+                    f"state.url: {shown(url)} is of an older version; "
+                    "let `serve` of this version open it first"
+                )
+            yield connection if is_there else None
+    except SQLAlchemyError as error:
+        expected = "expected a PostgreSQL server that lets this user read the tables"
+        raise _unusable(url, error, expected) from error
+
+
+@contextmanager
+def alone(url: str) -> Iterator[Connection]:
+    """Begin a transaction, as long as it may be, in which nobody else writes or holds a lease.
+
+    Raises:
+        StateError: somebody does, or the tables can't be used.
+
+    """
+    open_database(url).close()
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: _connect(url, _WAITS), poolclass=NullPool
+    )
+    names = ", ".join(table.name for table in (*tables.sorted_tables, *leases.sorted_tables))
+    now = sa.extract("epoch", sa.func.clock_timestamp())
+    alive = select(replica.c.name, replica.c.until - now).where(replica.c.until > now)
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"LOCK TABLE {names} IN EXCLUSIVE MODE")
+            for name, seconds in connection.execute(alive):
+                raise StateError(
+                    f"state.url: {shown(url)} is in use by replica {name}; stop it, "
+                    f"or if it is gone wait {seconds:.0f} s for its leases to end"
+                )
+            yield connection
+            connection.execute(_NUMBER_ON)
+    except SQLAlchemyError as error:
+        raise _unusable(url, error, "expected tables that nobody else uses") from error
+
+
+_READS: Final = "SET default_transaction_read_only = on"
+_WAITS: Final = "SET lock_timeout = '5s'"
+_NUMBER_ON: Final = sa.text(
+    "SELECT setval(pg_get_serial_sequence('org', 'org'), max(org)) FROM org HAVING max(org) > 0"
+)
+"""A new org gets the number after those that were copied."""
 
 
 def _prepare(connection: Connection, url: str) -> None:
     encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
     if encoding != "UTF8":
         raise StateError(f"state.url: {url}: its encoding is {encoding}, expected UTF8")
+    locks = int(connection.execute(sa.text("SHOW max_pred_locks_per_transaction")).scalar_one())
+    if locks < _PRED_LOCKS:
+        line = "replicas will meet in the database more often than they need to (docs/scaling.md)"
+        log.info(line, max_pred_locks_per_transaction=locks, expected=_PRED_LOCKS)
     there = set(inspect(connection).get_table_names()) & tables.tables.keys()
     if not there:
         tables.create_all(connection)
         leases.create_all(connection)
         connection.execute(insert(meta).values(schema_version=SCHEMA_VERSION))
         return
-    check_tables(connection, url)
-    version = connection.execute(select(meta.c.schema_version)).scalar_one()
+    version = check_tables(connection, url)
     if version < SCHEMA_VERSION:
         run_steps(connection, version)
         connection.execute(update(meta).values(schema_version=SCHEMA_VERSION))
 
 
-def check_tables(connection: Connection, url: str) -> None:
-    """Look whether the tables are the exporter's, of a version that this program knows.
+def check_tables(connection: Connection, url: str) -> int:
+    """Look whether the tables are the exporter's, of a version that we know; return which.
 
     Raises:
         StateError: they are not.
@@ -237,6 +337,7 @@ def check_tables(connection: Connection, url: str) -> None:
             f"state.url: {url} has schema version {version}, this program knows up to "
             f"{SCHEMA_VERSION}; start the newer program"
         )
+    return int(version)
 
 
 def _cause(error: Exception) -> tuple[str, str | None]:

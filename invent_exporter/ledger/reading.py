@@ -1,7 +1,7 @@
-"""Reads a state file while `serve` may be running, and without a trace.
+"""Reads the state while `serve` may be running, and without a trace.
 
-A reader must neither take `serve`'s lock nor leave files behind: SQLite would make a log and its
-index for a file that nobody has open, with the rights of whoever runs the command.
+A reader of a file must neither take `serve`'s lock nor leave files behind: SQLite would make a log
+and its index for a file that nobody has open, with the rights of whoever runs the command.
 """
 
 from __future__ import annotations
@@ -15,37 +15,59 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from invent_exporter.config.state import POSTGRESQL, shown
 from invent_exporter.errors import StateError
 from invent_exporter.ledger.examine import APPLICATION_ID
 from invent_exporter.ledger.schema import SCHEMA_VERSION
 
 
-class State(NamedTuple):
-    """A state file that is read, as it was committed at one moment."""
+class StateFile(NamedTuple):
+    """A file, and SQLite's own connection to it."""
 
     path: Path
     connection: sqlite3.Connection
 
 
+class State(NamedTuple):
+    """State that is read, as it was committed at one moment; `place` is where, for messages."""
+
+    place: str
+    connection: Connection
+    file: StateFile | None = None
+
+
 @contextmanager
 def reading(state_url: str) -> Iterator[State | None]:
-    """Read what is committed; None where there is no state file.
+    """Read what is committed; None where there is nothing yet.
 
     Raises:
-        StateError: the file can't be read, is not the exporter's, or of another version.
+        StateError: it can't be read, is not the exporter's, or of another version.
 
     """
+    if state_url.startswith(POSTGRESQL):
+        from invent_exporter.ledger import postgres  # noqa: PLC0415 (its driver is an extra)
+
+        with postgres.reading(state_url) as connection:
+            yield None if connection is None else State(shown(state_url), connection)
+        return
     path = Path(state_url.removeprefix("sqlite:///"))
     if not state_url.startswith("sqlite:///") or not path.exists() or not path.stat().st_size:
         yield None
         return
     try:
-        with _opened(path) as connection:
-            connection.execute("BEGIN")
-            _check(connection, path)
-            yield State(path, connection)
-    except (sqlite3.Error, OSError) as error:
-        raise StateError(f"state.url: {path} can't be read: {error}") from error
+        with _opened(path) as opened:
+            opened.execute("BEGIN")
+            _check(opened, path)
+            engine = create_engine("sqlite://", creator=lambda: opened, poolclass=StaticPool)
+            with engine.connect() as connection:
+                yield State(str(path), connection, StateFile(path, opened))
+    except (sqlite3.Error, SQLAlchemyError, OSError) as error:
+        cause = getattr(error, "orig", None) or error
+        raise StateError(f"state.url: {path} can't be read: {cause}") from error
 
 
 @contextmanager

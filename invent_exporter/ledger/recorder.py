@@ -111,21 +111,25 @@ class Recorder:
     ) -> tuple[dict[str, RunRow], set[str]]:
         known: dict[str, RunRow] = {}
         elsewhere: set[str] = set()
-        for *columns, polled_as in connection.execute(_LOOK_UP, {"ids": [run.id for run in runs]}):
-            row = RunRow(*columns)
-            if row.org == self._org.key:
-                known[row.run_id] = row
-            elif row.owned and polled_as is not None and (row.final or polled_as in self._others):
+        found = connection.execute(_LOOK_UP, {"ids": [run.id for run in runs]})
+        rows = [RunRow(*columns) for columns in found]
+        known.update((row.run_id, row) for row in rows if row.org == self._org.key)
+        foreign = [row for row in rows if row.org != self._org.key and row.owned]
+        names = _names(connection, {row.org for row in foreign})
+        for row in foreign:
+            polled_as = names[row.org]
+            if polled_as is not None and (row.final or polled_as in self._others):
                 # A `c` that is not known yet may turn out to be this org, and is forgotten then.
                 elsewhere.add(row.run_id)
-            elif row.owned and polled_as is not None:
+            elif polled_as is not None:
                 # Nobody polls the org that followed it: from now on this one does.
                 row.owned = False
                 self._given_up.append(row)
         for row in self._given_up:
             mine = known.get(row.run_id)
-            if mine is not None and not mine.final:
+            if mine is not None and not mine.owned:
                 mine.owned = self.recorded.news = True
+                mine.final = False  # its org did not see it end: it counts here
                 self._updated[mine.run_id] = mine
                 if not self._settings.workflows.leave_out(mine.workflow_id):
                     self._workflows.draft(mine.workflow_id)
@@ -365,11 +369,16 @@ class Recorder:
         return self.recorded
 
 
-_LOOK_UP = (
-    select(schema.run, schema.org.c.org_id.label("polled_as"))
-    .join(schema.org, schema.org.c.org == schema.run.c.org)
-    .where(schema.run.c.run_id.in_(bindparam("ids", expanding=True)))
-)
+_LOOK_UP = select(schema.run).where(_RUN.run_id.in_(bindparam("ids", expanding=True)))
+"""Without the orgs' names, which most pages need not: who reads `org` meets all who write to it."""
+
+
+def _names(connection: Connection, orgs: set[int]) -> dict[int, str | None]:
+    """Look up the ids of orgs by their keys."""
+    if not orgs:
+        return {}
+    query = select(schema.org.c.org, schema.org.c.org_id).where(schema.org.c.org.in_(orgs))
+    return {row.org: row.org_id for row in connection.execute(query)}
 
 
 def _since(run: Run, now: float) -> float:

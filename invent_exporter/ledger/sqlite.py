@@ -7,7 +7,8 @@ import math
 import os
 import shutil
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,14 @@ class Database:
     path: Path | None = None
     _lock: int | None = None
     is_shared = False
+
+    @property
+    def leased(self) -> Engine:
+        """Return the engine: one process has all, and one transaction is there at a time."""
+        return self.engine
+
+    def lock_runs(self, connection: Connection, run_ids: Iterable[str]) -> None:
+        """Lock nothing: nobody else is there."""
 
     def failure(self, error: Exception) -> StorageError:
         """Say what a failed transaction means, and do what can help the next one."""
@@ -160,6 +169,21 @@ def _lock(path: Path) -> int:
             "stop that one, or give each exporter a file of its own"
         ) from error
     return descriptor
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep other processes from opening a file, which is not touched itself.
+
+    Raises:
+        StateError: one has it open.
+
+    """
+    descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -324,7 +324,7 @@ replicas:
 
 @pytest.mark.parametrize("name", ["default", "network-policy", "replicas"])
 def test_the_whole_rule_of_the_network_policy(name: str) -> None:
-    """In: who the values say and the pod of `helm test`. Out: DNS, 443, PostgreSQL, what is added."""
+    """In: who the values say and the pod of `helm test`. Out: DNS, 443 and what is added."""
     chart = {"app.kubernetes.io/name": "invent-exporter", "app.kubernetes.io/instance": "invent"}
     exporter, test = (
         {"matchLabels": {**chart, "app.kubernetes.io/component": part}}

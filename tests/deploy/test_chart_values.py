@@ -93,7 +93,17 @@ readinessProbe: {failureThreshold: 9}
 global.imagePullSecrets: [pull]
 """)
 TEXTS = ("other", "9s", "2Gi", "/other", "apps/other", "sha256:" + "0" * 64)
-SERVICE_TYPES = {"service.nodePort": "NodePort", "service.loadBalancerClass": "LoadBalancer"}
+SWITCHED_ON: dict[str, dict[str, Any]] = yaml.safe_load("""
+web.entry: {web: {existingSecret: web}}
+web.tlsSecret: {web: {existingSecret: web}}
+state.entry: {state: {existingSecret: state}}
+podDisruptionBudget: {state: {existingSecret: state}, replicas: 2}
+networkPolicy.egress.postgresql: {state: {existingSecret: state}, networkPolicy: {enabled: true}}
+serviceMonitor.tlsConfig: {serviceMonitor: {enabled: true, scheme: https}}
+service.nodePort: {service: {type: NodePort}}
+service.loadBalancerClass: {service: {type: LoadBalancer}}
+""")
+"""What lets a value matter, by how its path begins."""
 
 
 def _other(path: str, default: object) -> object:
@@ -168,18 +178,9 @@ def test_every_value_changes_something() -> None:
 def _switched_on(path: str, defaults: dict[str, object]) -> dict[str, Any]:
     """Return the values that let another one at a dotted path matter."""
     section = path.split(".", maxsplit=1)[0]
-    if path in ("web.entry", "web.tlsSecret"):
-        return {"web": {"existingSecret": "web"}}
-    if path == "state.entry":
-        return {"state": {"existingSecret": "state"}}
-    if section == "podDisruptionBudget":
-        return {"state": {"existingSecret": "state"}, "replicas": 2}
-    if path.startswith("networkPolicy.egress.postgresql"):
-        return {"state": {"existingSecret": "state"}, "networkPolicy": {"enabled": True}}
-    if path == "serviceMonitor.tlsConfig":
-        return {"serviceMonitor": {"enabled": True, "scheme": "https"}}
-    if path in SERVICE_TYPES:
-        return {"service": {"type": SERVICE_TYPES[path]}}
+    for beginning, values in SWITCHED_ON.items():
+        if path.startswith(beginning):
+            return values
     is_off = defaults.get(f"{section}.enabled") is False and path != f"{section}.enabled"
     return {section: {"enabled": True}} if is_off else {}
 

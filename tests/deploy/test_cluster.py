@@ -1,6 +1,7 @@
 """The chart on a real Kubernetes API server that enforces `restricted`, with both Helms."""
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from tests.deploy.chart import (
     CHART,
     HELMS,
+    ROOT,
     VALUES_FILES,
     Manifest,
     only,
@@ -199,6 +201,23 @@ def test_a_release_becomes_replicas_and_one_again(
     assert not server.objects("PodDisruptionBudget", namespace)
     kept = server.objects("PersistentVolumeClaim", namespace)
     assert [item["metadata"]["uid"] for item in kept.values()] == [claim]
+
+
+def test_the_job_that_moves_a_ledger_is_admitted(server: ApiServer, namespace: str) -> None:
+    """It stands in docs/deploy.md; what it mounts is what a release of that name has."""
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    (found,) = re.findall(r"```yaml\n(apiVersion: batch/v1\n.*?)```", text, re.DOTALL)
+    job = yaml.safe_load(found)
+    path = f"/apis/batch/v1/namespaces/{namespace}/jobs?dryRun=All&fieldValidation=Strict"
+    answer = server.ask("POST", path, job)
+    assert answer.is_success, answer.text
+    assert "Warning" not in answer.headers
+    spec = job["spec"]["template"]["spec"]
+    usual = only(render(release="invent-exporter"), "Deployment")["spec"]["template"]["spec"]
+    assert spec["volumes"][0] in usual["volumes"]
+    assert usual["containers"][0]["image"].startswith(
+        spec["containers"][0]["image"].removesuffix("VERSION")
+    )
 
 
 @every_helm

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_profiles_share_all_but_the_exporter(project: dict[str, Any]) -> None:
         "simulator": ["demo", "ha"],
         "demo": ["demo"],
         "real": ["real"],
-        **dict.fromkeys(("replica-a", "replica-b", "postgresql", "prometheus-ha"), ["ha"]),
+        **{name: ["ha"] for name in ("replica-a", "replica-b", "postgresql", "prometheus-ha")},
         "prometheus": ["demo", "real"],
         "alertmanager": all_three,
         "grafana": all_three,
@@ -161,6 +162,12 @@ def test_replicas_are_all_scraped_and_told_apart(project: dict[str, Any]) -> Non
         yaml.safe_load((DEPLOY / "prometheus" / name).read_text())
         for name in ("prometheus.yml", "prometheus.ha.yml")
     )
+    done = run(
+        *(sys.executable, ROOT / "exporter.py", "--config.check", "--config.file=deploy/ha.yaml"),
+        cwd=ROOT,
+        env={"INVENT_STATE_URL": urls.pop()},
+    )
+    assert done.returncode == 0, done.stderr
     (job,) = shared["scrape_configs"]
     (static,) = job["static_configs"]
     ports = {f"exporter:{port['published']}" for port in services["simulator"]["ports"]}

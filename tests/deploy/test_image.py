@@ -27,6 +27,7 @@ from tests.deploy.image import (
     require_containers,
 )
 from tests.deploy.processes import Server, free_port
+from tests.postgres import postgres_server
 from tests.process.harness import DEADLINE_SECONDS, parse, wait_for
 from tests.programs import run
 
@@ -152,14 +153,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def configure(folder: Path, api_url: str) -> None:
+def configure(
+    folder: Path, api_url: str, state_url: str = "sqlite:////data/invent-exporter.db"
+) -> None:
     """Write a configuration that polls often and holds no newborn."""
     api = {"url": api_url, "key_file": "/run/secrets/invent/api-key", "requests_per_minute": 6000}
     config = {
         "api": api,
         "poll_interval": "200ms",
         "metrics": {"newborn_hold": "0s"},
-        "state": {"url": "sqlite:////data/invent-exporter.db"},
+        "state": {"url": state_url},
     }
     (folder / "config.yaml").write_text(json.dumps(config))
 
@@ -237,6 +240,26 @@ def test_hardened_killed_and_started_again_it_counts_each_run_once(
             assert exporter.stop() == 0
         with Exporter(image, folder, SERVE) as exporter:
             assert exporter.finished() == expected
+
+
+def test_replicas_of_it_share_a_database(image: str, folder: Path) -> None:
+    """PostgreSQL's driver is inside: when one is told to end, the other goes on where it was."""
+    with postgres_server() as server, server.database() as url, SimulatorServer() as simulator:
+        configure(folder, simulator.url, url)
+        running = [simulator.world.add_run(status="RUNNING") for _ in range(2)]
+        with Exporter(image, folder, SERVE) as first, Exporter(image, folder, SERVE) as second:
+            simulator.world.finish_run(running[0])
+
+            def has_counted() -> bool:
+                return first.finished() | second.finished() == {"COMPLETED": 1}
+
+            wait_for("a run", has_counted)
+            owner, other = (first, second) if first.finished() else (second, first)
+            assert other.finished() == {}
+            assert owner.stop() == 0
+            simulator.world.finish_run(running[1])
+            wait_for("another run", lambda: other.finished() == {"COMPLETED": 2})
+    assert list((folder / "state").iterdir()) == []
 
 
 def test_commands_work_as_any_user(image: str, folder: Path) -> None:

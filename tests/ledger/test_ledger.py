@@ -686,6 +686,22 @@ def test_open_runs_of_an_org_that_nobody_polls_are_followed_by_who_lists_them(bo
     assert other.workflows["wf"].finished == {}
 
 
+def test_a_run_that_ended_unseen_by_its_org_counts_where_it_is_listed(book: Book) -> None:
+    """Its org was polled still when the other list said so, and left before it read its own."""
+    other = book.other(contact=True)
+    book.ledger.record(other, [running("r", org_id="org-2")], [], now=NOW)
+    ended, polled = run("r", org_id="org-2"), {"org-2": -math.inf}
+    book.record(ended, others=polled)
+    assert book.org.workflows == {}
+    for _ in range(2):
+        book.record(ended)
+        assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
+    book.ledger.record(other, [ended], [], now=NOW, others={"org-1": -math.inf})
+    book.record(ended, others=polled)
+    assert book.wf.finished == {"TRIGGER/COMPLETED": 1}
+    assert other.workflows["wf"].finished == {}
+
+
 # -- unreadable, recovered, vanished and open runs
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import psycopg
@@ -13,10 +15,13 @@ from sqlalchemy.exc import OperationalError
 from invent_exporter.errors import StateError, StorageError
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.database import open_database
+from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.schema import SCHEMA_VERSION
-from tests.ledger.test_ledger import Book, book, new_book
+from invent_exporter.scan.poll import ScanState
+from tests.ledger.blocking import BlockingLedger
+from tests.ledger.test_ledger import DAY, SETTINGS, Book, book, new_book
 from tests.postgres import PostgresServer
-from tests.proof.runs import run
+from tests.proof.runs import NOW, run
 
 __all__ = ["book", "new_book"]
 
@@ -80,6 +85,35 @@ def test_two_processes_that_make_the_same_org_have_the_same(book: Book) -> None:
     event.listen(book.ledger.engine, "after_cursor_execute", once(be_first))
     assert book.other("org-2").key == other.other("org-2").key
     other.ledger.close()
+
+
+@pytest.mark.system
+def test_a_run_that_two_replicas_meet_at_once_counts_once(postgres_url: str) -> None:
+    """It stands under both their orgs: whoever commits first has it. And no step runs twice."""
+    barrier = Barrier(2)
+
+    def count(number: int) -> tuple[int, int]:
+        database = open_database(postgres_url)
+        barrier.wait()
+        with psycopg.connect(postgres_url) as connection:
+            lease = (f"org-{number}", f"host/{number}", number, NOW * 2)
+            connection.execute("INSERT INTO lease VALUES (%s, %s, %s, %s)", lease)
+        ledger = BlockingLedger(Ledger(database, SETTINGS, replica=f"host/{number}"))
+        org = ledger.load(f"org-{number}", walk_floor=NOW - DAY, lease=number)
+        ledger.complete(org, ScanState(), absent=(), contact_seconds=NOW - DAY)
+        statements: list[object] = []
+        event.listen(database.engine, "begin", statements.append)
+        for page in range(20):
+            runs = [run(f"r{page}-{each}") for each in range(30)]
+            barrier.wait()
+            ledger.record(org, runs[:: 1 - 2 * number], [], now=NOW)  # in another order
+        ledger.close()
+        return org.workflows["wf"].finished["TRIGGER/COMPLETED"], len(statements)
+
+    with ThreadPoolExecutor(2) as pool:
+        counted, steps = zip(*pool.map(count, (0, 1)), strict=True)
+    assert sum(counted) == 600
+    assert steps == (20, 20)
 
 
 @pytest.mark.system

@@ -7,11 +7,14 @@ import gzip
 import threading
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
+from random import Random
 from unittest.mock import patch
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from invent_exporter.metrics import exposition
 from invent_exporter.metrics.exposition import Answer, Exposition, View
 from invent_exporter.metrics.families import FINISHED
 from invent_exporter.metrics.lines import Lines, lines_of
@@ -117,6 +120,25 @@ async def test_a_view_is_replaced_and_taken_away_by_its_key(stand: Stand) -> Non
     lines = "\n".join(await stand.lines())
     assert "wf-a" not in lines
     assert 'workflow_id="wf-b"} 2.0' in lines
+
+
+async def test_whatever_comes_and_goes_each_form_has_what_is_there(stand: Stand) -> None:
+    """More views than one piece holds, in both formats, compressed or not, with their lengths."""
+    random = Random(7)
+    there: dict[int, str | None] = {}
+    for step in range(60):
+        changes: dict[Hashable, View | None] = {}
+        for name in random.sample(range(50), 6):
+            is_there = random.random() < 0.7
+            changes[name] = Finished(f"wf-{name}", step) if is_there else None
+            there[name] = f'"wf-{name}"}} {step}.0' if is_there else None
+        await stand.exposition.publish(changes)
+        expected = sorted(filter(None, there.values()))
+        for accept, encoding in product(("text/plain", OPENMETRICS), ("", "gzip")):
+            lines = await stand.lines(accept, encoding)
+            assert sorted(line.split("workflow_id=")[1] for line in lines[:-1]) == expected
+            answer = await stand.answer(accept, encoding)
+            assert answer.size_bytes == len(answer.body)
 
 
 async def test_only_what_changed_is_encoded_anew(stand: Stand) -> None:
@@ -248,3 +270,20 @@ async def test_past_its_time_no_answer_has_the_state_of_an_org(stand: Stand, acc
     assert len(counted) < len(whole) - 1
     stand.exposition.serving_until += 1
     assert await stand.lines(accept) == whole
+
+
+async def test_what_is_sent_goes_before_what_is_encoded(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both need the interpreter's lock; a client that never reads delays a publish a little."""
+    await stand.answer()
+    with monkeypatch.context() as patched, stand.exposition.sending():
+        patched.setattr(exposition, "_GIVE_WAY_SECONDS", 600.0)
+        with stand.exposition.sending():
+            publishing = asyncio.create_task(stand.exposition.publish({"a": Finished("wf", 1)}))
+            _, waiting = await asyncio.wait([publishing], timeout=0.1)
+            assert waiting
+        assert not publishing.done()
+    assert await publishing == 1
+    with stand.exposition.sending():
+        assert await stand.exposition.publish({"a": Finished("wf", 2)}) == 2

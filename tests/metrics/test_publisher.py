@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from invent_exporter.config.workflows import Workflows
 from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger, OpenGroup
 from invent_exporter.ledger.recorder import LedgerSettings
-from invent_exporter.metrics.exposition import Exposition
+from invent_exporter.metrics import publisher
+from invent_exporter.metrics.exposition import Exposition, View
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.scan.poll import ScanState
 from invent_exporter.telemetry import Telemetry
@@ -308,3 +309,30 @@ async def test_nothing_new_is_not_encoded(desk: Desk) -> None:
     await desk.publish()
     await desk.set_open(None)
     assert desk.exposition.encoded_chunks == chunks
+
+
+async def test_what_is_noted_meanwhile_is_published_together(desk: Desk) -> None:
+    """However many orgs have news: one publish at a time, and one that takes the rest along."""
+    await desk.record(run())
+    before = desk.exposition.generation
+    await asyncio.gather(*(desk.publish("wf") for _ in range(50)))
+    assert desk.exposition.generation - before <= 2
+
+
+async def test_a_withdrawal_waits_for_no_rest(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rest after a publish is for news; who is to leave must not be served for it."""
+    monkeypatch.setattr(publisher, "_LONGEST_REST_SECONDS", 1e9)
+    publish = desk.exposition.publish
+
+    async def publish_slowly(changes: Mapping[Hashable, View | None]) -> int:
+        desk.clocks.now += 1e6
+        return await publish(changes)
+
+    monkeypatch.setattr(desk.exposition, "publish", publish_slowly)
+    await desk.record(run())
+    news = asyncio.create_task(desk.publish("wf"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await desk.publisher.withdraw(desk.org)
+        await news
+    assert await desk.served() == {}

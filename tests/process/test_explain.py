@@ -133,5 +133,5 @@ def test_without_a_state_there_is_nothing_to_explain(tmp_path: Path) -> None:
     """One line, and nothing is made."""
     config = make_config("http://127.0.0.1:1", tmp_path)
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    assert "is no state file" in _ask(tmp_path, "explain", "run-1", status=1)
+    assert "no state; expected that of serve" in _ask(tmp_path, "explain", "run-1", status=1)
     assert not (tmp_path / "state.db").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
@@ -13,6 +14,8 @@ from invent_exporter.simulator import Fault, Org, SimulatorServer
 from tests.commands.backfilling import arguments, backfill, samples_of
 from tests.process.conftest import Start
 from tests.process.harness import Exporter, Samples, make_config, run_command
+from tests.process.traffic import faults
+from tests.process.watcher import Watcher
 
 PARENT = {"id": "c", "name": "Main", "sub_orgs": True, "sub_orgs_interval": "200ms"}
 GAUGES = ("balance", "promo_balance", "spending_cap", "spending_cap_used")
@@ -99,6 +102,79 @@ def test_a_run_that_parent_and_sub_org_list_counts_once(
     for org in ("org-main", "org-sub"):
         exporter.wait_for_polls(org)
     assert finished(exporter.scrape()) == {"org-main": 0, "org-sub": 6}
+
+
+class Trouble:
+    """Sub-orgs that come and go, and runs of them, some of which their parent lists as well."""
+
+    def __init__(self, simulator: SimulatorServer, seed: int) -> None:
+        """Begin with three sub-orgs."""
+        self.world, self.random = simulator.world, Random(seed)
+        for name in ("org-sub", "org-a", "org-b"):
+            add(simulator, name)
+        self.world.add_run(org_id="org-sub", status="COMPLETED", workflow_id="wf-old")
+        self.subs = {org.id: org for org in self.world.orgs if org.parent == "org-main"}
+        self.own = dict.fromkeys(["org-main", *self.subs], 0)
+        self.shared = 0
+        self._open: list[str] = []
+
+    def make(self) -> None:
+        """Let something happen."""
+        name = self.random.choice([*self.subs])
+        if self.world.find_org(name) is None:
+            self.world.add_org(self.subs[name])
+        elif self.random.random() < 0.5:
+            self.world.remove_org(name)
+        for _ in range(self.random.randrange(3)):
+            name = self.random.choice([*self.own])
+            self.world.add_run(org_id=name, status="FAILED", workflow_id="wf-own")
+            self.own[name] += 1
+        if self.random.random() < 0.5:
+            name, workflow = self.random.choice([*self.subs]), "wf-shared"
+            both = {"org_id": name, "also_in": ["org-main"], "workflow_id": workflow}
+            self._open.append(self.world.add_run(status="RUNNING", **both))  # type: ignore[arg-type]
+            self.shared += 1
+        if self._open and self.random.random() < 0.5:
+            self.world.finish_run(self._open.pop(), "FAILED")
+
+    def end(self) -> None:
+        """Let all runs be over, and all orgs be there."""
+        for run_id in self._open:
+            self.world.finish_run(run_id, "FAILED")
+        for org in self.subs.values():
+            self.world.add_org(org)
+
+    def is_exact(self, samples: Samples) -> bool:
+        """Tell whether each org has its own, and whoever counted them those of two lists."""
+        name = "invent_runs_finished_total"
+        own = {org: samples.total(name, org_id=org, workflow_id="wf-own") for org in self.own}
+        return own == self.own and samples.total(name, workflow_id="wf-shared") == self.shared
+
+
+LONGER = [pytest.param(seed, marks=pytest.mark.system) for seed in (2, 3, 4)]
+
+
+@pytest.mark.parametrize("seed", [1, *LONGER])
+def test_each_run_counts_once_while_sub_orgs_come_and_go(
+    simulator: SimulatorServer, tmp_path: Path, seed: int
+) -> None:
+    """Under faults of any kind; of an org that is away, what its parent lists counts there."""
+    trouble, watcher = Trouble(simulator, seed), Watcher()
+    config = make_config(simulator.url, tmp_path, orgs=[PARENT], reconcile_interval="1s")
+    with Exporter(tmp_path, config, watcher=watcher) as exporter:
+        for name in trouble.own:
+            exporter.wait_until_up(name)
+        simulator.add_faults(*faults())
+        for _ in range(60):
+            trouble.make()
+            exporter.try_to_scrape()
+        simulator.faults.clear()
+        trouble.end()
+        exporter.wait_for("all is exact", trouble.is_exact)
+        for name in trouble.own:
+            exporter.wait_for_reconciliation(name)
+        assert trouble.is_exact(exporter.scrape())
+    assert not watcher.wrong
 
 
 def test_a_sick_listing_withdraws_nobody_over_a_restart_either(

@@ -59,6 +59,7 @@ class Database:
         self.rows: dict[str, Row] = {}
         self.alive: dict[str, float] = {}
         self.counters: dict[str, int] = {}
+        self.heard: set[str] = set()
         self._epochs = count(1)
 
     def clock_of(self, _name: str) -> float:
@@ -68,6 +69,8 @@ class Database:
     def beat(self, name: str, ids: Sequence[str], sent: float) -> Heard:
         """Do as `Leases.beat`."""
         now = self.clock_of(name)
+        is_late = name in self.heard and self.alive.get(name, 0.0) < now
+        self.heard.add(name)
         self.alive[name] = now + LEASE_SECONDS
         for row in self.rows.values():
             if row.owner == name:
@@ -80,7 +83,7 @@ class Database:
             for key, row in self.rows.items()
             if row.owner is not None and row.until >= now
         }
-        due = to_take(name, ids, owners, self.alive)
+        due = 0 if is_late else to_take(name, ids, owners, self.alive)
         for key in [key for key in ids if key not in owners][:due]:
             self.rows[key] = Row(name, next(self._epochs), now + LEASE_SECONDS)
             owners[key] = name

@@ -106,6 +106,22 @@ def test_a_lease_that_ran_out_is_taken_by_another_under_a_new_number(
         assert read_owners(connection) == dict.fromkeys(IDS, "other")
 
 
+def test_after_the_database_was_away_each_finds_what_it_had(
+    postgres_url: str, stack: ExitStack
+) -> None:
+    """Whoever comes back first takes nothing that another may come back for."""
+    first, second = (_replica(postgres_url, stack, host, SHORT_SECONDS) for host in "ab")
+    first.beat()
+    second.beat()
+    mine = first.beat()
+    first.leases.release([mine["org-2"], mine["org-3"]])
+    assert second.beat().keys() == {"org-2", "org-3"}
+    with first.database.engine.connect() as connection:
+        wait_for("all ran out", lambda: not read_owners(connection))
+    assert first.beat().keys() == {"org-0", "org-1"}
+    assert second.beat().keys() == {"org-2", "org-3"}
+
+
 def test_a_step_holds_its_lease_and_no_renewal_waits_for_it(brief: Replica, other: Replica) -> None:
     """Nobody takes what a step under way goes by, also when it has run out meanwhile."""
     mine = brief.beat()

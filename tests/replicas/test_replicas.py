@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import platform
 import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +15,13 @@ import pytest
 
 from invent_exporter.simulator import Org, Settings, SimulatorServer
 from tests.postgres import PostgresServer, postgres_server
-from tests.process.harness import Exporter, Samples, make_config, wait_for
+from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
 
 pytestmark = pytest.mark.system
 
 ORGS: Final = tuple(f"org-{number}" for number in range(12))
-LEASE_SECONDS: Final = 3.0
+LEASE_SECONDS: Final = 8.0
+"""Long enough for a busy machine, on which heartbeats come late."""
 
 
 class Fleet:
@@ -47,6 +50,13 @@ class Fleet:
         self.replicas.append(replica)
         return replica
 
+    def reload(self) -> None:
+        """Let all read their configuration again, with the orgs as they are now."""
+        for replica in self.replicas:
+            config = json.loads(replica.config_file.read_text())
+            replica.config_file.write_text(json.dumps({**config, "orgs": self.orgs}))
+            replica.signal(signal.SIGHUP)
+
     def finish(self, *org_ids: str) -> None:
         """Let a run come and end in each of these orgs."""
         for org_id in org_ids or ORGS:
@@ -56,10 +66,12 @@ class Fleet:
     def scrape(self) -> list[Samples]:
         """Scrape all at once; none serves what another does, and no counter goes back."""
         answers = [*self._scrapers.map(Exporter.try_to_scrape, self.replicas)]
-        served = [set(counted(answer)) for answer in answers]
-        for number, orgs in enumerate(served):
-            for others in served[number + 1 :]:
-                assert not orgs & others, self._logs()
+        for replica, answer in zip(self.replicas, answers, strict=True):
+            others = {org for other in answers if other is not answer for org in counted(other)}
+            if others & counted(answer).keys():
+                # It may have been handed over between two answers: then it is gone here by now.
+                again = counted(replica.try_to_scrape()).keys()
+                assert not others & counted(answer).keys() & again, self._logs()
         for answer in answers:
             for org, runs in counted(answer).items():
                 assert runs >= self._highest.get(org, 0), f"{org} went back\n{self._logs()}"
@@ -136,6 +148,45 @@ def test_orgs_are_shared_evenly_as_replicas_join_and_leave(fleet: Fleet) -> None
     second.kill()
     answers = fleet.wait_until_exact(0, 0, 12)
     assert answers[2].find("invent_leases_lost_total") == 0
+
+
+def test_each_replica_says_who_serves_what(fleet: Fleet) -> None:
+    """On its page, as JSON, and `check` for all of them; replicas here have one host."""
+    first = fleet.start()
+    second = fleet.start()
+    fleet.wait_until_exact(6, 6)
+    documents = [replica.get("/api/status").json() for replica in (first, second)]
+    here, there = ({org["org_id"] for org in each["orgs"]} for each in documents)
+    assert here | there == {*ORGS}
+    assert {org["org_id"] for org in documents[0]["elsewhere"]} == there
+    host = platform.node()
+    assert {org["owner"] for org in documents[0]["elsewhere"]} == {host}
+    page = first.get("/").text
+    assert "Other replicas" in page
+    assert all(f"<td>{org}</td><td>{host}</td>" in page for org in there)
+    assert all(replica.get("/-/ready").status_code == 200 for replica in (first, second))
+    done = run_command("check", f"--config.file={first.config_file}", "--json")
+    found = {line["what"]: line["found"] for line in json.loads(done.stdout)["machine"]}
+    assert found[f"served by {host}"] == f"12: {', '.join(sorted(ORGS))}"
+
+
+def test_orgs_that_a_reload_drops_or_adds_are_shared_anew(fleet: Fleet) -> None:
+    """By all replicas, once each of them was told."""
+    dropped = fleet.orgs.pop()
+    fleet.start()
+    fleet.start()
+    del fleet.expected[str(dropped["id"])]
+    fleet.wait_until_exact(5, 6)
+    fleet.orgs.append(dropped)
+    fleet.expected[str(dropped["id"])] = 0
+    fleet.reload()
+    fleet.wait_until_exact(6, 6)
+    for org in fleet.orgs[:4]:
+        del fleet.expected[str(org["id"])]
+    del fleet.orgs[:4]
+    fleet.reload()
+    fleet.finish(*fleet.expected)
+    fleet.wait_until_exact(4, 4)
 
 
 def test_a_replica_that_stood_still_has_lost_what_others_took(fleet: Fleet) -> None:
