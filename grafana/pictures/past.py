@@ -177,7 +177,8 @@ def prometheus(folder: Path, lookback: str = SCRAPED_LOOKBACK) -> Iterator[str]:
     """Run Prometheus on `folder/data` while entered; gives its address.
 
     Imported series have no end. Scrapes, rules and steps meet on full minutes, so a series is gone
-    where it has no sample of that very minute, as it is when a scrape fails.
+    where it has no sample of that very minute, as it is when a scrape fails. The head is never made
+    a block of: behind it the exemplars of the next start would be too old to be taken.
     """
     shutil.rmtree(folder / "data" / "wal", ignore_errors=True)  # of exemplars that were scraped
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -193,6 +194,7 @@ def prometheus(folder: Path, lookback: str = SCRAPED_LOOKBACK) -> Iterator[str]:
             "--log.level=error",
         ),
         "--enable-feature=exemplar-storage",
+        *(f"--storage.tsdb.{end}-block-duration=10000h" for end in ("min", "max")),
     ]
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Page, directory=folder)) as page:
         scraped = {
