@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system bugs fuzz soak soak-prometheus soak-ha drill bench attack check format clean
+.PHONY: help demo test test-system bugs fuzz soak soak-prometheus soak-ha drill bench scaling attack check format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ drill: $(VENV)/.runtime ## twelve incidents and a quiet day, 40 minutes: which a
 
 bench: $(VENV)/.dev ## what it costs, against peers and floors: make bench ARGS="ledger"
 	$(BIN)/python -m bench $(ARGS)
+
+scaling: $(VENV)/.dev ## what a fleet takes, in virtual time: make scaling ARGS="--orgs 300 --runs-per-second 5"
+	$(BIN)/python -m bench.scaling $(ARGS)
 
 check: $(VENV)/.dev ## ruff, mypy, the import order and yamllint
 	$(BIN)/ruff check .

@@ -163,10 +163,7 @@ class Ownership:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            try:
-                await self._settle()
-            except StorageError as error:
-                log.warning("leases can't be released; they run out", error=str(error))
+            await self._settle()
 
     async def _settle(self) -> None:
         """Poll what is held, and no more; then let others have what is given up."""
@@ -181,7 +178,10 @@ class Ownership:
                     targets.setdefault(key, replace(target, lease=held[key]))
             await self._supervisor.apply(targets.values())
             if given_up:
-                await self._in_thread(self._leases.release, given_up)
+                try:
+                    await self._in_thread(self._leases.release, given_up)
+                except StorageError as error:  # the next heartbeat that succeeds leads here again
+                    log.warning("leases can't be released yet", error=str(error))
 
     async def leave(self) -> None:
         """Let others take all at once; polls have ended, and nothing is served from now on."""

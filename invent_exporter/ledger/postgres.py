@@ -39,6 +39,9 @@ from invent_exporter.config.state import shown
 from invent_exporter.errors import ConflictError, NoRoomError, StateError, StorageError
 from invent_exporter.ledger.schema import SCHEMA_VERSION, leases, meta, replica, tables
 from invent_exporter.ledger.upgrade import run_steps
+from invent_exporter.log import get_logger
+
+log = get_logger(__name__)
 
 _CONNECT: Final[dict[str, Any]] = {
     "connect_timeout": 3,
@@ -77,6 +80,8 @@ _CONFLICTS: Final = (
     "23505",  # unique_violation: another replica has just inserted the same
 )
 _DISK_FULL: Final = "53100"
+_PRED_LOCKS: Final = 256
+"""A page looks up 100 ids; above half of the setting the lock becomes one of the whole index."""
 
 
 class Database:
@@ -296,6 +301,10 @@ def _prepare(connection: Connection, url: str) -> None:
     encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
     if encoding != "UTF8":
         raise StateError(f"state.url: {url}: its encoding is {encoding}, expected UTF8")
+    locks = int(connection.execute(sa.text("SHOW max_pred_locks_per_transaction")).scalar_one())
+    if locks < _PRED_LOCKS:
+        line = "replicas will meet in the database more often than they need to (docs/scaling.md)"
+        log.info(line, max_pred_locks_per_transaction=locks, expected=_PRED_LOCKS)
     there = set(inspect(connection).get_table_names()) & tables.tables.keys()
     if not there:
         tables.create_all(connection)

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry
-from prometheus_client import exposition as text_format
 from prometheus_client.core import Metric
-from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from invent_exporter.metrics.families import FAMILIES
+from invent_exporter.metrics.formats import TEXT, Format, choose
 from invent_exporter.metrics.lines import Lines, Packed, lines_of, without_exemplars
 from invent_exporter.metrics.pieces import Joined, Piece, join, piece
 
@@ -31,8 +31,9 @@ _T = TypeVar("_T")
 
 _GROUP_VIEWS = 16
 """Smaller ones make a change cheaper, larger ones what is joined and sent."""
-_QUALITY = re.compile(r"q=[01](\.[0-9]*)?")
 _LIVE_SECONDS = 1.0
+_GIVE_WAY_SECONDS = 0.25
+"""So long in all a publish lets answers be sent first: both need the interpreter's lock."""
 _FORGET_SECONDS = 600.0
 """A format that nobody asked for so long is not made any more."""
 
@@ -59,39 +60,6 @@ class Answer:
     def body(self) -> bytes:
         """All of it; a large one is better sent in its parts."""
         return b"".join(self.parts())
-
-
-@dataclass(frozen=True)
-class _Format:
-    """A text format, and how prometheus_client makes it of other lines than ours."""
-
-    content_type: str
-    generate: Callable[[Collector], bytes]
-    ending: bytes
-    has_exemplars: bool
-
-    def encode(self, metrics: Collector) -> bytes:
-        """Write the metrics without the ending."""
-        return self.generate(metrics).removesuffix(self.ending)
-
-    def header(self, metric: Metric) -> bytes:
-        """Write what stands before a family's samples."""
-        bare = Metric(metric.name, metric.documentation, metric.type)
-        return self.encode(_Registry(bare))
-
-
-_TEXT = _Format(
-    "text/plain; version=0.0.4; charset=utf-8",
-    text_format.generate_latest,
-    ending=b"",
-    has_exemplars=False,
-)
-_OPENMETRICS = _Format(
-    "application/openmetrics-text; version=1.0.0; charset=utf-8",
-    openmetrics.generate_latest,
-    ending=b"# EOF\n",
-    has_exemplars=True,
-)
 
 
 @dataclass
@@ -125,7 +93,7 @@ class _Group:
         self.chunks: dict[Hashable, _Chunk] = {}
         self.text_bytes = 0
         self._changed: set[Hashable] = set()
-        self._pieces: dict[_Format, dict[str, Piece | None]] = {}
+        self._pieces: dict[Format, dict[str, Piece | None]] = {}
 
     def put(self, key: Hashable, view: View) -> None:
         """Take a view in, in the place of the one that it replaces."""
@@ -138,9 +106,10 @@ class _Group:
         self._replace(self.chunks.pop(key).packed, Lines({}, 0))
         self._changed.discard(key)
 
-    def write(self) -> int:
+    def write(self, give_way: Callable[[], None]) -> int:
         """Write what changed; tell how many views that were."""
         for key in self._changed:
+            give_way()
             chunk = self.chunks[key]
             lines = chunk.view.lines()
             self._replace(chunk.packed, lines)
@@ -158,7 +127,7 @@ class _Group:
         for pieces in self._pieces.values():
             pieces.update(dict.fromkeys(changed))
 
-    def pieces(self, text: _Format) -> Mapping[str, Piece | None]:
+    def pieces(self, text: Format) -> Mapping[str, Piece | None]:
         """Make the pieces of a format, as far as they are not there."""
         pieces = self._pieces.get(text)
         if pieces is not None and None not in pieces.values():
@@ -174,19 +143,9 @@ class _Group:
                 del pieces[name]
         return pieces
 
-    def keep(self, formats: Sequence[_Format]) -> None:
+    def keep(self, formats: Sequence[Format]) -> None:
         """Drop the pieces of all other formats."""
         self._pieces = {text: self._pieces[text] for text in formats if text in self._pieces}
-
-
-@dataclass(frozen=True)
-class _Registry:
-    """The one method of a registry that prometheus_client's encoders use."""
-
-    metric: Metric
-
-    def collect(self) -> list[Metric]:
-        return [self.metric]
 
 
 class Exposition:
@@ -216,11 +175,15 @@ class Exposition:
         self._places: dict[Hashable, _Group] = {}
         self._groups: dict[_Group, None] = {}
         self._roomy: dict[_Group, None] = {}
-        self._headers: dict[tuple[_Format, str], Piece] = {}
-        self._bodies: dict[_Format, _Body] = {}
-        self._asked: dict[_Format, float] = {}
-        self._live: dict[_Format, tuple[float, bytes]] = {}
+        self._headers: dict[tuple[Format, str], Piece] = {}
+        self._bodies: dict[Format, _Body] = {}
+        self._asked: dict[Format, float] = {}
+        self._live: dict[Format, tuple[float, bytes]] = {}
         self._lock = asyncio.Lock()
+        self._sending = 0
+        self._is_quiet = threading.Event()
+        self._is_quiet.set()
+        self._patience_seconds = 0.0
         self._encoder = ThreadPoolExecutor(1, "encoder")
 
     def close(self) -> None:
@@ -242,7 +205,7 @@ class Exposition:
 
     async def answer(self, accept: str, accept_encoding: str) -> Answer:
         """Answer in the form that these request headers ask for."""
-        text, is_gzip = _choose(accept, accept_encoding)
+        text, is_gzip = choose(accept, accept_encoding)
         self._asked[text] = self._clock()
         if text not in self._bodies:
             async with self._lock:
@@ -261,6 +224,18 @@ class Exposition:
             self.acknowledged = generation
             self.on_acknowledge()
 
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Let an answer be sent meanwhile, and encode as little as can be."""
+        self._sending += 1
+        self._is_quiet.clear()
+        try:
+            yield
+        finally:
+            self._sending -= 1
+            if not self._sending:
+                self._is_quiet.set()
+
     async def _in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._encoder, function, *arguments)
@@ -268,21 +243,33 @@ class Exposition:
     # -- in the encoder's thread, which alone has the views
 
     def _publish(
-        self, changes: Mapping[Hashable, View | None], formats: Sequence[_Format], generation: int
-    ) -> dict[_Format, _Body]:
+        self, changes: Mapping[Hashable, View | None], formats: Sequence[Format], generation: int
+    ) -> dict[Format, _Body]:
         for key, view in changes.items():
             self._place(key, view)
         for group in self._groups:
             group.keep(formats)
+        self._patience_seconds = _GIVE_WAY_SECONDS
         return self._make(formats, generation)
 
-    def _make(self, formats: Sequence[_Format], generation: int) -> dict[_Format, _Body]:
+    def _make(self, formats: Sequence[Format], generation: int) -> dict[Format, _Body]:
         if not formats:
             return {}
         for group in self._groups:
-            self.encoded_chunks += group.write()
-        of_orgs = list(self._of_orgs.collect())
+            self.encoded_chunks += group.write(self._give_way)
+        of_orgs = list(self._each(self._of_orgs.collect()))
         return {text: self._body(text, generation, of_orgs) for text in formats}
+
+    def _give_way(self) -> None:
+        if self._patience_seconds > 0 and not self._is_quiet.is_set():
+            began = self._clock()
+            is_quiet = self._is_quiet.wait(self._patience_seconds)
+            self._patience_seconds -= self._clock() - began if is_quiet else math.inf
+
+    def _each(self, metrics: Iterable[Metric]) -> Iterator[Metric]:
+        for metric in metrics:
+            self._give_way()
+            yield metric
 
     def _place(self, key: Hashable, view: View | None) -> None:
         group = self._places.get(key)
@@ -304,7 +291,7 @@ class Exposition:
             else:
                 known.pop(group, None)
 
-    def _body(self, text: _Format, generation: int, of_orgs: Sequence[Metric]) -> _Body:
+    def _body(self, text: Format, generation: int, of_orgs: Sequence[Metric]) -> _Body:
         pieces: list[Piece] = []
         groups = [group.pieces(text) for group in self._groups]
         text_bytes = sum(group.text_bytes for group in self._groups)
@@ -313,8 +300,8 @@ class Exposition:
             samples = [made for of_group in groups if (made := of_group.get(name)) is not None]
             if samples:
                 pieces += [self._header(text, metric), *samples]
-                text_bytes += self._header(_TEXT, metric).text_bytes
-        lines = lines_of(of_orgs)
+                text_bytes += self._header(TEXT, metric).text_bytes
+        lines = lines_of(self._each(of_orgs))
         counted: list[Piece] = []
         for metric in of_orgs:
             if metric.name in lines.by_family:
@@ -324,14 +311,14 @@ class Exposition:
         self.text_bytes, self._of_orgs_bytes = text_bytes, lines.text_bytes
         return _Body(generation, join(pieces), _Body(0, join(counted)))
 
-    def _header(self, text: _Format, metric: Metric) -> Piece:
+    def _header(self, text: Format, metric: Metric) -> Piece:
         if (text, metric.name) not in self._headers:
             self._headers[text, metric.name] = piece(text.header(metric))
         return self._headers[text, metric.name]
 
     # -- the last step, for each answer that is not the same as the one before
 
-    def _finish(self, text: _Format, body: _Body, *, is_gzip: bool) -> Answer:
+    def _finish(self, text: Format, body: _Body, *, is_gzip: bool) -> Answer:
         live = self._live_metrics(text)
         if body.live is not live:
             body.answers.clear()
@@ -340,7 +327,7 @@ class Exposition:
             body.answers[is_gzip] = _answer(text, body, is_gzip=is_gzip)
         return body.answers[is_gzip]
 
-    def _live_metrics(self, text: _Format) -> bytes:
+    def _live_metrics(self, text: Format) -> bytes:
         now = self._clock()
         made, live = self._live.get(text, (now, b""))
         if not live or now - made >= _LIVE_SECONDS:
@@ -350,7 +337,7 @@ class Exposition:
         return live
 
 
-def _answer(text: _Format, body: _Body, *, is_gzip: bool) -> Answer:
+def _answer(text: Format, body: _Body, *, is_gzip: bool) -> Answer:
     joined, ending = body.joined, body.live + text.ending
     if is_gzip:
         parts = joined.gzip(ending)
@@ -366,26 +353,3 @@ def newborn_text(view: View) -> tuple[int, int]:
     """Tell how many bytes and lines a view has as text; it has no exemplars yet."""
     lines = view.lines()
     return lines.text_bytes, sum(each.count(b"\n") for each in lines.by_family.values())
-
-
-def _choose(accept: str, accept_encoding: str) -> tuple[_Format, bool]:
-    """Choose by quality; OpenMetrics where it is asked for by name, at least as much as text."""
-    qualities = _qualities(accept)
-    by_name = qualities.get("application/openmetrics-text", 0.0)
-    is_openmetrics = by_name > 0 and by_name >= qualities.get("text/plain", 0.0)
-    encodings = _qualities(accept_encoding)
-    is_gzip = encodings.get("gzip", encodings.get("*", 0.0)) > 0
-    return (_OPENMETRICS if is_openmetrics else _TEXT), is_gzip
-
-
-def _qualities(header: str) -> dict[str, float]:
-    """Read `a;x=y;q=0.5, b` as the highest quality of each name; what is malformed counts as 0."""
-    qualities: dict[str, float] = {}
-    for item in header.split(","):
-        name, *parameters = (part.strip().lower() for part in item.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                quality = float(parameter[2:]) if _QUALITY.fullmatch(parameter) else 0.0
-        qualities[name] = max(quality, qualities.get(name, 0.0))
-    return qualities

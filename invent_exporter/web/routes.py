@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -20,6 +21,7 @@ from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, Chosen, render
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope
 
@@ -57,6 +59,8 @@ class Response:
     headers: dict[str, str]
     body: bytes | Answer
     on_handed_over: Callable[[], None] = lambda: None
+    sending: Callable[[], AbstractContextManager[None]] = nullcontext
+    """What is around it while it is sent."""
 
     @property
     def size_bytes(self) -> int:
@@ -92,13 +96,14 @@ async def send_response(scope: HTTPScope, send: ASGISendCallable, response: Resp
     headers = [(name.encode(), value.encode()) for name, value in named.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     connection: Connection = scope["state"]["connection"]
-    for piece in () if scope["method"] == "HEAD" else response.pieces():
-        if connection.transport.is_closing():
-            connection.abort()  # asyncio would warn of each piece more
-            return
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-    if scope["method"] == "GET" and await connection.handed_over():
-        response.on_handed_over()
+    with response.sending():
+        for piece in () if scope["method"] == "HEAD" else response.pieces():
+            if connection.transport.is_closing():
+                connection.abort()  # asyncio would warn of each piece more
+                return
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if scope["method"] == "GET" and await connection.handed_over():
+            response.on_handed_over()
     # uvicorn sends nothing before its buffer is empty: the request ends when all has left us.
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -178,7 +183,7 @@ class Application:
         if answer.content_encoding is not None:
             form["content-encoding"] = answer.content_encoding
         acknowledge = partial(self._exposition.acknowledge, answer.generation)
-        return Response(200, form, answer, acknowledge)
+        return Response(200, form, answer, acknowledge, self._exposition.sending)
 
     async def _reloaded(self, method: str) -> Response:
         if method != "POST":

@@ -201,6 +201,15 @@ async def test_numbers_are_exact_while_orgs_come_change_go_and_return(
 
 
 @polling("org-a", "org-b")
+async def test_without_replicas_all_that_is_polled_is_served_here(desk: Desk) -> None:
+    """`invent_replica_orgs` says how many orgs that are."""
+    await desk.wait_for(lambda now: now.find("invent_replica_orgs") == 2)
+    await desk.apply("org-a")
+    # The exporter's own metrics are up to a second old.
+    await desk.wait_for(lambda now: now.find("invent_replica_orgs") == 1)
+
+
+@polling("org-a", "org-b")
 async def test_an_org_leaves_metrics_whole_and_comes_back_where_it_was(desk: Desk) -> None:
     """Its counters go on, with what happened meanwhile; another org notices nothing."""
     await desk.wait_until_up(["org-a", "org-b"])

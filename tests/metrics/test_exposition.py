@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from invent_exporter.metrics import exposition
 from invent_exporter.metrics.exposition import Answer, Exposition, View
 from invent_exporter.metrics.families import FINISHED
 from invent_exporter.metrics.lines import Lines, lines_of
@@ -269,3 +270,20 @@ async def test_past_its_time_no_answer_has_the_state_of_an_org(stand: Stand, acc
     assert len(counted) < len(whole) - 1
     stand.exposition.serving_until += 1
     assert await stand.lines(accept) == whole
+
+
+async def test_what_is_sent_goes_before_what_is_encoded(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both need the interpreter's lock; a client that never reads delays a publish a little."""
+    await stand.answer()
+    with monkeypatch.context() as patched, stand.exposition.sending():
+        patched.setattr(exposition, "_GIVE_WAY_SECONDS", 600.0)
+        with stand.exposition.sending():
+            publishing = asyncio.create_task(stand.exposition.publish({"a": Finished("wf", 1)}))
+            _, waiting = await asyncio.wait([publishing], timeout=0.1)
+            assert waiting
+        assert not publishing.done()
+    assert await publishing == 1
+    with stand.exposition.sending():
+        assert await stand.exposition.publish({"a": Finished("wf", 2)}) == 2

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from invent_exporter import __version__
 from invent_exporter.api.orgs import Finances
-from invent_exporter.collector.status import FailedRow, Hour, OpenRow, OrgStatus, SubOrgsStatus
+from invent_exporter.collector.status import (
+    FailedRow,
+    Hour,
+    OpenRow,
+    OrgElsewhere,
+    OrgStatus,
+    SubOrgsStatus,
+)
 from invent_exporter.web.api_status import encode, schema
 from invent_exporter.web.overview import CONTENT_SECURITY_POLICY, Chosen, render
 
@@ -337,9 +344,21 @@ def test_plots_show_the_last_hours() -> None:
     assert "by the hour" not in read(ORG).text
 
 
+def test_the_page_says_which_replica_serves_the_other_orgs() -> None:
+    """And that one is served by nobody at the moment; without other replicas it says nothing."""
+    others = (OrgElsewhere("org-7", "pod-b"), OrgElsewhere("<org-8>", None))
+    html = render((), telemetry_path="/metrics", now=NOW, elsewhere=others)
+    assert "No org is served here." in html
+    assert "<tr><td>org-7</td><td>pod-b</td></tr>" in html
+    assert "<tr><td>&lt;org-8&gt;</td><td>nobody at this moment</td></tr>" in html
+    assert "Other replicas" not in read(ORG).text
+
+
 def test_api_status_says_the_same_in_json() -> None:
     """It fits its schema, which docs has as the code makes it."""
-    document = json.loads(encode([DOWN, OTHER], now=NOW))
+    others = [OrgElsewhere("org-7", "pod-b"), OrgElsewhere("org-8", None)]
+    document = json.loads(encode([DOWN, OTHER], now=NOW, elsewhere=others))
+    assert document["elsewhere"][0] == {"org_id": "org-7", "owner": "pod-b"}
     described = schema()
     assert (ROOT / "docs" / "api-status.schema.json").read_bytes() == described
     jsonschema.validate(document, json.loads(described))
