@@ -19,7 +19,7 @@ from tests.ha.fleet import Fleet, Replica
 from tests.ha.rounds import Rounds
 from tests.ha.world import KEY, agency, org_ids
 from tests.postgres import PostgresServer, postgres_server
-from tests.process.expected import DURABLE, differences, expected_of
+from tests.process.expected import DURABLE, differences_from, expected_of
 from tests.process.harness import DEADLINE_SECONDS, make_config, wait_for
 from tests.process.stored import Line, Stored, compare
 
@@ -130,11 +130,12 @@ class Stage:
     def settle(self) -> None:
         """Let the world stand still; wait until each number is exact, and see that all was well."""
         self.simulator.world.automatic = False
+        expected = expected_of(self.truth)
         wrong = ["nothing was compared"]
 
         def is_exact() -> bool:
             nonlocal wrong
-            wrong = differences(self.rounds.samples(), self.truth)
+            wrong = differences_from(self.rounds.samples(), expected)
             return not wrong
 
         try:

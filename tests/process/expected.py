@@ -102,7 +102,11 @@ def expected_of(truth: Truth) -> Sums:  # noqa: C901 - one branch for each thing
 
 def differences(samples: Samples, truth: Truth) -> list[str]:
     """Compare every series, both ways; empty when all is exact."""
-    expected = expected_of(truth)
+    return differences_from(samples, expected_of(truth))
+
+
+def differences_from(samples: Samples, expected: Sums) -> list[str]:
+    """Compare every series with what is expected, both ways."""
     served = {key: value for key, value in samples.items() if key[0] in COMPARED and value}
     return [
         f"{name}{dict(sorted(labels))}: served {served.get((name, labels), 0)}, "
