@@ -69,7 +69,7 @@ def _measure(orgs: int, size: Size) -> _Cost:
             reconcile_interval="15m",
         ) as exporter,
     ):
-        exporter.wait_for("invent_up", orgs, every_seconds=1.0)
+        exporter.wait_for("invent_up", orgs, every_seconds=max(1.0, orgs / 200))
         started = time.perf_counter() - exporter.began
         time.sleep(2 * interval)
         idle, polls = _share(exporter, pages, seconds)

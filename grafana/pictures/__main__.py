@@ -33,6 +33,7 @@ IN_DOCS = {
     "an-incident-overview-dark-1280-top": "overview-incident",
     "an-incident-workflow-light-1280-top": "workflow",
     "a-hundred-orgs-exporter-dark-1280-top": "exporter",
+    "a-backfilled-day-workflow-light-1280-top": "backfilled",
 }
 
 
@@ -53,10 +54,11 @@ def main() -> int:
         folders = dict(zip(shown, made, strict=True))
     with ExitStack() as servers:
         urls = {
-            name: servers.enter_context(past.prometheus(folder)) for name, folder in folders.items()
+            name: servers.enter_context(past.prometheus(folder, _lookback(shown[name])))
+            for name, folder in folders.items()
         }
         for name, scene in shown.items():
-            if scene.habits:
+            if scene.habits and not scene.is_backfilled:
                 past.wait_for_exemplars(urls[name], scene)
         jobs = list(_jobs(urls, flags.out))
         flaws = [flaw for job, seen in _draw(jobs) for flaw in look_at(job, seen)]
@@ -65,6 +67,10 @@ def main() -> int:
             shutil.copyfile(flags.out / f"{name}.png", DOCS / f"{called}.png")
     print(f"{len(jobs)} pictures in {flags.out}", *flaws, sep="\n")
     return int(bool(flaws))
+
+
+def _lookback(scene: Scene) -> str:
+    return past.BACKFILLED_LOOKBACK if scene.is_backfilled else past.SCRAPED_LOOKBACK
 
 
 def _install() -> None:
@@ -76,7 +82,7 @@ def _install() -> None:
 
 def _made(folder: Path, name: str, scene: Scene) -> Path:
     """Return the folder of a scene's past, made now unless it is there."""
-    own = (HERE / f"{module}.py" for module in ("history", "past", "scenes"))
+    own = (HERE / f"{module}.py" for module in ("backfilled", "history", "past", "scenes"))
     sources = sorted([*DRILL.glob("*.py"), *own, *past.RULES.glob("*.yaml")])
     texts = (name, str(scene.begin), str(len(scene.habits)), *map(Path.read_text, sources))
     key = hashlib.sha256("".join(texts).encode()).hexdigest()
@@ -107,6 +113,9 @@ def _jobs(urls: dict[str, str], out: Path) -> Iterator[Job]:
             yield Job(scene, board, "dark", 1280, urls[scene], out, top=True)
             yield Job(scene, board, "light", 1280, urls[scene], out, top=True)
             yield Job(scene, board, "dark", 1280, urls[scene], out, is_open=True)
+    for board in ("overview", "workflow"):
+        url = urls["a backfilled day"]
+        yield Job("a backfilled day", board, "light", 1280, url, out, top=True)
     for theme in ("dark", "light"):
         yield Job(
             *("an incident", "overview", theme, 1920, urls["an incident"], out),

@@ -52,7 +52,8 @@ class Job:
     @property
     def chosen(self) -> dict[str, str]:
         """The variables that are not at their default: the workflow in trouble."""
-        return {"var-workflow_id": "wf-invoices"} if self.scene == "an incident" else {}
+        in_trouble = self.scene in {"an incident", "a backfilled day"}
+        return {"var-workflow_id": "wf-invoices"} if in_trouble else {}
 
 
 def look_at(job: Job, seen: dict[str, Any]) -> Iterator[str]:
@@ -96,7 +97,7 @@ def _silences(scene: str, seen: dict[str, Any]) -> Iterator[str]:
 
 def _sums(job: Job, bars: dict[str, dict[str, float]]) -> Iterator[str]:
     """Compare what the bars add up to with what the exporter's counters rose by."""
-    if job.scene not in {*QUIET, "an incident", "a hundred orgs"}:
+    if job.scene not in {*QUIET, "an incident", "a hundred orgs", "a backfilled day"}:
         return
     # Rules are evaluated some seconds after a scrape: at its moment the one before was recorded.
     end = scenes.END - SCRAPE_SECONDS

@@ -67,6 +67,8 @@ class Scene:
     replicas: int = 1
     pauses: tuple[tuple[float, float], ...] = ()
     """From when to when, in minutes before the end, the last replica stood still."""
+    is_backfilled: bool = False
+    """Nobody scraped: what `backfill` wrote of the runs is all that there is."""
 
 
 Exemplars = dict[tuple[str, str], None]

@@ -26,12 +26,15 @@ from urllib.request import urlopen
 
 import yaml
 
+from grafana.pictures import backfilled
 from grafana.pictures.history import SCRAPE_SECONDS, Exemplars, Scene, write
 
 RULES: Final = Path(__file__).parents[1] / "rules"
 BLOCK_SECONDS: Final = 7200
 START_SECONDS: Final = 120
 EXEMPLARS: Final = "exemplars.om"
+SCRAPED_LOOKBACK, BACKFILLED_LOOKBACK = "59s", "5m"
+"""Of what a backfill writes a series that does not change has a sample every four minutes."""
 _DURATION: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -40,6 +43,10 @@ def build(scene: Scene, folder: Path, alert_hours: float = 3) -> None:
     folder.mkdir(parents=True)
     (folder / "data").mkdir()
     if not scene.habits:
+        return
+    if scene.is_backfilled:
+        import_samples(folder, backfilled.lines(scene, folder), "--max-block-duration=24h")
+        record(folder, scene.begin, scene.end, lookback=BACKFILLED_LOOKBACK)
         return
     exemplars: Exemplars = {}
     for _, block in groupby(
@@ -66,14 +73,20 @@ def _recording_rules() -> list[dict[str, Any]]:
     return [rule for rule in _rules() if "record" in rule]
 
 
-def record(folder: Path, begin: int, end: int, step_seconds: int = SCRAPE_SECONDS) -> None:
+def record(
+    folder: Path,
+    begin: int,
+    end: int,
+    step_seconds: int = SCRAPE_SECONDS,
+    lookback: str = SCRAPED_LOOKBACK,
+) -> None:
     """Add what the recording rules make of what is in `folder/data`."""
     for level in _levels(_recording_rules()):
         # When a group is evaluated hangs on its name and the file's: the same each time.
         (folder / "rules.yml").write_text(
             yaml.safe_dump({"groups": [{"name": "level", "rules": level}]})
         )
-        with prometheus(folder) as url:
+        with prometheus(folder, lookback) as url:
             _promtool(
                 *("tsdb", "create-blocks-from", "rules", f"--url={url}"),
                 *(f"--start={begin}", f"--end={end}", f"--eval-interval={step_seconds}s"),
@@ -133,13 +146,14 @@ def _seconds(duration: str) -> int:
     return int(duration[:-1]) * _DURATION[duration[-1]]
 
 
-def import_samples(folder: Path, texts: Iterable[str]) -> None:
+def import_samples(folder: Path, texts: Iterable[str], *flags: str) -> None:
     """Add samples as OpenMetrics has them, each with its time."""
-    path = folder / "history.om"
+    path = folder / "samples.om"
     with path.open("w") as file:
         file.writelines(text for text in texts if text != "# EOF\n")
         file.write("# EOF\n")
-    _promtool("tsdb", "create-blocks-from", "openmetrics", path.name, "data", folder=folder)
+    made = ("tsdb", "create-blocks-from", "openmetrics", *flags, path.name, "data")
+    _promtool(*made, folder=folder)
     path.unlink()
 
 
@@ -159,11 +173,12 @@ class _Page(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def prometheus(folder: Path) -> Iterator[str]:
+def prometheus(folder: Path, lookback: str = SCRAPED_LOOKBACK) -> Iterator[str]:
     """Run Prometheus on `folder/data` while entered; gives its address.
 
     Imported series have no end. Scrapes, rules and steps meet on full minutes, so a series is gone
-    where it has no sample of that very minute, as it is when a scrape fails.
+    where it has no sample of that very minute, as it is when a scrape fails. The head is never made
+    a block of: behind it the exemplars of the next start would be too old to be taken.
     """
     shutil.rmtree(folder / "data" / "wal", ignore_errors=True)  # of exemplars that were scraped
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -173,8 +188,13 @@ def prometheus(folder: Path) -> Iterator[str]:
         *("prometheus", f"--config.file={folder / 'prometheus.yml'}"),
         *(f"--storage.tsdb.path={folder / 'data'}", "--storage.tsdb.retention.time=100y"),
         *(f"--web.listen-address=127.0.0.1:{port}", "--web.cors.origin=.*"),
-        *("--query.lookback-delta=59s", "--query.max-samples=500000000", "--log.level=error"),
+        *(
+            f"--query.lookback-delta={lookback}",
+            "--query.max-samples=500000000",
+            "--log.level=error",
+        ),
         "--enable-feature=exemplar-storage",
+        *(f"--storage.tsdb.{end}-block-duration=10000h" for end in ("min", "max")),
     ]
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Page, directory=folder)) as page:
         scraped = {

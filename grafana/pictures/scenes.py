@@ -120,6 +120,11 @@ SIZES: Final = {
     ),
     "the exporter is dead": replace(QUIET, acts=((1.5, _BEGIN["The exporter is killed"]),)),
     "one org": replace(QUIET, habits=QUIET.habits[:3]),
+    "a backfilled day": replace(
+        QUIET,
+        habits=(replace(QUIET.habits[0], failing=0.2), *QUIET.habits[1:]),
+        is_backfilled=True,
+    ),
     "nothing installed": replace(QUIET, habits=()),
     "an agency on a quiet day": agency(is_quiet=True),
     "an agency at night": agency(is_quiet=False),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _READINGS = 3
 _FIRST_RETRY_SECONDS = 30.0
 """After a look that failed; twice as long after each further one, up to the interval."""
+_MOST_DOUBLINGS = 30
 _SPREAD = 0.1
 """Parents that began together don't go on together."""
 
@@ -70,7 +71,8 @@ class Discovery:
             await self.look()
             wait_seconds = interval
             if self._failures:
-                wait_seconds = min(interval, _FIRST_RETRY_SECONDS * 2.0 ** (self._failures - 1))
+                doubled = 2.0 ** min(self._failures - 1, _MOST_DOUBLINGS)
+                wait_seconds = min(interval, _FIRST_RETRY_SECONDS * doubled)
             wait_seconds *= 1 - _SPREAD * self._shared.clocks.random()
             await self._wait(wait_seconds)
 
@@ -86,25 +88,26 @@ class Discovery:
 
     async def look(self) -> None:
         """Look once; whatever goes wrong is said, and leaves what is known."""
-        reason, self.error = None, None
+        reason = problem = None
         try:
             if (doubt := await self._look()) is not None:
-                reason, self.error = "invalid_response", f"the listing is in doubt: {doubt}"
+                reason, problem = "invalid_response", f"the listing is in doubt: {doubt}"
         except ApiError as error:
-            reason, self.error = error.reason, error.message
+            reason, problem = error.reason, error.message
         except StorageError as error:
-            reason, self.error = "storage", f"the state can't be used: {error}"
+            reason, problem = "storage", f"the state can't be used: {error}"
         except Exception as error:
             # As a poll, it must outlive its bugs.
-            reason, self.error = "invalid_response", f"unexpected: {type(error).__name__}: {error}"
+            reason, problem = "invalid_response", f"unexpected: {type(error).__name__}: {error}"
             log.exception("a look for sub-orgs met a bug", org_id=self._label())
+        self.error = problem
         self.looked_seconds = self._shared.clocks.time()
         if reason is None:
             self._failures = 0
         else:
             self._failures += 1
             self._shared.telemetry.failed_beside_polls(self._label(), reason)
-            fields = {"reason": reason, "error": self.error, "failed_looks": self._failures}
+            fields = {"reason": reason, "error": problem, "failed_looks": self._failures}
             log.warning("sub-orgs can't be listed", org_id=self._label(), **fields)
         self.first_look.set()
         self._shared.retarget.set()

@@ -134,6 +134,7 @@ class Config:
         is_fixed=True,
         default="sqlite:///invent-exporter.db",
         env="INVENT_STATE_URL",
+        repr=False,  # it may hold a password
     )
     lease_seconds: float = setting(
         "state.lease", partial(read.duration, least=1.0), is_fixed=True, default=15.0

@@ -61,13 +61,17 @@ def _postgresql(value: Value, url: str) -> str:
             "PostgreSQL's driver is not installed: "
             "expected `pip install 'invent-exporter[postgresql]'` before"
         ) from None
+    authority = re.split("[/?#]", url.removeprefix(POSTGRESQL), maxsplit=1)[0]
     try:
-        known = conninfo_to_dict(url)
+        # libpq would take what is behind an @, / or # of a password for a host, and name it.
+        known = conninfo_to_dict(url) if url.count("@") == authority.count("@") <= 1 else None
     except (ProgrammingError, UnicodeError):
+        known = None
+    if known is None:
         raise value.error(
             "not a URL that PostgreSQL's libpq can read: expected such as "
             "postgresql://USER@HOST:5432/DATABASE?sslmode=verify-full, other characters as %XX"
-        ) from None
+        )
     if not known.get("dbname"):
         raise value.error(f"no database is named: {_EXPECTED}")
     return url

@@ -93,10 +93,9 @@ class Leases:
             mine = {row.epoch: row.org_id for row in renewed}
             keys = self._keys(connection, target_ids)
             wanted = tuple(dict.fromkeys(keys.values()))
-            self._add_missing(connection, wanted)
             connection.execute(delete(schema.replica).where(_REPLICA.until < _NOW))
             replicas = set(connection.execute(select(_REPLICA.name)).scalars())
-            owners = self._owners(connection)
+            owners = self._owners(connection, wanted)
             due = to_take(self.name, wanted, owners, replicas)
             free = [key for key in wanted if key not in owners]
             mine |= self._take(connection, free, 0 if is_late else due)
@@ -111,16 +110,16 @@ class Leases:
         c = connection.execute(alias).scalar() or "c"
         return {each: c if each == "c" else each for each in target_ids}
 
-    def _add_missing(self, connection: Connection, wanted: Iterable[str]) -> None:
-        known = set(connection.execute(select(_LEASE.org_id)).scalars())
+    def _owners(self, connection: Connection, wanted: Iterable[str]) -> dict[str, str]:
+        """Tell who has which org, and make a row of each that has none."""
+        query = select(_LEASE.org_id, _LEASE.owner, _NOT_OWNED.label("is_free"))
+        rows = connection.execute(query).all()
         # In one order, so that two that add the same never wait for each other.
-        missing = [{"org_id": key, "until": 0.0} for key in sorted(set(wanted) - known)]
+        missing = sorted({*wanted} - {row.org_id for row in rows})
         if missing:
-            connection.execute(insert(schema.lease).on_conflict_do_nothing(), missing)
-
-    def _owners(self, connection: Connection) -> dict[str, str]:
-        rows = connection.execute(select(_LEASE.org_id, _LEASE.owner).where(~_NOT_OWNED))
-        return {row.org_id: row.owner for row in rows if row.owner is not None}
+            new = [{"org_id": key, "until": 0.0} for key in missing]
+            connection.execute(insert(schema.lease).on_conflict_do_nothing(), new)
+        return {row.org_id: row.owner for row in rows if not row.is_free}
 
     def _take(self, connection: Connection, free: Sequence[str], due: int) -> dict[int, str]:
         if due <= 0:

@@ -63,7 +63,7 @@ _SESSION: Final = (
 )
 _PATIENCE_SECONDS: Final = 10.0
 """A transaction takes milliseconds; one that takes this long waits for an answer in vain."""
-_STOP_SECONDS: Final = 1.5
+_STOP_SECONDS: Final = 1.0
 """A stop waits so long for what is under way, and has 5 s in all."""
 _IDLE_SECONDS: Final = 1.0
 """A connection that was not used for so long is asked whether it is still one."""

@@ -384,6 +384,26 @@ async def test_parents_do_not_touch_each_others(kept: Desk) -> None:
     assert await desk.look() == ["org-sub"]
 
 
+async def test_what_was_wrong_stands_until_the_next_look_has_ended(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page does not say that all is well while nobody knows."""
+    seen: list[str | None] = []
+    read = SubOrgsApi.read
+
+    async def look_first(api: SubOrgsApi, *args: Any, **more: Any) -> SubOrgs:  # noqa: ANN401
+        seen.append(desk.discovery.error)
+        return await read(api, *args, **more)
+
+    monkeypatch.setattr(SubOrgsApi, "read", look_first)
+    desk.server.add_faults(Fault(kind="status", status=403, body="empty"))
+    await desk.look()
+    desk.server.faults.clear()
+    await desk.look()
+    assert seen == [None, "HTTP 403"]
+    assert desk.discovery.error is None
+
+
 @pytest.mark.parametrize("step", ["sub_orgs", "put_sub_orgs"])
 async def test_a_ledger_that_fails_is_said(
     desk: Desk, step: str, monkeypatch: pytest.MonkeyPatch
@@ -437,6 +457,8 @@ async def test_looks_come_at_the_interval_and_sooner_after_a_failure(desk: Desk)
     assert await waits(desk, 3) == [600.0] * 3
     desk.server.add_faults(Fault(kind="status", status=403))
     assert await waits(desk, 7) == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
+    desk.discovery._failures = 5000  # of weeks
+    assert await waits(desk, 1) == [600.0]
     desk.target = replace(desk.target, sub_orgs_interval_seconds=5.0)
     assert await waits(desk, 2) == [5.0, 5.0]
     desk.server.faults.clear()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from invent_exporter.config import state
 from invent_exporter.config.load import (
     ApiConfig,
     Config,
@@ -264,3 +268,61 @@ def test_no_form_of_the_config_shows_a_key(tmp_path: Path) -> None:
     assert [org.key.read() for org in config.orgs] == [f"{SECRET}-1", f"{SECRET}-2"]
     for shown in (repr(config), str(config), f"{config.orgs[0].key}", f"{config.orgs!r}"):
         assert SECRET not in shown
+
+
+def test_postgresql_without_its_driver_is_told_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The driver is an extra."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    said = error_of(None, {"INVENT_API_KEY": SECRET, "INVENT_STATE_URL": "postgresql://db/ledger"})
+    assert said == (
+        "INVENT_STATE_URL: PostgreSQL's driver is not installed: "
+        "expected `pip install 'invent-exporter[postgresql]'` before"
+    )
+
+
+def test_who_keeps_a_file_loads_no_driver_of_postgresql() -> None:
+    """It takes time at each start, and need not be there."""
+    script = (
+        "import sys\nfrom invent_exporter import app\n"
+        "app.open_database('sqlite://').close()\nassert 'psycopg' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown_as"),
+    [
+        ("postgresql://u:pass%40word@db:5432/x", "postgresql://u:***@db:5432/x"),
+        ("postgres://u:pass%40word@db/x", "postgresql://u:***@db/x"),
+        (
+            "postgresql://u@a,b:5433/x?password=pass%40word",
+            "postgresql://u@a,b:5433/x?password=***",
+        ),
+        ("postgresql:///x?host=/run&sslpassword=pass%40word&user=u", None),
+        ("postgresql://u@db/x?passfile=/run/secrets/pgpass", None),
+    ],
+)
+def test_a_password_of_the_state_is_a_secret_and_not_shown(url: str, shown_as: str | None) -> None:
+    """As it stands in the URL, and decoded; all else of the URL is kept and shown."""
+    redactor = Redactor()
+    environ = {"INVENT_API_KEY": SECRET, "INVENT_STATE_URL": url}
+    config = load_config(None, environ, redactor)
+    taken = config.state_url
+    assert "word" not in repr(config)
+    assert taken.partition("://")[2] == url.partition("://")[2]
+    hidden = re.sub("(password=)[^&]*", r"\1***", url) if shown_as is None else shown_as
+    assert state.shown(taken) == hidden
+    if "pass%40word" in url:
+        for text in ("it is pass@word", "it is pass%40word"):
+            assert redactor.redact(text) != text
+
+
+@pytest.mark.parametrize("password", ["pass@word", "pass/word", "pass#word", "pass?word", "%zz"])
+def test_a_password_that_is_not_written_as_a_url_wants_it_is_not_shown(password: str) -> None:
+    """Half of it would be taken for a host, which errors name."""
+    url = f"postgresql://u:{password}@db.internal/ledger"
+    said = error_of(None, {"INVENT_API_KEY": SECRET, "INVENT_STATE_URL": url})
+    assert "other characters as %XX" in said
+    assert "word" not in said

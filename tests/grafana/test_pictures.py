@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from drill.incidents import EXPORTER, RUNS, Theater
 from drill.traffic import Habit
-from grafana.pictures import past, scenes
+from grafana.pictures import backfilled, past, scenes
 from grafana.pictures.checks import LINKED, Job, look_at
 from grafana.pictures.history import Exemplars, Purse, Scene, write
 from tests.programs import require
@@ -122,6 +122,18 @@ def test_the_lock_file_pins_every_package_and_names_no_registry() -> None:
     packages = {name: one for name, one in json.loads(text)["packages"].items() if name}
     assert all(one["integrity"].startswith("sha512-") for one in packages.values())
     assert '"resolved"' not in text
+
+
+def test_a_backfilled_scene_is_what_backfill_writes_of_its_runs(tmp_path: Path) -> None:
+    """Up to the scene's end, whenever it is written; nothing of polls, and nothing is left."""
+    text = "".join(
+        backfilled.lines(replace(HOUR, begin=scenes.END - 3600, end=scenes.END), tmp_path)
+    )
+    counts = re.findall(r"invent_runs_finished_total{.*} ([0-9.]+) ([0-9]+)\n", text)
+    assert max(float(count) for count, _ in counts) > 3
+    assert max(int(at) for _, at in counts) <= scenes.END
+    assert "invent_up" not in text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_situation_of_the_drill_has_a_scene() -> None:

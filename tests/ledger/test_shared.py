@@ -88,6 +88,25 @@ def test_two_processes_that_make_the_same_org_have_the_same(book: Book) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.parametrize("state_url", ["postgresql"], indirect=True)
+def test_a_page_reads_no_whole_table_that_others_write_to(book: Book) -> None:
+    """Else each replica would meet every other one, whatever orgs they have."""
+    book.record(*(run(f"r{number}") for number in range(30)))
+    locked: list[str] = []
+
+    def look(connection: Any) -> None:  # noqa: ANN401 (SQLAlchemy's)
+        found = connection.exec_driver_sql(
+            "SELECT relation::regclass::text FROM pg_locks "
+            "WHERE mode = 'SIReadLock' AND locktype = 'relation' AND pid = pg_backend_pid()"
+        )
+        locked.extend(found.scalars())
+
+    event.listen(book.ledger.engine, "commit", look)
+    book.record(*(run(f"r{number}") for number in range(25, 55)))
+    assert locked == []
+
+
+@pytest.mark.system
 def test_a_run_that_two_replicas_meet_at_once_counts_once(postgres_url: str) -> None:
     """It stands under both their orgs: whoever commits first has it. And no step runs twice."""
     barrier = Barrier(2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,27 +28,34 @@ from invent_exporter.ledger.heartbeat import (
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.postgres import Database, open_database
 from invent_exporter.ledger.recorder import LedgerSettings
-from tests.process.harness import wait_for
 
 pytestmark = pytest.mark.system
 
 IDS = ("org-0", "org-1", "org-2", "org-3")
-SHORT_SECONDS, LONG_SECONDS = 0.5, 600.0
+LEASE_SECONDS = 600.0
+"""No test waits for it: `run_out` lets it pass."""
 SETTINGS = LedgerSettings(Bounds((1.0,), (1.0,), (1.0,)), 1000, False, 86400.0)  # noqa: FBT003
 
 
 class Replica:
     """A replica's leases, on connections of its own."""
 
-    def __init__(self, url: str, host: str, lease_seconds: float) -> None:
+    def __init__(self, url: str, host: str) -> None:
         self.database: Database = open_database(url)
         self.name = new_name(host)
-        self.leases = Leases(self.database, self.name, lease_seconds, time.monotonic)
+        self.leases = Leases(self.database, self.name, LEASE_SECONDS, time.monotonic)
         self.ledger = Ledger(self.database, SETTINGS, replica=self.name)
 
     def beat(self, *ids: str) -> dict[str, int]:
         """Do a heartbeat; return the epochs of what is held, by key."""
         return {key: epoch for epoch, key in self.leases.beat(ids or IDS).mine.items()}
+
+    def run_out(self) -> None:
+        """Let it be as if it had not been heard of for a lease."""
+        with self.database.engine.begin() as connection:
+            for table, name in ((schema.lease, "owner"), (schema.replica, "name")):
+                mine = table.c[name] == self.name
+                connection.execute(update(table).where(mine).values(until=0.0))
 
     def check(self, connection: Connection, epoch: int) -> str:
         """Look at a lease, as each step does first."""
@@ -64,19 +70,19 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def brief(postgres_url: str, stack: ExitStack) -> Replica:
-    """Make a replica whose leases soon run out."""
-    return _replica(postgres_url, stack, "brief", SHORT_SECONDS)
+def one(postgres_url: str, stack: ExitStack) -> Replica:
+    """Make a replica."""
+    return _replica(postgres_url, stack, "one")
 
 
 @pytest.fixture
 def other(postgres_url: str, stack: ExitStack) -> Replica:
-    """Make one whose leases do not."""
-    return _replica(postgres_url, stack, "other", LONG_SECONDS)
+    """Make another."""
+    return _replica(postgres_url, stack, "other")
 
 
-def _replica(url: str, stack: ExitStack, host: str, lease_seconds: float) -> Replica:
-    replica = Replica(url, host, lease_seconds)
+def _replica(url: str, stack: ExitStack, host: str) -> Replica:
+    replica = Replica(url, host)
     stack.callback(replica.ledger.close)
     return replica
 
@@ -89,48 +95,44 @@ def test_a_restarted_process_is_not_taken_for_the_one_before() -> None:
 
 
 def test_a_lease_that_ran_out_is_taken_by_another_under_a_new_number(
-    brief: Replica, other: Replica
+    one: Replica, other: Replica
 ) -> None:
     """Until somebody takes it, it is still its owner's; afterwards it never is."""
-    before = brief.beat()
+    before = one.beat()
     assert before.keys() == {*IDS}
     assert other.beat() == {}
-    assert brief.beat() == before
-    wait_for("the leases run out", lambda: other.beat().keys() == {*IDS})
+    assert one.beat() == before
+    one.run_out()
     after = other.beat()
+    assert after.keys() == {*IDS}
     assert not {*before.values()} & {*after.values()}
-    assert brief.beat() == {}
-    with brief.database.engine.begin() as connection, pytest.raises(LeaseLostError):
-        brief.check(connection, before["org-0"])
+    assert one.beat() == {}
+    with one.database.engine.begin() as connection, pytest.raises(LeaseLostError):
+        one.check(connection, before["org-0"])
     with other.database.engine.connect() as connection:
         assert read_owners(connection) == dict.fromkeys(IDS, "other")
 
 
-def test_after_the_database_was_away_each_finds_what_it_had(
-    postgres_url: str, stack: ExitStack
-) -> None:
+def test_after_the_database_was_away_each_finds_what_it_had(one: Replica, other: Replica) -> None:
     """Whoever comes back first takes nothing that another may come back for."""
-    first, second = (_replica(postgres_url, stack, host, SHORT_SECONDS) for host in "ab")
-    first.beat()
-    second.beat()
-    mine = first.beat()
-    first.leases.release([mine["org-2"], mine["org-3"]])
-    assert second.beat().keys() == {"org-2", "org-3"}
-    with first.database.engine.connect() as connection:
-        wait_for("all ran out", lambda: not read_owners(connection))
-    assert first.beat().keys() == {"org-0", "org-1"}
-    assert second.beat().keys() == {"org-2", "org-3"}
+    mine = one.beat()
+    one.leases.release([mine["org-2"], mine["org-3"]])
+    assert other.beat().keys() == {"org-2", "org-3"}
+    one.run_out()
+    other.run_out()
+    assert one.beat().keys() == {"org-0", "org-1"}
+    assert other.beat().keys() == {"org-2", "org-3"}
 
 
-def test_a_step_holds_its_lease_and_no_renewal_waits_for_it(brief: Replica, other: Replica) -> None:
+def test_a_step_holds_its_lease_and_no_renewal_waits_for_it(one: Replica, other: Replica) -> None:
     """Nobody takes what a step under way goes by, also when it has run out meanwhile."""
-    mine = brief.beat()
-    with brief.database.engine.begin() as step:
-        assert brief.check(step, mine["org-0"]) == "org-0"
-        assert brief.beat() == mine  # in another session, which would wait for ever
-        wait_for("all others are taken", lambda: len(other.beat()) == len(IDS) - 1)
-        assert "org-0" not in other.beat()
-    wait_for("this one too", lambda: len(other.beat()) == len(IDS))
+    mine = one.beat()
+    with one.database.engine.begin() as step:
+        assert one.check(step, mine["org-0"]) == "org-0"
+        assert one.beat() == mine  # in another session, which would wait for ever
+        one.run_out()
+        assert other.beat().keys() == {*IDS} - {"org-0"}
+    assert other.beat().keys() == {*IDS}
 
 
 def test_a_renewal_since_a_step_began_is_no_conflict(other: Replica) -> None:
@@ -143,32 +145,33 @@ def test_a_renewal_since_a_step_began_is_no_conflict(other: Replica) -> None:
         step.execute(update(schema.meta).values(schema_version=schema.SCHEMA_VERSION))
 
 
-def test_a_take_since_a_step_began_is_a_conflict(brief: Replica, other: Replica) -> None:
+def test_a_take_since_a_step_began_is_a_conflict(one: Replica, other: Replica) -> None:
     """The step runs again, and sees that it lost its lease."""
-    mine = brief.beat()
-    with brief.database.engine.connect() as step, step.begin():
+    mine = one.beat()
+    with one.database.engine.connect() as step, step.begin():
         step.execute(select(schema.meta)).all()
-        wait_for("all is taken", lambda: len(other.beat()) == len(IDS))
+        one.run_out()
+        assert other.beat().keys() == {*IDS}
         with pytest.raises(OperationalError) as failed:
-            brief.check(step, mine["org-0"])
+            one.check(step, mine["org-0"])
     assert failed.value.orig is not None
     assert getattr(failed.value.orig, "sqlstate", None) == "40001"
 
 
-def test_what_is_released_is_free_at_once(brief: Replica, other: Replica) -> None:
+def test_what_is_released_is_free_at_once(one: Replica, other: Replica) -> None:
     """And who leaves frees all, and counts no more."""
     mine = other.beat()
     other.leases.release([mine["org-0"], mine["org-1"]])
-    assert brief.beat().keys() == {"org-0", "org-1"}
+    assert one.beat().keys() == {"org-0", "org-1"}
     other.leases.leave()
-    assert brief.beat().keys() == {*IDS}
-    assert brief.leases.beat(IDS).replicas == {brief.name}
+    assert one.beat().keys() == {*IDS}
+    assert one.leases.beat(IDS).replicas == {one.name}
 
 
 def test_many_that_start_at_once_share_what_is_there(postgres_url: str, stack: ExitStack) -> None:
     """Each lease has one owner, whoever comes first, and nobody waits for another."""
     ids = tuple(f"org-{number}" for number in range(40))
-    hosts = [_replica(postgres_url, stack, f"host-{number}", LONG_SECONDS) for number in range(4)]
+    hosts = [_replica(postgres_url, stack, f"host-{number}") for number in range(4)]
     with ThreadPoolExecutor(len(hosts)) as pool:
         for _ in range(4):
             list(pool.map(lambda replica: replica.beat(*ids), hosts))
@@ -178,16 +181,17 @@ def test_many_that_start_at_once_share_what_is_there(postgres_url: str, stack: E
     assert {*keys} == {*ids}
 
 
-async def test_a_step_of_who_lost_the_lease_commits_nothing(brief: Replica, other: Replica) -> None:
+async def test_a_step_of_who_lost_the_lease_commits_nothing(one: Replica, other: Replica) -> None:
     """Not even when its heartbeat has not told it yet."""
     options: dict[str, Any] = {"walk_floor": 0.0}
-    org = await brief.ledger.load("org-0", lease=brief.beat()["org-0"], **options)
-    await asyncio.to_thread(wait_for, "all is taken", lambda: len(other.beat()) == len(IDS))
+    org = await one.ledger.load("org-0", lease=one.beat()["org-0"], **options)
+    one.run_out()
+    assert other.beat().keys() == {*IDS}
     run = Run(id="run-1", status="FAILED", created_at=datetime(2026, 11, 27, tzinfo=UTC))
     with pytest.raises(LeaseLostError):
-        await brief.ledger.record(org, [run], [], now=1.8e9)
+        await one.ledger.record(org, [run], [], now=1.8e9)
     with pytest.raises(LeaseLostError):
-        await brief.ledger.load("org-0", lease=org.lease, **options)
+        await one.ledger.load("org-0", lease=org.lease, **options)
     theirs = await other.ledger.load("org-0", lease=other.beat()["org-0"], **options)
     assert not await other.ledger.knows_any(theirs, ["run-1"])
 
@@ -199,26 +203,26 @@ async def test_a_lease_is_good_for_its_org_alone(other: Replica) -> None:
         await other.ledger.load("org-1", walk_floor=0.0, lease=epochs["c"])
 
 
-async def test_c_takes_its_lease_along_when_it_is_known(other: Replica, brief: Replica) -> None:
+async def test_c_takes_its_lease_along_when_it_is_known(other: Replica, one: Replica) -> None:
     """Under the same number; and all replicas know from then on which org it is."""
     epochs = other.beat("c", "org-1")
     org = await other.ledger.load("c", walk_floor=0.0, lease=epochs["c"])
     named = await other.ledger.identify(org, "org-7", walk_floor=0.0)
     assert named is org
     assert other.beat("c", "org-1") == {"org-7": epochs["c"], "org-1": epochs["org-1"]}
-    heard = brief.leases.beat(("c", "org-7"))
+    heard = one.leases.beat(("c", "org-7"))
     assert heard.keys == {"c": "org-7", "org-7": "org-7"}
     assert heard.owners["org-7"] == other.name
 
 
-async def test_c_gives_way_to_the_replica_that_has_its_org(other: Replica, brief: Replica) -> None:
+async def test_c_gives_way_to_the_replica_that_has_its_org(other: Replica, one: Replica) -> None:
     """What it noted without a name is forgotten, and nobody polls the org twice."""
     elsewhere = other.beat("org-7")
-    mine = brief.beat("c", "org-7")
+    mine = one.beat("c", "org-7")
     assert mine.keys() == {"c"}
-    org = await brief.ledger.load("c", walk_floor=0.0, lease=mine["c"])
-    assert await brief.ledger.identify(org, "org-7", walk_floor=0.0) is None
-    assert brief.leases.beat(("c", "org-7")).keys == {"c": "org-7", "org-7": "org-7"}
+    org = await one.ledger.load("c", walk_floor=0.0, lease=mine["c"])
+    assert await one.ledger.identify(org, "org-7", walk_floor=0.0) is None
+    assert one.leases.beat(("c", "org-7")).keys == {"c": "org-7", "org-7": "org-7"}
     assert other.beat("org-7") == elsewhere
     with other.database.engine.begin() as connection:
-        assert not move_lease(connection, mine["c"], "org-7", brief.name)
+        assert not move_lease(connection, mine["c"], "org-7", one.name)
