@@ -66,6 +66,7 @@ ELSEWHERE = {
     "helm test": "needs a cluster that runs pods",
     "docker compose up": "tests/deploy/test_compose.py::test_the_stack_works_with_real_servers",
     "install -": "copies a key to where the next command looks for it",
+    "COMPOSE_PROFILES=ha": "needs Docker; the same is played by tests/ha",
     "COMPOSE_PROFILES=real": (
         "tests/deploy/test_compose.py::test_the_profile_is_chosen_by_what_replaces_the_default"
     ),
