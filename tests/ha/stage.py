@@ -154,7 +154,12 @@ class Stage:
         """Return what Prometheus has of each series, beside the truth; the world stands still."""
         truth = self.truth
         expected = expected_of(truth)
-        wait_for("the last values are stored", lambda: self._stored.holds(expected))
+        try:
+            wait_for("the last values are stored", lambda: self._stored.holds(expected))
+        except AssertionError as error:
+            up = [series["value"] for series in self._stored.query("up")]
+            missing = "\n".join(self._stored.missing(expected)[:10])
+            raise AssertionError(f"{error}\nup: {up}\n{missing}\n{self.fleet.said()}") from error
         self._stored.at = time.time()
         window = math.ceil(self._stored.at - self._begun) + 30
         try:

@@ -111,13 +111,21 @@ class Stored:
 
     def holds(self, expected: dict[tuple[str, Labels], float]) -> bool:
         """Tell whether the newest stored values are the expected ones."""
-        return all(
-            math.isclose(stored.get((name, labels), -1.0), value, rel_tol=1e-9, abs_tol=1e-6)
-            for name in DURABLE
-            for stored in [self.samples(name, name)]
-            for (wanted, labels), value in expected.items()
-            if wanted == name
-        )
+        return not self.missing(expected)
+
+    def missing(self, expected: dict[tuple[str, Labels], float]) -> list[str]:
+        """List the series whose newest stored values are not the expected ones."""
+        stored = Samples()
+        for name in DURABLE:
+            stored |= self.samples(name, name)
+        return [
+            f"{name}{sorted(labels)}: stored {stored.get((name, labels))}, true {value}"
+            for (name, labels), value in expected.items()
+            if name in DURABLE
+            and not math.isclose(
+                stored.get((name, labels), -1.0), value, rel_tol=1e-9, abs_tol=1e-6
+            )
+        ]
 
 
 def _labels(series: dict[str, object]) -> Labels:
