@@ -61,6 +61,7 @@ ELSEWHERE = {
     "promtool tsdb create-blocks-from rules": "asks a Prometheus that has the past already",
     "kubectl ": "needs a cluster",
     "helm -n invent install": "tests/deploy/test_cluster.py::test_every_values_file_is_installed",
+    "helm -n invent upgrade": "needs a cluster",
     "helm install": "tests/deploy/test_cluster.py::test_every_values_file_is_installed",
     "helm -n invent test": "needs a cluster that runs pods",
     "helm test": "needs a cluster that runs pods",
