@@ -61,11 +61,13 @@ ELSEWHERE = {
     "promtool tsdb create-blocks-from rules": "asks a Prometheus that has the past already",
     "kubectl ": "needs a cluster",
     "helm -n invent install": "tests/deploy/test_cluster.py::test_every_values_file_is_installed",
+    "helm -n invent upgrade": "needs a cluster",
     "helm install": "tests/deploy/test_cluster.py::test_every_values_file_is_installed",
     "helm -n invent test": "needs a cluster that runs pods",
     "helm test": "needs a cluster that runs pods",
     "docker compose up": "tests/deploy/test_compose.py::test_the_stack_works_with_real_servers",
     "install -": "copies a key to where the next command looks for it",
+    "COMPOSE_PROFILES=ha": "needs Docker; the same is played by tests/ha",
     "COMPOSE_PROFILES=real": (
         "tests/deploy/test_compose.py::test_the_profile_is_chosen_by_what_replaces_the_default"
     ),
