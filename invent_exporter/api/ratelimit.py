@@ -36,6 +36,16 @@ Heartbeat = Callable[[float], None]
 """Told, before each request and each wait, how many seconds it may take."""
 
 
+def _at_once(requests_per_minute: float) -> float:
+    return max(1.0, requests_per_minute / 10)
+
+
+def _lasting_per_minute(requests_per_minute: float) -> float:
+    """Tell how many may go out in each of many minutes, so that none ever has more than allowed."""
+    # At 1 a minute nothing would be left to refill with: then one goes out every two minutes.
+    return max(requests_per_minute - _at_once(requests_per_minute), requests_per_minute / 2)
+
+
 class RateLimiter:
     """The pace of all requests of this process, first come first served.
 
@@ -62,10 +72,8 @@ class RateLimiter:
     def apply(self, requests_per_minute: float) -> None:
         """Keep this limit from now on; tokens that the one before had saved beyond it are lost."""
         self._refill()
-        self._capacity = max(1.0, requests_per_minute / 10)
-        # At 1 a minute nothing would be left to refill with: then one goes out every two minutes.
-        refill_per_minute = max(requests_per_minute - self._capacity, requests_per_minute / 2)
-        self._refill_per_second = refill_per_minute / 60
+        self._capacity = _at_once(requests_per_minute)
+        self._refill_per_second = _lasting_per_minute(requests_per_minute) / 60
         self._tokens = min(self._tokens, self._capacity)
 
     def pause_seconds(self, org_id: str) -> float:
@@ -169,7 +177,8 @@ class Demand:
 
     def apply(self, requests_per_minute: float) -> None:
         """Share this limit from now on."""
-        self._polls_per_minute = requests_per_minute * (1 - RECONCILE_SHARE)
+        lasting = _lasting_per_minute(requests_per_minute)
+        self._polls_per_minute = lasting - requests_per_minute * RECONCILE_SHARE
 
     def note(self, org_id: str, requests: int, interval_seconds: float) -> float:
         """Take note of a poll; return by what all intervals are to be multiplied, 1 or more.

@@ -11,6 +11,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -82,19 +83,18 @@ class Leases:
             me = select(_REPLICA.name).where(_REPLICA.name == self.name, _REPLICA.until >= _NOW)
             # Then perhaps all were: the others shall come and find what they had.
             is_late = self._was_heard and connection.execute(me).first() is None
-            alive = insert(schema.replica).values(name=self.name, until=until)
-            connection.execute(
-                alive.on_conflict_do_update(
-                    schema.replica.primary_key, set_={"until": alive.excluded.until}
-                )
-            )
             renewal = update(schema.lease).where(_LEASE.owner == self.name).values(until=until)
             renewed = connection.execute(renewal.returning(_LEASE.epoch, _LEASE.org_id))
             mine = {row.epoch: row.org_id for row in renewed}
             keys = self._keys(connection, target_ids)
             wanted = tuple(dict.fromkeys(keys.values()))
+            wants = sha256("\n".join(sorted(wanted)).encode()).hexdigest()
+            alive = insert(schema.replica).values(name=self.name, until=until, wants=wants)
+            fresh = {"until": alive.excluded.until, "wants": wants}
+            connection.execute(alive.on_conflict_do_update(schema.replica.primary_key, set_=fresh))
             connection.execute(delete(schema.replica).where(_REPLICA.until < _NOW))
-            replicas = set(connection.execute(select(_REPLICA.name)).scalars())
+            alike = select(_REPLICA.name).where(_REPLICA.wants == wants)
+            replicas = set(connection.execute(alike).scalars())
             owners = self._owners(connection, wanted)
             due = to_take(self.name, wanted, owners, replicas)
             free = [key for key in wanted if key not in owners]

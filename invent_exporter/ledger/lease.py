@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 RENEWALS = 5
 """So often a lease is renewed while it lasts; the last such part of it nobody serves."""
-_PART_HANDED_OVER = 4
-"""At most this part of a share is handed over at a time: so much is without an owner at once."""
+_PARTS_OF_A_SHARE = 2
+"""At most such a part of one is handed over at a time: so much is without an owner at once."""
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -30,6 +30,7 @@ class Heard(msgspec.Struct, frozen=True):
     keys: Mapping[str, str]
     owners: Mapping[str, str]
     replicas: Collection[str]
+    """Those that live and want the same orgs."""
     mine: Mapping[int, str]
     """The keys of all leases that are ours, by epoch; also one that ran out and nobody took."""
     history_until: Mapping[str, float]
@@ -50,37 +51,59 @@ def share(orgs: int, replicas: int) -> Share:
     return Share(orgs // replicas, math.ceil(orgs / replicas))
 
 
+class Shares(msgspec.Struct, frozen=True):
+    """What replicas that want the same orgs have of them; what others have is not theirs to share.
+
+    `owned` is how many each has, `mine` which are ours; `free` are the orgs that nobody owns.
+    """
+
+    owned: Mapping[str, int]
+    mine: Sequence[str]
+    free: Sequence[str]
+    fair: Share
+
+
+def look(
+    me: str, wanted: Sequence[str], owners: Mapping[str, str], replicas: Collection[str]
+) -> Shares:
+    """Count; `replicas` are those that want the same, this one among them."""
+    owned = Counter(dict.fromkeys(replicas, 0))
+    owned.update(owners[key] for key in wanted if owners.get(key) in replicas)
+    free = [key for key in wanted if key not in owners]
+    mine = [key for key in wanted if owners.get(key) == me]
+    return Shares(owned, mine, free, share(owned.total() + len(free), len(replicas)))
+
+
 def to_take(
     me: str, wanted: Sequence[str], owners: Mapping[str, str], replicas: Collection[str]
 ) -> int:
-    """Tell how many of the wanted orgs that nobody owns this replica should take."""
-    mine = sum(owners.get(key) == me for key in wanted)
-    return max(0, min(share(len(wanted), len(replicas)).most - mine, _free(wanted, owners)))
+    """Tell how many of the wanted orgs that nobody owns this replica should take.
+
+    Up to the smaller share, and one more when it is none that another lacks.
+    """
+    shares = look(me, wanted, owners, replicas)
+    least, have, free = shares.fair.least, len(shares.mine), len(shares.free)
+    due = min(free, max(0, least - have))
+    lacking = sum(max(0, least - n) for owner, n in shares.owned.items() if owner != me)
+    is_spare = have + due < shares.fair.most and free - due > lacking
+    return due + is_spare
 
 
 def to_hand_over(
     me: str, wanted: Sequence[str], owners: Mapping[str, str], replicas: Collection[str]
-) -> list[str]:
+) -> Sequence[str]:
     """Choose orgs that another replica should have: a few, and none while any has no owner.
 
     Those handed over before were not taken yet then, or a dead replica's wait to be taken.
     """
-    if _free(wanted, owners):
-        return []
-    owned = Counter(dict.fromkeys(replicas, 0))
-    owned.update(owner for key in wanted if (owner := owners[key]) in replicas)
-    fair = share(len(wanted), len(replicas))
-    surplus = owned[me] - fair.most
-    if surplus == 0 and fair.least < fair.most and min(owned.values()) < fair.least:
-        surplus = 1  # as many as anybody may have, while somebody has too few
-    if surplus <= 0:
-        return []
-    mine = [key for key in wanted if owners[key] == me]
-    return mine[-min(surplus, max(1, fair.most // _PART_HANDED_OVER)) :]
-
-
-def _free(wanted: Iterable[str], owners: Mapping[str, str]) -> int:
-    return sum(key not in owners for key in wanted)
+    shares = look(me, wanted, owners, replicas)
+    least, most = shares.fair.least, shares.fair.most
+    surplus = len(shares.mine) - most
+    if surplus == 0 and min(shares.owned.values()) < least:
+        surplus = most - least  # as many as anybody may have, while somebody has too few
+    if shares.free or surplus <= 0:
+        return ()
+    return shares.mine[-min(surplus, math.ceil(most / _PARTS_OF_A_SHARE)) :]
 
 
 class Standing:

@@ -375,10 +375,8 @@ _LOOK_UP = select(schema.run).where(_RUN.run_id.in_(bindparam("ids", expanding=T
 
 def _names(connection: Connection, orgs: set[int]) -> dict[int, str | None]:
     """Look up the ids of orgs by their keys."""
-    if not orgs:
-        return {}
     query = select(schema.org.c.org, schema.org.c.org_id).where(schema.org.c.org.in_(orgs))
-    return {row.org: row.org_id for row in connection.execute(query)}
+    return {row.org: row.org_id for row in connection.execute(query)} if orgs else {}
 
 
 def _since(run: Run, now: float) -> float:

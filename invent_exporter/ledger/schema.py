@@ -146,6 +146,7 @@ replica = Table(
     leases,
     Column("name", Text, primary_key=True),
     Column("until", Float, nullable=False, doc="it counts as alive until then"),
+    Column("wants", Text, nullable=False, doc="a digest of the orgs that it is to poll"),
 )
 
 lease_epoch = sa.Sequence("lease_epoch", metadata=leases)

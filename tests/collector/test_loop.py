@@ -196,9 +196,9 @@ async def test_the_interval_stretches_where_the_limit_is_too_low_and_comes_back(
     desk.service.before_read = lambda _reads: setattr(desk.clocks, "now", desk.clocks.now + 2.0)
     await desk.poll()
     demand = desk.process.collector._shared.demand
-    demand.apply(1)  # a minute, of which 0.8 are for polls, which want 2
-    assert await desk.poll() == pytest.approx(2.0 + 75.0)
-    assert desk.own("invent_poll_interval_seconds") == pytest.approx(77.0)
+    demand.apply(2)  # a minute, of which 0.6 are for polls, which want 2
+    assert await desk.poll() == pytest.approx(2.0 + 100.0)
+    assert desk.own("invent_poll_interval_seconds") == pytest.approx(102.0)
     demand.apply(300)
     assert await desk.poll() == 30.0
     assert desk.own("invent_poll_interval_seconds") == 30.0

@@ -152,7 +152,8 @@ class Collectors:
                 self.orgs[key].epoch = self.wanted[key]  # one that goes on is not loaded anew
             await self._load_missing()
             for key in sorted(gone):
-                await self._replica.asks(lambda: None)
+                with suppress(StorageError):  # its own work, whatever became of the network
+                    await self._replica.asks(lambda: None)
                 del self.orgs[key]
 
     async def load_missing(self) -> None:
@@ -161,9 +162,10 @@ class Collectors:
             await self._load_missing()
 
     async def _load_missing(self) -> None:
-        for key in sorted(self.wanted.keys() - self.orgs.keys()):
-            with suppress(StorageError):
-                await self._load(key, self.wanted[key])
+        for key, epoch in sorted(self.wanted.items()):  # as they are now: an end forgets them all
+            if key not in self.orgs:
+                with suppress(StorageError):
+                    await self._load(key, epoch)
 
     async def _load(self, key: str, epoch: int) -> None:
         database = self._replica.database

@@ -29,7 +29,7 @@ def check(machine: type[Machine], sequences: int, steps: int, *, anew: bool = Fa
 
 def test_no_org_is_served_or_counted_by_two(effort: Effort) -> None:
     """However replicas stop, lose the network, come and go; afterwards all are served evenly."""
-    check(Machine, effort.choose(100, 5000), effort.choose(40, 60), anew=effort is Effort.LONG)
+    check(Machine, effort.choose(100, 1500), effort.choose(40, 60), anew=effort is Effort.LONG)
 
 
 # -- bugs that it must find
