@@ -61,15 +61,19 @@ ELSEWHERE = {
     "promtool tsdb create-blocks-from rules": "asks a Prometheus that has the past already",
     "kubectl ": "needs a cluster",
     "helm -n invent install": "tests/deploy/test_cluster.py::test_every_values_file_is_installed",
-    "helm -n invent upgrade": "needs a cluster",
+    "helm -n invent upgrade": (
+        "tests/deploy/test_cluster.py::test_a_release_becomes_replicas_and_one_again"
+    ),
     "helm install": "tests/deploy/test_cluster.py::test_every_values_file_is_installed",
     "helm -n invent test": "needs a cluster that runs pods",
     "helm test": "needs a cluster that runs pods",
     "docker compose up": "tests/deploy/test_compose.py::test_the_stack_works_with_real_servers",
     "install -": "copies a key to where the next command looks for it",
-    "COMPOSE_PROFILES=ha": "needs Docker; the same is played by tests/ha",
     "COMPOSE_PROFILES=real": (
         "tests/deploy/test_compose.py::test_the_profile_is_chosen_by_what_replaces_the_default"
+    ),
+    "COMPOSE_PROFILES=ha": (
+        "tests/deploy/test_compose.py::test_replicas_are_all_scraped_and_told_apart"
     ),
     "docker run": "tests/deploy/test_image.py::test_the_documented_command_runs_it",
     "docker exec": "tests/deploy/test_image.py::test_commands_work_as_any_user",

@@ -94,7 +94,8 @@ class Leases:
             connection.execute(alive.on_conflict_do_update(schema.replica.primary_key, set_=fresh))
             connection.execute(delete(schema.replica).where(_REPLICA.until < _NOW))
             alike = select(_REPLICA.name).where(_REPLICA.wants == wants)
-            replicas = set(connection.execute(alike).scalars())
+            # We live, even if this took longer than a lease until here.
+            replicas = {self.name, *connection.execute(alike).scalars()}
             owners = self._owners(connection, wanted)
             due = to_take(self.name, wanted, owners, replicas)
             free = [key for key in wanted if key not in owners]

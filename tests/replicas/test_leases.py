@@ -124,6 +124,13 @@ def test_after_the_database_was_away_each_finds_what_it_had(one: Replica, other:
     assert other.beat().keys() == {"org-2", "org-3"}
 
 
+def test_a_heartbeat_may_take_longer_than_a_lease(one: Replica) -> None:
+    """By a database so slow that what was just written has run out nothing is broken."""
+    one.leases = Leases(one.database, one.name, -1.0, time.monotonic)
+    assert one.beat().keys() == {*IDS}
+    assert one.leases.beat(IDS).replicas == {one.name}
+
+
 def test_a_step_holds_its_lease_and_no_renewal_waits_for_it(one: Replica, other: Replica) -> None:
     """Nobody takes what a step under way goes by, also when it has run out meanwhile."""
     mine = one.beat()
