@@ -293,6 +293,11 @@ def test_backfill_writes_the_past_of_sub_orgs_too(
 ) -> None:
     """Each under its own id and name; without their list nothing is written."""
     add(simulator, "org-new")
+    # Not of this second: the API's `Date`, where the past ends, is cut to seconds.
+    began = simulator.world.clock() - 3600
+    simulator.world.add_run(
+        org_id="org-new", status="COMPLETED", created_at=began, started_at=began, ended_at=began + 1
+    )
     past = backfill(simulator.url, tmp_path, "--since=1d", orgs=[PARENT])
     assert 'org_id="org-new",org_name="Org-New"} 1.0' in past
     runs = [labels for name, labels in samples_of(past) if name == "invent_runs_finished_total"]
