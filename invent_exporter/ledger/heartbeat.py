@@ -32,6 +32,18 @@ _LEASE, _REPLICA, _ORG = schema.lease.c, schema.replica.c, schema.org.c
 _LISTED = select(func.count(), func.max(schema.sub_org.c.seen))
 _NOT_OWNED = or_(_LEASE.owner.is_(None), _LEASE.until < _NOW)
 
+_END_FROZEN = sa.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() "
+    "AND datname = current_database() AND usename = current_user "
+    "AND xact_start < clock_timestamp() - make_interval(secs => :seconds) "
+    "AND pid IN (SELECT pid FROM pg_locks WHERE relation = CAST('lease' AS regclass))"
+)
+"""Break off the steps that have gone on for longer than a lease, and hold one.
+
+Of a process that was frozen in the middle of sending them: the server waits for the rest with none
+of its timeouts running, and nobody could take the lease until that process goes on.
+"""
+
 
 def new_name(host: str) -> str:
     """Make a name that no other process has or had, not even the one before on this host."""
@@ -134,6 +146,8 @@ class Leases:
             .with_for_update(skip_locked=True)
         )
         keys = list(connection.execute(chosen).scalars())
+        if len(keys) < min(due, len(free)):
+            connection.execute(_END_FROZEN, {"seconds": self._lease_seconds})
         take = (
             update(schema.lease)
             .where(_LEASE.org_id.in_(keys))

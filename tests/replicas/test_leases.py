@@ -28,6 +28,7 @@ from invent_exporter.ledger.heartbeat import (
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.ledger.postgres import Database, open_database
 from invent_exporter.ledger.recorder import LedgerSettings
+from tests.process.harness import wait_for
 
 pytestmark = pytest.mark.system
 
@@ -140,6 +141,28 @@ def test_a_step_holds_its_lease_and_no_renewal_waits_for_it(one: Replica, other:
         one.run_out()
         assert other.beat().keys() == {*IDS} - {"org-0"}
     assert other.beat().keys() == {*IDS}
+
+
+def test_a_step_that_goes_on_for_longer_than_a_lease_is_broken_off(
+    one: Replica, other: Replica
+) -> None:
+    """Of a process that is frozen: none of the server's timeouts may be running then."""
+    mine = one.beat()
+    with one.database.engine.connect() as step:
+        step.exec_driver_sql("SET idle_in_transaction_session_timeout = 0")
+        assert one.check(step, mine["org-0"]) == "org-0"
+        one.run_out()
+        assert other.beat().keys() == {*IDS} - {"org-0"}
+        assert one.check(step, mine["org-0"]) == "org-0"
+
+        def has_all() -> bool:
+            briefly = Leases(other.database, other.name, 0.001, time.monotonic)
+            return {*briefly.beat(IDS).mine.values()} == {*IDS}
+
+        wait_for("all are taken", has_all)
+        with pytest.raises(OperationalError):
+            one.check(step, mine["org-0"])
+        step.invalidate()
 
 
 def test_a_renewal_since_a_step_began_is_no_conflict(other: Replica) -> None:
