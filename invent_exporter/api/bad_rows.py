@@ -94,8 +94,8 @@ class BadRows:
         return all(span.is_apart_from(rows) for span in self.spans)
 
     def forget(self, span: Span) -> None:
-        """Take the rows for good ones from now on."""
-        self.spans.remove(span)
+        """Take the rows for good ones from now on; a page may have said so already."""
+        self.spans = [each for each in self.spans if each is not span]
 
     def met(self, row: int, invalid: InvalidRun, now: float) -> None:
         """Remember a row that was just found to be bad."""

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from invent_exporter.api.bad_rows import RETRY_SECONDS, BadRows
+from invent_exporter.api.decoding import InvalidRun
 from invent_exporter.api.listing import Listing
 from invent_exporter.api.page_size import PageSize
 from invent_exporter.api.transport import Answer
@@ -158,3 +159,13 @@ async def test_no_good_row_is_passed_over_whatever_comes_and_goes(
             good = [each for each in api.ids if each not in api.bad]
             with suppress(ApiError):  # the three rows that are asked for are bad, too
                 assert await api.walk(forward=kind == "walk") == (good, len(api.ids) - len(good))
+
+
+def test_rows_that_a_page_has_shown_to_be_good_can_be_forgotten_again() -> None:
+    """Whoever asked for that page has still to say what it thinks of them."""
+    rows = BadRows()
+    rows.met(3, InvalidRun(None, "server_error", ""), NOW)
+    span = rows.spans[0]
+    rows.saw(0, [f"run-{number}" for number in range(6)])
+    rows.forget(span)
+    assert rows.spans == []
