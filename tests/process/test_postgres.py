@@ -117,7 +117,10 @@ def test_a_start_goes_on_where_the_last_one_was(tmp_path: Path, postgres_url: st
             case.happen()
             case.exporter.start()
             case.wait_until_exact()
-        assert case.exporter.scrape().find("invent_ledger_size_bytes") > 1e6  # type: ignore[operator]
+        case.exporter.wait_for(
+            "its size is known",
+            lambda samples: (samples.find("invent_ledger_size_bytes") or 0) > 1e6,
+        )
         assert case.exporter.stop() == 0
 
 
