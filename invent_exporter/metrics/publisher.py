@@ -202,7 +202,8 @@ class Publisher:
             view = self._org_view(org, self._names[key])
             if view != self._views.get(key):
                 changes[(key,)] = self._views[key] = view
-            for name in sorted(names):
+            # An open run may be of a workflow that was let in a moment ago: the next poll meets it.
+            for name in sorted(names & org.workflows.keys()):
                 if self._workflows.leave_out(name):
                     changes[key, name] = None
                     continue

@@ -289,6 +289,14 @@ async def test_open_runs_fall_to_zero_and_go_away_when_they_are_not_known(desk: 
     assert any("invent_runs_finished" in series for series in served)
 
 
+async def test_an_open_run_of_a_workflow_that_no_poll_has_met_yet_waits_for_it(desk: Desk) -> None:
+    """It was let in a moment ago, by a reload in the middle of a poll."""
+    await desk.record(run())
+    await desk.set_open(())
+    await desk.set_open((group("wf", "RUNNING", 2), group("let-in", "RUNNING", 1)))
+    assert await desk.count("invent_runs_open{") == 2
+
+
 async def test_open_runs_of_folded_workflows_are_added_up(desk: Desk) -> None:
     """Behind `__other__`, with the oldest of all."""
     desk.ledger.settings = LedgerSettings(
