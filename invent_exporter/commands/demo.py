@@ -51,7 +51,7 @@ def demo_config(api_url: str) -> Config:
                 sub_orgs_interval_seconds=10.0,
             ),
         ),
-        poll_interval_seconds=2.0,
+        poll_interval_seconds=5.0,  # four orgs, and the limit of an ordinary account
         state_url="sqlite://",
         metrics=MetricsConfig(newborn_hold_seconds=5.0, step_credits=True),
     )
