@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 from bench.client import OPENMETRICS, samples_in
 from bench.table import Row, Size, ms
 from invent_exporter.ledger.counts import BASE_KEYS, Bounds, WorkflowCounts
-from invent_exporter.metrics.exposition import Exposition, View
+from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.families import WorkflowView
+from invent_exporter.metrics.groups import View
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

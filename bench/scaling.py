@@ -26,16 +26,13 @@ from rich.table import Table
 from bench.scaling_replica import FleetApi, Seen, run
 from bench.table import percentile
 from invent_exporter.api.ratelimit import RECONCILE_SHARE
+from invent_exporter.collector.demand import ORDINARY_REQUESTS, for_polls_per_minute
 from invent_exporter.config.load import ApiConfig, Config, Key, OrgConfig
 
 KEPT_SECONDS = 86_400.0
 LOOKBACK_SECONDS = 3_600.0
 PAGE_ROWS = 99
 """Each page begins with a row of the one before."""
-STEADY_SHARE = 0.9
-"""The limiter lets a tenth of the limit out at once, and the rest evenly over the minute."""
-BUSY_POLL_REQUESTS = 4
-"""Of an org where something goes on: two pages of all runs, those that wait, those that run."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,8 @@ class Case:
 
 def fitting_orgs(fleet: Fleet, poll_interval_seconds: float) -> int:
     """Tell how many busy orgs one replica can poll in time, beside its look back."""
-    budget = fleet.requests_per_minute * (STEADY_SHARE - RECONCILE_SHARE)
-    fits = int(budget * poll_interval_seconds / 60 / BUSY_POLL_REQUESTS)
+    budget = for_polls_per_minute(fleet.requests_per_minute)
+    fits = int(budget * poll_interval_seconds / 60 / ORDINARY_REQUESTS)
     return max(1, min(fits, fleet.orgs))
 
 

@@ -1,4 +1,7 @@
-"""Wires the parts of `serve` together, starts them, and stops them in order."""
+"""Wires the parts of `serve` together, starts them, and stops them in order.
+
+Longer than most modules: each part is made here, once.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +21,16 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from invent_exporter import __version__
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import SubOrgsApi
-from invent_exporter.api.ratelimit import Demand, PageAllowance
+from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks, boot_seconds
+from invent_exporter.collector.demand import Demand
 from invent_exporter.collector.ownership import Ownership
 from invent_exporter.collector.status import OrgElsewhere, OrgStatus, org_status
 from invent_exporter.collector.supervisor import Supervisor
 from invent_exporter.collector.target import Shared, Target
 from invent_exporter.collector.targets import Targets
-from invent_exporter.config.key import Key
+from invent_exporter.config.key import read_secret
 from invent_exporter.config.load import Config
 from invent_exporter.config.reload import Reloader
 from invent_exporter.config.state import shown
@@ -95,7 +99,7 @@ class Exporter:
             clocks=clocks,
             allowance=PageAllowance(config.api.requests_per_minute, clocks.monotonic),
             demand=Demand(config.api.requests_per_minute),
-            read_key=self._read_key,
+            read_key=partial(read_secret, redactor=redactor),
             redactor=redactor,
             may_poll=lambda: self.ownership is None or self.ownership.may_serve,
         )
@@ -120,11 +124,6 @@ class Exporter:
         own = self.ownership
         return len(self.supervisor.collectors) if own is None else own.serving
 
-    def _read_key(self, key: Key) -> str:
-        secret = key.read()
-        self._redactor.add(secret)
-        return secret
-
     async def load(self) -> None:
         """Serve what is known already; before anybody is answered, so that no series is missing.
 
@@ -136,7 +135,7 @@ class Exporter:
             # So that it is known as a secret before anything is logged. A key that can't be read
             # now is an error of the poll, which tries again.
             with contextlib.suppress(ConfigError):
-                self._read_key(org.key)
+                read_secret(org.key, self._redactor)
         try:
             await self._targets.refresh()
         except StorageError as error:

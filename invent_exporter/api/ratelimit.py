@@ -1,7 +1,4 @@
-"""When a request may go out: the own rate limit, and what the API asks for with Retry-After.
-
-Beside it: what follows from the limit for how often an org can be polled.
-"""
+"""When a request may go out: the own rate limit, and what the API asks for with Retry-After."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from email.utils import parsedate_to_datetime
 
 from invent_exporter.clocks import Clocks
 from invent_exporter.errors import PausedError
-from invent_exporter.log import get_logger
 
 MAX_WAIT_SECONDS = 30.0
 """The longest that one request waits for the API's sake; a longer `Retry-After` is the caller's."""
@@ -25,13 +21,6 @@ RECONCILE_SHARE = 0.2
 WAITING_SECONDS = 600.0
 """An org that has not asked again for so long is not waited for."""
 
-ORDINARY_REQUESTS = 4
-"""So many a poll may need that catches up with nothing: all runs, and the open ones by status."""
-_ENOUGH = 0.9
-"""So far the demand must fall before the limit passes for enough again."""
-
-log = get_logger(__name__)
-
 Heartbeat = Callable[[float], None]
 """Told, before each request and each wait, how many seconds it may take."""
 
@@ -40,7 +29,7 @@ def _at_once(requests_per_minute: float) -> float:
     return max(1.0, requests_per_minute / 10)
 
 
-def _lasting_per_minute(requests_per_minute: float) -> float:
+def lasting_per_minute(requests_per_minute: float) -> float:
     """Tell how many may go out in each of many minutes, so that none ever has more than allowed."""
     # At 1 a minute nothing would be left to refill with: then one goes out every two minutes.
     return max(requests_per_minute - _at_once(requests_per_minute), requests_per_minute / 2)
@@ -73,7 +62,7 @@ class RateLimiter:
         """Keep this limit from now on; tokens that the one before had saved beyond it are lost."""
         self._refill()
         self._capacity = _at_once(requests_per_minute)
-        self._refill_per_second = _lasting_per_minute(requests_per_minute) / 60
+        self._refill_per_second = lasting_per_minute(requests_per_minute) / 60
         self._tokens = min(self._tokens, self._capacity)
 
     def pause_seconds(self, org_id: str) -> float:
@@ -161,53 +150,6 @@ class RateLimiter:
         # A rounding error short of a whole token would ask for a wait that no clock can measure.
         missing = 1 - self._tokens if self._tokens < 1 - 1e-9 else 0.0
         return missing / self._refill_per_second
-
-
-class Demand:
-    """What the polls of all orgs ask of the request limit; where it is too much, all slow down.
-
-    Otherwise their requests would queue, and each wait for those of all others. An org that catches
-    up counts as any other: it takes what is left, a request at a time.
-    """
-
-    def __init__(self, requests_per_minute: float) -> None:
-        self._requests_per_second: dict[str, float] = {}
-        self._is_too_much = False
-        self.apply(requests_per_minute)
-
-    def apply(self, requests_per_minute: float) -> None:
-        """Share this limit from now on."""
-        lasting = _lasting_per_minute(requests_per_minute)
-        self._polls_per_minute = lasting - requests_per_minute * RECONCILE_SHARE
-
-    def note(self, org_id: str, requests: int, interval_seconds: float) -> float:
-        """Take note of a poll; return by what all intervals are to be multiplied, 1 or more.
-
-        `interval_seconds` is the org's own, before that.
-        """
-        per_poll = min(max(requests, 1), ORDINARY_REQUESTS)
-        self._requests_per_second[org_id] = per_poll / interval_seconds
-        wanted_per_minute = 60 * sum(self._requests_per_second.values())
-        stretch = wanted_per_minute / self._polls_per_minute
-        if self._is_too_much != (stretch > (_ENOUGH if self._is_too_much else 1.0)):
-            self._is_too_much = not self._is_too_much
-            self._say(wanted_per_minute)
-        return max(1.0, stretch)
-
-    def forget(self, org_id: str) -> None:
-        """Leave out an org that is not polled any more."""
-        self._requests_per_second.pop(org_id, None)
-
-    def _say(self, wanted_per_minute: float) -> None:
-        numbers = {
-            "orgs": len(self._requests_per_second),
-            "polls_want_per_minute": round(wanted_per_minute),
-            "polls_get_per_minute": round(self._polls_per_minute),
-        }
-        if self._is_too_much:
-            log.warning("the request limit is too low for all polls; they are stretched", **numbers)
-        else:
-            log.info("the request limit is enough for all polls again", **numbers)
 
 
 def parse_retry_after(value: str | None, date: str | None, now: float) -> float | None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import NO_FINANCES, Finances, SubOrgsApi
-from invent_exporter.api.ratelimit import Demand, PageAllowance
+from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.clocks import Clocks
+from invent_exporter.collector.demand import Demand
 from invent_exporter.config.key import Key
 from invent_exporter.ledger.ledger import Ledger
 from invent_exporter.metrics.publisher import Publisher

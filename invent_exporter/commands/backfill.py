@@ -29,7 +29,8 @@ from invent_exporter.commands.backfill_progress import Bar
 from invent_exporter.commands.backfill_reading import PastReader, Source
 from invent_exporter.commands.backfill_spool import Spool
 from invent_exporter.commands.backfill_writing import PastWriter, forecast_of, real_id
-from invent_exporter.commands.sub_orgs import find_orgs, read_key
+from invent_exporter.commands.sub_orgs import find_orgs
+from invent_exporter.config.key import read_secret
 from invent_exporter.config.load import Config, OrgConfig
 from invent_exporter.errors import BackfillError
 from invent_exporter.redaction import Redactor
@@ -153,7 +154,7 @@ class _Backfill:
         api = RunsApi(transport, self.config.api.page_size)
 
         sources = [
-            Source(number, org.id, partial(read_key, org.key, self.redactor), self.redactor)
+            Source(number, org.id, partial(read_secret, org.key, self.redactor), self.redactor)
             for number, org in enumerate(self.config.orgs)
         ]
         refused = {}

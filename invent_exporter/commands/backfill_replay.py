@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from prometheus_client.core import Metric
-from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
@@ -18,6 +17,8 @@ from invent_exporter.api.models import Run, escape
 from invent_exporter.commands.backfill_plan import LOOKBACK_MS, Plan
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts, series_key
 from invent_exporter.metrics.families import FAMILIES, WorkflowView
+from invent_exporter.metrics.formats import OPENMETRICS
+from invent_exporter.metrics.lines import lines_of
 
 Event = tuple[float, bool, Run]
 """When (seconds), whether the run finished then or was submitted, and the run."""
@@ -174,29 +175,14 @@ def _labels_but_le(sample: Sample) -> tuple[str, ...]:
     return tuple(value for name, value in sample.labels.items() if name != "le")
 
 
-@dataclass(frozen=True)
-class _Registry:
-    """The one method of a registry that prometheus_client's encoders use."""
-
-    metric: Metric
-
-    def collect(self) -> list[Metric]:
-        return [self.metric]
-
-
 def header_of(family: int) -> str:
     """Write the lines before the samples of a family, as /metrics has them."""
-    return _encoded(FAMILIES[family].metric())
+    return OPENMETRICS.header(FAMILIES[family].metric()).decode()
 
 
 def _names(metric: Metric, samples: list[Sample], labels: Mapping[str, str]) -> list[str]:
     """Write the beginnings of lines, up to the value."""
     only = Metric(metric.name, metric.documentation, metric.type)
     only.samples = [Sample(each.name, {**each.labels, **labels}, 0) for each in samples]
-    lines = _encoded(only).split("\n")[2:-1]
+    lines = lines_of([only]).by_family[metric.name].decode().split("\n")[:-1]
     return [line.rpartition(" ")[0] for line in lines]
-
-
-def _encoded(metric: Metric) -> str:
-    text: bytes = generate_latest(_Registry(metric))  # type: ignore[no-untyped-call]
-    return text.decode().removesuffix("# EOF\n")

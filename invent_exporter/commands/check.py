@@ -21,7 +21,8 @@ from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
 from invent_exporter.commands.check_machine import Line, look_at
-from invent_exporter.commands.sub_orgs import Asked, find_orgs, read_key
+from invent_exporter.commands.sub_orgs import Asked, find_orgs
+from invent_exporter.config.key import read_secret
 from invent_exporter.config.load import Config
 from invent_exporter.errors import ApiError
 from invent_exporter.redaction import Redactor
@@ -171,7 +172,7 @@ def _plain(text: str) -> str:
 
 
 async def _ask(api: RunsApi, asked: Asked, redactor: Redactor, runs: list[Run]) -> OrgFound:
-    org, key = asked.org, partial(read_key, asked.org.key, redactor)
+    org, key = asked.org, partial(read_secret, asked.org.key, redactor)
     began = time.monotonic()
     try:
         chunk = await api.listing(org.id, key).read(0)

@@ -7,7 +7,8 @@ from functools import partial
 
 from invent_exporter.api.orgs import NO_FINANCES, Finances, SubOrgsApi
 from invent_exporter.api.transport import Transport
-from invent_exporter.config.load import Config, Key, OrgConfig
+from invent_exporter.config.key import read_secret
+from invent_exporter.config.load import Config, OrgConfig
 from invent_exporter.errors import ApiError
 from invent_exporter.redaction import Redactor
 
@@ -28,7 +29,7 @@ async def find_orgs(config: Config, transport: Transport, redactor: Redactor) ->
     for org in (each for each in config.orgs if each.sub_orgs):
         parent = asked[org.id]
         try:
-            listed = await api.read(org.id, partial(read_key, org.key, redactor))
+            listed = await api.read(org.id, partial(read_secret, org.key, redactor))
         except ApiError as error:
             parent.problem = f"sub-orgs: {error.reason}: {error.message}"
             continue
@@ -41,10 +42,3 @@ async def find_orgs(config: Config, transport: Transport, redactor: Redactor) ->
             sub_org = replace(org, id=each.org_id, name=name, sub_orgs=False)
             asked.setdefault(each.org_id, Asked(sub_org)).finances = each.finances
     return list(asked.values())
-
-
-def read_key(key: Key, redactor: Redactor) -> str:
-    """Read a key, which is a secret from then on."""
-    secret = key.read()
-    redactor.add(secret)
-    return secret

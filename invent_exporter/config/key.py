@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from invent_exporter.errors import ConfigError, escaped, why_unreadable
+from invent_exporter.redaction import Redactor
 
 MAX_KEY_FILE_BYTES: Final = 64 * 1024
 """A bound against files that are not meant as keys."""
@@ -85,6 +86,13 @@ class Key:
     def __repr__(self) -> str:
         """Say where the key comes from, not what it is: a path may be a key given by mistake."""
         return f"Key({'literal' if self._path is None else 'file'})"
+
+
+def read_secret(key: Key, redactor: Redactor) -> str:
+    """Read a key, which is a secret from then on; raises ConfigError as `Key.read` does."""
+    secret = key.read()
+    redactor.add(secret)
+    return secret
 
 
 def _checked_key(text: str, where: str) -> str:

@@ -2,6 +2,8 @@
 
 The ledger stores one `WorkflowCounts` for each workflow as JSON and replaces it whole, so a run's
 count, duration, queue time and credits can't come apart.
+
+Longer than most modules: each kind of number, with what one run does to it.
 """
 
 from __future__ import annotations

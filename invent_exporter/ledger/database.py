@@ -69,9 +69,9 @@ def alone(url: str) -> Iterator[Connection]:
 
     """
     if url.startswith(POSTGRESQL):
-        from invent_exporter.ledger import postgres  # noqa: PLC0415 (its driver is an extra)
+        from invent_exporter.ledger import postgres_commands  # noqa: PLC0415 (its driver is an extra)
 
-        with postgres.alone(url) as connection:
+        with postgres_commands.alone(url) as connection:
             yield connection
         return
     database = sqlite.open_database(url)

@@ -12,6 +12,8 @@ What a failed COMMIT did nobody knows, so the ledger loads the org anew after an
 A connection that is silent is given up in seconds: the network's own ways (keepalives) see a dead
 peer, but not a proxy that takes everything and answers nothing. So a thread looks at each
 connection in use, and breaks it off when it has been used for too long.
+
+Longer than most modules: a connection's whole life, and the tables that it must find.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import psycopg
@@ -33,11 +35,10 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, create_engine, event, insert, inspect, select, update
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from invent_exporter.config.state import shown
 from invent_exporter.errors import ConflictError, NoRoomError, StateError, StorageError
-from invent_exporter.ledger.schema import SCHEMA_VERSION, leases, meta, replica, tables
+from invent_exporter.ledger.schema import SCHEMA_VERSION, leases, meta, tables
 from invent_exporter.ledger.upgrade import run_steps
 from invent_exporter.log import get_logger
 
@@ -148,7 +149,7 @@ class Database:
     def _connect(self) -> psycopg.Connection[Any]:
         if self._closed.is_set():
             raise psycopg.OperationalError("closed")
-        return _connect(self._url, _SESSION)
+        return connect(self._url, _SESSION)
 
     def _take(self, connection: psycopg.Connection[Any], record: Any, _proxy: object) -> None:  # noqa: ANN401
         now = time.monotonic()
@@ -187,7 +188,7 @@ class Database:
             self._size_due = time.monotonic() + _SIZE_SECONDS
 
 
-def _connect(url: str, session: str, **options: Any) -> psycopg.Connection[Any]:  # noqa: ANN401
+def connect(url: str, session: str, **options: Any) -> psycopg.Connection[Any]:  # noqa: ANN401
     """Connect as the URL says; what it leaves open is `options`, and `_CONNECT`."""
     known = conninfo_to_dict(url)
     defaults = {**_CONNECT, **options}.items()
@@ -224,77 +225,13 @@ def open_database(url: str) -> Database:
     except SQLAlchemyError as error:
         database.close()
         expected = "expected a PostgreSQL server that lets this user make and write tables"
-        raise _unusable(url, error, expected) from error
+        raise unusable(url, error, expected) from error
     return database
 
 
-def _unusable(url: str, error: Exception, expected: str) -> StateError:
+def unusable(url: str, error: Exception, expected: str) -> StateError:
+    """Say in one line why the state can't be used, in the driver's words."""
     return StateError(f"state.url: {shown(url)}: {_cause(error)[0]}; {expected}")
-
-
-@contextmanager
-def reading(url: str) -> Iterator[Connection | None]:
-    """Read what is committed at one moment, of a standby too; None where there are no tables.
-
-    Raises:
-        StateError: the server can't be reached, or the tables are not ours, or of another version.
-
-    """
-    engine = create_engine(
-        "postgresql+psycopg://",
-        creator=lambda: _connect(url, _READS, target_session_attrs="any"),
-        isolation_level="REPEATABLE READ",
-        poolclass=NullPool,
-    )
-    try:
-        with engine.connect() as connection:
-            is_there = inspect(connection).has_table(meta.name)
-            if is_there and check_tables(connection, shown(url)) < SCHEMA_VERSION:
-                raise StateError(
-                    f"state.url: {shown(url)} is of an older version; "
-                    "let `serve` of this version open it first"
-                )
-            yield connection if is_there else None
-    except SQLAlchemyError as error:
-        expected = "expected a PostgreSQL server that lets this user read the tables"
-        raise _unusable(url, error, expected) from error
-
-
-@contextmanager
-def alone(url: str) -> Iterator[Connection]:
-    """Begin a transaction, as long as it may be, in which nobody else writes or holds a lease.
-
-    Raises:
-        StateError: somebody does, or the tables can't be used.
-
-    """
-    open_database(url).close()
-    engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: _connect(url, _WAITS), poolclass=NullPool
-    )
-    names = ", ".join(table.name for table in (*tables.sorted_tables, *leases.sorted_tables))
-    now = sa.extract("epoch", sa.func.clock_timestamp())
-    alive = select(replica.c.name, replica.c.until - now).where(replica.c.until > now)
-    try:
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"LOCK TABLE {names} IN EXCLUSIVE MODE")
-            for name, seconds in connection.execute(alive):
-                raise StateError(
-                    f"state.url: {shown(url)} is in use by replica {name}; stop it, "
-                    f"or if it is gone wait {seconds:.0f} s for its leases to end"
-                )
-            yield connection
-            connection.execute(_NUMBER_ON)
-    except SQLAlchemyError as error:
-        raise _unusable(url, error, "expected tables that nobody else uses") from error
-
-
-_READS: Final = "SET default_transaction_read_only = on"
-_WAITS: Final = "SET lock_timeout = '5s'"
-_NUMBER_ON: Final = sa.text(
-    "SELECT setval(pg_get_serial_sequence('org', 'org'), max(org)) FROM org HAVING max(org) > 0"
-)
-"""A new org gets the number after those that were copied."""
 
 
 def _prepare(connection: Connection, url: str) -> None:

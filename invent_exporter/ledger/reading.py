@@ -49,9 +49,9 @@ def reading(state_url: str) -> Iterator[State | None]:
 
     """
     if state_url.startswith(POSTGRESQL):
-        from invent_exporter.ledger import postgres  # noqa: PLC0415 (its driver is an extra)
+        from invent_exporter.ledger import postgres_commands  # noqa: PLC0415 (its driver is an extra)
 
-        with postgres.reading(state_url) as connection:
+        with postgres_commands.reading(state_url) as connection:
             yield None if connection is None else State(shown(state_url), connection)
         return
     path = Path(state_url.removeprefix("sqlite:///"))

@@ -1,4 +1,7 @@
-"""A SQLite file opened so that nothing in it can be harmed, by one process at a time."""
+"""A SQLite file opened so that nothing in it can be harmed, by one process at a time.
+
+Longer than most modules: each way in which the file, its disk or its place may be in the way.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -24,7 +24,8 @@ from prometheus_client.registry import Collector
 
 from invent_exporter.metrics.families import FAMILIES
 from invent_exporter.metrics.formats import TEXT, Format, choose
-from invent_exporter.metrics.lines import Lines, Packed, lines_of, without_exemplars
+from invent_exporter.metrics.groups import Group, View
+from invent_exporter.metrics.lines import lines_of
 from invent_exporter.metrics.pieces import Joined, Piece, join, piece
 
 _T = TypeVar("_T")
@@ -36,13 +37,6 @@ _GIVE_WAY_SECONDS = 0.25
 """So long in all a publish lets answers be sent first: both need the interpreter's lock."""
 _FORGET_SECONDS = 600.0
 """A format that nobody asked for so long is not made any more."""
-
-
-class View(Protocol):
-    """Something that was committed."""
-
-    def lines(self) -> Lines:
-        """Write the series."""
 
 
 @dataclass(frozen=True)
@@ -75,79 +69,6 @@ class _Body:
     live: bytes = b""
 
 
-@dataclass
-class _Chunk:
-    """One view, and its lines as they were last written."""
-
-    view: View
-    packed: Packed
-
-
-_NOTHING = Packed(Lines({}, 0))
-
-
-class _Group:
-    """Some views, and their pieces by format and family; None: to be made anew."""
-
-    def __init__(self) -> None:
-        self.chunks: dict[Hashable, _Chunk] = {}
-        self.text_bytes = 0
-        self._changed: set[Hashable] = set()
-        self._pieces: dict[Format, dict[str, Piece | None]] = {}
-
-    def put(self, key: Hashable, view: View) -> None:
-        """Take a view in, in the place of the one that it replaces."""
-        known = self.chunks.get(key)
-        self.chunks[key] = _Chunk(view, _NOTHING if known is None else known.packed)
-        self._changed.add(key)
-
-    def remove(self, key: Hashable) -> None:
-        """Take a view away."""
-        self._replace(self.chunks.pop(key).packed, Lines({}, 0))
-        self._changed.discard(key)
-
-    def write(self, give_way: Callable[[], None]) -> int:
-        """Write what changed; tell how many views that were."""
-        for key in self._changed:
-            give_way()
-            chunk = self.chunks[key]
-            lines = chunk.view.lines()
-            self._replace(chunk.packed, lines)
-            chunk.packed = Packed(lines)
-        written = len(self._changed)
-        self._changed.clear()
-        return written
-
-    def _replace(self, old: Packed, new: Lines) -> None:
-        self.text_bytes += new.text_bytes - old.text_bytes
-        before, after = old.by_family(), new.by_family
-        changed = [
-            name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
-        ]
-        for pieces in self._pieces.values():
-            pieces.update(dict.fromkeys(changed))
-
-    def pieces(self, text: Format) -> Mapping[str, Piece | None]:
-        """Make the pieces of a format, as far as they are not there."""
-        pieces = self._pieces.get(text)
-        if pieces is not None and None not in pieces.values():
-            return pieces
-        views = [chunk.packed.by_family() for chunk in self.chunks.values()]
-        if pieces is None:
-            pieces = self._pieces[text] = dict.fromkeys(chain.from_iterable(views))
-        for name in [name for name, made in pieces.items() if made is None]:
-            lines = b"".join([by_family.get(name, b"") for by_family in views])
-            if lines:
-                pieces[name] = piece(lines if text.has_exemplars else without_exemplars(lines))
-            else:
-                del pieces[name]
-        return pieces
-
-    def keep(self, formats: Sequence[Format]) -> None:
-        """Drop the pieces of all other formats."""
-        self._pieces = {text: self._pieces[text] for text in formats if text in self._pieces}
-
-
 class Exposition:
     """Holds what is published, and answers scrapes."""
 
@@ -172,9 +93,9 @@ class Exposition:
         self._of_orgs = of_orgs or CollectorRegistry()
         self._of_orgs_bytes = 0
         self._clock = clock
-        self._places: dict[Hashable, _Group] = {}
-        self._groups: dict[_Group, None] = {}
-        self._roomy: dict[_Group, None] = {}
+        self._places: dict[Hashable, Group] = {}
+        self._groups: dict[Group, None] = {}
+        self._roomy: dict[Group, None] = {}
         self._headers: dict[tuple[Format, str], Piece] = {}
         self._bodies: dict[Format, _Body] = {}
         self._asked: dict[Format, float] = {}
@@ -275,7 +196,7 @@ class Exposition:
         group = self._places.get(key)
         if view is not None:
             if group is None:
-                group = self._places[key] = next(iter(self._roomy), None) or _Group()
+                group = self._places[key] = next(iter(self._roomy), None) or Group()
             group.put(key, view)
         elif group is not None:
             del self._places[key]
@@ -351,5 +272,5 @@ def _answer(text: Format, body: _Body, *, is_gzip: bool) -> Answer:
 
 def newborn_text(view: View) -> tuple[int, int]:
     """Tell how many bytes and lines a view has as text; it has no exemplars yet."""
-    lines = view.lines()
+    lines = lines_of(view.metrics())
     return lines.text_bytes, sum(each.count(b"\n") for each in lines.by_family.values())

@@ -1,8 +1,8 @@
 """Every metric family of the API's numbers, declared once, and built from what was committed.
 
 Families are made anew from a view (prometheus_client's direct instrumentation would keep a second
-copy of the state, which could differ from the ledger), as its metrics or, to be served, as lines. A
-group of series that is not released yet is built at 0: promise 3 of the contract.
+copy of the state, which could differ from the ledger). A group of series that is not released yet
+is built at 0: promise 3 of the contract.
 
 Longer than most modules: a third of it is the list of the families.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import accumulate, product
 from math import inf
 from typing import Any
@@ -42,7 +42,7 @@ from invent_exporter.ledger.counts import (
     WorkflowCounts,
 )
 from invent_exporter.ledger.ledger import OpenGroup
-from invent_exporter.metrics.lines import Lines, escape, exemplar_text, number
+from invent_exporter.metrics.lines import number
 
 _POLLED = "From polls of the Invent API, not from the scrape."
 _EXEMPLAR_CHARACTERS = 128 - len("run_id")
@@ -64,18 +64,10 @@ class Family:
         """Make the family without samples."""
         return self.kind(self.name, f"{self.documentation} {_POLLED}", labels=self.labels)
 
-    @cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset(self.labels)
-
-    def check(self, labels: Mapping[str, str]) -> None:
-        """Refuse labels that are not the family's own; prometheus_client zips and drops them."""
-        if labels.keys() != self._names:
-            raise ValueError(f"{self.name} has the labels {self.labels}, not {tuple(labels)}")
-
     def values(self, labels: Mapping[str, str]) -> list[str]:
-        """Put labels in their order."""
-        self.check(labels)
+        """Put labels in their order; prometheus_client zips positions and drops what is over."""
+        if labels.keys() != set(self.labels):
+            raise ValueError(f"{self.name} has the labels {self.labels}, not {tuple(labels)}")
         return [labels[name] for name in self.labels]
 
 
@@ -201,15 +193,7 @@ class WorkflowView:
 
     def metrics(self) -> list[Metric]:
         """Build the series of the workflow."""
-        series = _Series(org_id=self.org_id, workflow_id=self.workflow_id)
-        _WorkflowSeries(self, series).build()
-        return list(series.metrics.values())
-
-    def lines(self) -> Lines:
-        """Write the same."""
-        series = _LineSeries(org_id=self.org_id, workflow_id=self.workflow_id)
-        _WorkflowSeries(self, series).build()
-        return series.written()
+        return _WorkflowSeries(self).build()
 
 
 @dataclass(frozen=True)
@@ -226,16 +210,6 @@ class OrgView:
     def metrics(self) -> list[Metric]:
         """Build the series of the org."""
         series = _Series(org_id=self.org_id)
-        self._build(series)
-        return list(series.metrics.values())
-
-    def lines(self) -> Lines:
-        """Write the same."""
-        series = _LineSeries(org_id=self.org_id)
-        self._build(series)
-        return series.written()
-
-    def _build(self, series: _Series) -> None:
         series.add(ORG, {}, org_name=self.org_name)
         for family, value in (
             (BALANCE, self.finances.balance_credits),
@@ -256,6 +230,7 @@ class OrgView:
         series.add(CORRECTIONS, self.counts.credit_corrections)
         series.add(FOLDED, self.folded)
         series.add(EXCLUDED, self.excluded)
+        return list(series.metrics.values())
 
 
 class _Series:
@@ -272,58 +247,12 @@ class _Series:
         self.metrics[family.name].add_metric(family.values({**self._labels, **labels}), *value)
 
 
-class _LineSeries(_Series):
-    """The same, written at once."""
-
-    def __init__(self, **labels: str) -> None:
-        super().__init__(**{name: escape(value) for name, value in labels.items()})
-        self._lines: dict[str, list[str]] = {}
-        self._exemplar_bytes = 0
-
-    def add(self, family: Family, *value: Any, **labels: str) -> None:  # noqa: ANN401
-        """Add one series."""
-        labels = self._labels | {name: escape(each) for name, each in labels.items()}
-        family.check(labels)
-        lines = self._lines.setdefault(family.name, [])
-        if family.kind is InfoMetricFamily:
-            labels |= {name: escape(each) for name, each in value[0].items()}
-        pairs = ",".join([f'{name}="{labels[name]}"' for name in sorted(labels)])
-        if family.kind is CounterMetricFamily:
-            ending = self._ending(value[3]) if len(value) > 1 else ""
-            lines.append(f"{family.name}_total{{{pairs}}} {number(value[0])}{ending}\n")
-        elif family.kind is GaugeMetricFamily:
-            lines.append(f"{family.name}{{{pairs}}} {number(value[0])}\n")
-        elif family.kind is InfoMetricFamily:
-            lines.append(f"{family.name}_info{{{pairs}}} 1.0\n")
-        else:
-            buckets, total = value
-            for bound, count, exemplar in buckets:  # `le` comes before all labels that there are
-                ending = self._ending(exemplar)
-                lines.append(
-                    f'{family.name}_bucket{{le="{bound}",{pairs}}} {number(count)}{ending}\n'
-                )
-            lines.append(f"{family.name}_count{{{pairs}}} {number(count)}\n")
-            lines.append(f"{family.name}_sum{{{pairs}}} {number(total)}\n")
-
-    def _ending(self, exemplar: SampleExemplar | None) -> str:
-        if exemplar is None:
-            return ""
-        ending = exemplar_text(exemplar)
-        self._exemplar_bytes += len(ending.encode())
-        return ending
-
-    def written(self) -> Lines:
-        """Return what was added."""
-        by_family = {name: "".join(lines).encode() for name, lines in self._lines.items()}
-        return Lines(by_family, sum(map(len, by_family.values())) - self._exemplar_bytes)
-
-
-class _WorkflowSeries:
-    def __init__(self, view: WorkflowView, series: _Series) -> None:
+class _WorkflowSeries(_Series):
+    def __init__(self, view: WorkflowView) -> None:
+        super().__init__(org_id=view.org_id, workflow_id=view.workflow_id)
         self.view = view
-        self.add = series.add
 
-    def build(self) -> None:
+    def build(self) -> list[Metric]:
         counts = self.view.counts
         keys = dict.fromkeys((*BASE_KEYS, *counts.finished))
         for key in keys:
@@ -350,6 +279,7 @@ class _WorkflowSeries:
                 workflow_org_id=counts.workflow_org_id,
                 version=counts.version,
             )
+        return list(self.metrics.values())
 
     def _add_finished(self, key: str, origin: str, status: str) -> None:
         counts = self.view.counts

@@ -6,6 +6,8 @@ what changes meanwhile goes with the next.
 Promise 3: the series of a new workflow (a *group*) are served at 0 until `newborn_hold` has passed
 since they were first published and an answer of /metrics has carried the 0. A release is committed
 before it is published. Why that holds: docs/how-it-counts.md, "The first event is seen".
+
+Longer than most modules: what is held, published and let go is one state.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from invent_exporter.errors import StorageError
 from invent_exporter.ledger.ledger import Ledger, OpenGroup
 from invent_exporter.ledger.org import OrgLedger
 from invent_exporter.log import get_logger
-from invent_exporter.metrics.exposition import Exposition, View
+from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.families import OrgView, WorkflowView
+from invent_exporter.metrics.groups import View
 from invent_exporter.telemetry import Telemetry
 
 _RETRY_SECONDS = 5.0
@@ -202,8 +205,7 @@ class Publisher:
             view = self._org_view(org, self._names[key])
             if view != self._views.get(key):
                 changes[(key,)] = self._views[key] = view
-            # An open run may be of a workflow that was let in a moment ago: the next poll meets it.
-            for name in sorted(names & org.workflows.keys()):
+            for name in sorted(names):
                 if self._workflows.leave_out(name):
                     changes[key, name] = None
                     continue
@@ -291,6 +293,8 @@ def _fold(org: OrgLedger, groups: Iterable[OpenGroup], before: _OpenByWorkflow) 
     folded: defaultdict[str, dict[tuple[str, str], OpenGroup]] = defaultdict(dict)
     for group in groups:
         name = group.workflow_id if group.workflow_id in org.workflows else OTHER_WORKFLOW
+        if name not in org.workflows:
+            continue  # a reload let its workflow in a moment ago: the next poll meets it
         labels = (group.origin, group.status)
         known = folded[name].get(labels, OpenGroup(name, *labels, 0, inf))
         oldest = min(group.oldest_timestamp_seconds, known.oldest_timestamp_seconds)

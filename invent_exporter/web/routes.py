@@ -2,6 +2,8 @@
 
 Five paths do not need a framework: each request is looked up in one table, and everything that is
 answered is in memory already.
+
+Longer than most modules: one method for each path.
 """
 
 from __future__ import annotations

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Final
 
+from msgspec.structs import replace
+
 from invent_exporter.simulator import Org, Workflow, World, add_many
+from tests.process.traffic import workflows
 
 KEY: Final = "key-agency"
 LATE_EVERY: Final = 3
@@ -45,40 +49,13 @@ def agency(seed: int, orgs: int, *, late_seconds: float) -> World:
     return world
 
 
-def _workflows(org_id: str) -> tuple[Workflow, ...]:
-    return (
-        Workflow(
-            id="wf-fast",
-            name="fast",
-            org_id=org_id,
-            origins=("WEBHOOK", "TRIGGER"),
-            runs_per_hour=900,
-            duration_seconds=0.2,
-            duration_spread=1.5,
-            queue_seconds=0.05,
-            failed=0.1,
-            skipped=0.1,
-        ),
-        Workflow(
-            id="wf-flaky",
-            name="flaky",
-            org_id=org_id,
-            runs_per_hour=400,
-            duration_seconds=3.0,
-            failed=0.3,
-            canceled=0.2,
-            late_usage_seconds=0.7,
-        ),
-    )
+def _workflows(org_id: str) -> Iterator[Workflow]:
+    """Slow the usual ones down: there are many orgs."""
+    fast, flaky, *_ = workflows()
+    yield replace(fast, org_id=org_id, runs_per_hour=900, duration_seconds=0.2)
+    yield replace(flaky, org_id=org_id, runs_per_hour=400, duration_seconds=3.0, step_objects=False)
 
 
 def _late(org_id: str, seconds: float) -> Workflow:
-    return Workflow(
-        id="wf-late",
-        name="appears later, its first run fails",
-        org_id=org_id,
-        runs_per_hour=400,
-        duration_seconds=0.3,
-        first_fails=True,
-        appears_after_seconds=seconds,
-    )
+    *_, late = workflows()
+    return replace(late, org_id=org_id, runs_per_hour=400, appears_after_seconds=seconds)

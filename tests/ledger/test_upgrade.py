@@ -22,9 +22,9 @@ from invent_exporter.ledger.schema import SCHEMA_VERSION
 from invent_exporter.simulator import Org, Settings, SimulatorServer, Workflow, World
 from invent_exporter.simulator.runs import Status
 from tests.ledger.blocking import BlockingLedger
+from tests.process.disks import fill, tmpfs
 from tests.process.expected import differences
 from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
-from tests.process.test_storage import fill, tmpfs
 from tests.proof.runs import BOUNDS, NOW, run
 
 OLD = Path(__file__).parent / "ledger-0.1.0.db"

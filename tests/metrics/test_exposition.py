@@ -12,12 +12,12 @@ from random import Random
 from unittest.mock import patch
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 
 from invent_exporter.metrics import exposition
-from invent_exporter.metrics.exposition import Answer, Exposition, View
+from invent_exporter.metrics.exposition import Answer, Exposition
 from invent_exporter.metrics.families import FINISHED
-from invent_exporter.metrics.lines import Lines, lines_of
+from invent_exporter.metrics.groups import View
 from tests.proof.process import FakeClocks
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
@@ -31,13 +31,13 @@ class Finished:
     value: float
     threads: list[threading.Thread] = field(default_factory=list)
 
-    def lines(self) -> Lines:
-        """Write it."""
+    def metrics(self) -> list[Metric]:
+        """Build it."""
         self.threads.append(threading.current_thread())
         metric = FINISHED.metric()
         labels = {"org_id": "o", "origin": "TRIGGER", "status": "FAILED"}
         metric.add_metric(FINISHED.values({**labels, "workflow_id": self.workflow_id}), self.value)
-        return lines_of([metric])
+        return [metric]
 
 
 class Stand:

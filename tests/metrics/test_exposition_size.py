@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
 from invent_exporter.ledger.room import TextRoom
-from invent_exporter.metrics.exposition import Exposition, View, newborn_text
+from invent_exporter.metrics.exposition import Exposition, newborn_text
 from invent_exporter.metrics.families import OrgView, WorkflowView
+from invent_exporter.metrics.groups import View
 from tests.process.harness import Exporter, make_config
 from tests.process.traffic import quiet_api
 from tests.proof.process import FakeClocks

@@ -17,7 +17,8 @@ from invent_exporter.ledger.database import open_database
 from invent_exporter.ledger.ledger import Ledger, OpenGroup
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.metrics import publisher
-from invent_exporter.metrics.exposition import Exposition, View
+from invent_exporter.metrics.exposition import Exposition
+from invent_exporter.metrics.groups import View
 from invent_exporter.metrics.publisher import Publisher
 from invent_exporter.scan.poll import ScanState
 from invent_exporter.telemetry import Telemetry

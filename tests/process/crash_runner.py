@@ -29,7 +29,8 @@ from sqlalchemy import event
 
 # What `serve` imports, so that a child need not.
 from invent_exporter import cli
-from invent_exporter.metrics.exposition import Exposition, View
+from invent_exporter.metrics.exposition import Exposition
+from invent_exporter.metrics.groups import View
 
 _WRITES = ("INSERT", "UPDATE", "DELETE", "CREATE", "BEGIN", "PRAGMA")
 

@@ -11,8 +11,8 @@ import pytest
 
 from invent_exporter.commands.backfill_ledger import read_ledger
 from invent_exporter.ledger.database import open_database
+from tests.process.counting import Case, config_of
 from tests.process.harness import Exporter, make_config, run_command
-from tests.process.test_postgres import Case
 from tests.process.traffic import quiet_api
 from tests.process.watcher import Watcher
 
@@ -40,13 +40,7 @@ def test_a_scraper_sees_nothing_of_the_move(tmp_path: Path, postgres_url: str) -
     case = None
     with quiet_api() as simulator:
         for number, url in enumerate(urls):
-            config = make_config(
-                simulator.url,
-                tmp_path,
-                reconcile_interval="300ms",
-                metrics={"newborn_hold": "300ms"},
-                state={"url": url},
-            )
+            config = config_of(simulator, tmp_path, url)
             if number:
                 assert migrate(urls[number - 1], url).startswith("ok: 1 rows of org, ")
             with Exporter(tmp_path, config, watcher=watcher) as exporter:

@@ -4,96 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT, SIGQUIT
 
 import pytest
 
-from invent_exporter.simulator import SimulatorServer
 from tests.postgres import PostgresServer, postgres_server, prepared_server
-from tests.process.expected import differences
-from tests.process.harness import Exporter, Samples, make_config, run_command
+from tests.process.counting import counting
+from tests.process.disks import fill, tmpfs
+from tests.process.harness import run_command
 from tests.process.tcp_proxy import TcpProxy
-from tests.process.test_storage import fill, tmpfs
-from tests.process.traffic import quiet_api
-from tests.process.watcher import Watcher
 from tests.web.certificates import Authority
 
 pytestmark = pytest.mark.system
 
 PASSWORD = "p%40ss-w0rd-of-nobody"
-
-
-@dataclass
-class Case:
-    """An exporter that counts into PostgreSQL, and a scraper that looks on."""
-
-    simulator: SimulatorServer
-    exporter: Exporter
-    since: float
-    watcher: Watcher
-    finished: int = 0
-
-    def happen(self, runs: int = 20) -> None:
-        """Let runs finish, of a workflow that is known and of one that is new."""
-        self.finished += runs
-        for number in range(runs):
-            new = f"wf-{self.finished}"
-            self.simulator.world.add_run(
-                status="FAILED", workflow_id=new if number % 2 else "wf-old", error="x" * 250
-            )
-
-    def wait_for_storage_errors(self, more: int = 2) -> None:
-        """Wait for so many polls that fail, with the old numbers served until the lease ends."""
-        before = self.exporter.scrape()
-        samples = self.exporter.wait_for(
-            "storage errors", lambda now: self.errors(now) >= self.errors(before) + more
-        )
-        finished = "invent_runs_finished_total"
-        served = {before.total(finished)}
-        if not samples.find("invent_replica_orgs"):
-            served |= {0.0}
-        assert samples.total(finished) in served
-
-    def wait_until_exact(self) -> None:
-        """Wait until all is counted, each once."""
-
-        def is_exact(samples: Samples) -> bool:
-            return not differences(samples, self.simulator.world.truth(self.since))
-
-        self.exporter.wait_for("exact", is_exact)
-        self.exporter.wait_for_reconciliation()
-        assert is_exact(self.exporter.wait_until_up())
-        assert self.watcher.wrong == []
-
-    @staticmethod
-    def errors(samples: Samples) -> float:
-        """Count the polls that failed because of the storage."""
-        return samples.total("invent_poll_errors_total", org_id="org-main", reason="storage")
-
-
-@contextmanager
-def counting(folder: Path, url: str) -> Iterator[Case]:
-    """Start an exporter whose state is at this URL, and let it count."""
-    with quiet_api() as simulator:
-        config = make_config(
-            simulator.url,
-            folder,
-            reconcile_interval="300ms",
-            metrics={"newborn_hold": "300ms"},
-            state={"url": url},
-        )
-        watcher = Watcher()
-        with Exporter(folder, config, watcher=watcher) as exporter:
-            exporter.wait_until_up()
-            case = Case(simulator, exporter, time.time() - 0.002, watcher)
-            case.happen()
-            case.wait_until_exact()
-            yield case
 
 
 @contextmanager

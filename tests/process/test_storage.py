@@ -8,111 +8,24 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 import pytest
 
-from invent_exporter.simulator import SimulatorServer
-from tests.process.expected import differences
-from tests.process.harness import Exporter, Samples, make_config, wait_for
-from tests.process.traffic import quiet_api
-from tests.process.watcher import Watcher
+from tests.process.counting import Case, counting
+from tests.process.disks import fill, tmpfs
+from tests.process.harness import wait_for
 from tests.programs import require
 
 
-@dataclass
-class _Case:
-    """An exporter that has counted some runs, and a scraper that looks on."""
-
-    simulator: SimulatorServer
-    exporter: Exporter
-    since: float
-    watcher: Watcher
-    finished: int = 0
-
-    def happen(self, runs: int = 20) -> None:
-        """Let runs finish, of a workflow that is known and of one that is new."""
-        self.finished += runs
-        for number in range(runs):
-            new = f"wf-{self.finished}"
-            self.simulator.world.add_run(
-                status="FAILED", workflow_id=new if number % 2 else "wf-old", error="x" * 250
-            )
-
-    def wait_for_storage_errors(self, more: int = 2) -> None:
-        """Wait for so many polls that fail, with the old numbers served all the while."""
-        before = self.exporter.scrape()
-        samples = self.exporter.wait_for(
-            "storage errors", lambda now: self.errors(now) >= self.errors(before) + more
-        )
-        finished = "invent_runs_finished_total"
-        assert samples.total(finished) == before.total(finished)
-        assert samples.find("invent_up", org_id="org-main") == 0
-
-    def wait_until_exact(self) -> None:
-        """Wait until all is counted, each once."""
-
-        def is_exact(samples: Samples) -> bool:
-            return not differences(samples, self.simulator.world.truth(self.since))
-
-        self.exporter.wait_for("exact", is_exact)
-        self.exporter.wait_for_reconciliation()
-        assert is_exact(self.exporter.wait_until_up())
-        assert self.watcher.wrong == []
-
-    def die_and_go_on(self) -> None:
-        """Kill it and start it again: what was served is what it finds."""
-        self.exporter.kill()
-        self.happen()
-        self.exporter.start()
-        self.wait_until_exact()
-
-    @staticmethod
-    def errors(samples: Samples) -> float:
-        """Count the polls that failed because of the storage."""
-        return samples.total("invent_poll_errors_total", org_id="org-main", reason="storage")
-
-
 @contextmanager
-def _case(folder: Path, state: Path, environment: dict[str, str] | None = None) -> Iterator[_Case]:
+def _case(folder: Path, state: Path, environment: dict[str, str] | None = None) -> Iterator[Case]:
     """Start an exporter with its state in a folder, and let it count."""
-    with quiet_api() as simulator:
-        config = make_config(
-            simulator.url, state, reconcile_interval="300ms", metrics={"newborn_hold": "300ms"}
-        )
-        watcher = Watcher()
-        with Exporter(folder, config, environment=environment, watcher=watcher) as exporter:
-            exporter.wait_until_up()
-            case = _Case(simulator, exporter, time.time() - 0.002, watcher)
-            case.happen()
-            case.wait_until_exact()
-            yield case
-
-
-@contextmanager
-def tmpfs(folder: Path, size: str = "6m") -> Iterator[Path]:
-    """Mount a disk; of 6 MiB SQLite's log alone may take 4."""
-    folder.mkdir()
-    mount = (require("mount"), "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
-    done = subprocess.run(mount, capture_output=True, check=False, text=True)
-    if done.returncode:
-        pytest.skip(f"this machine lets nobody mount: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run([require("umount"), "-l", folder], check=True)
-
-
-def fill(disk: Path) -> None:
-    """Leave no room on a disk."""
-    with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(b"\0" * 4096)
+    with counting(folder, f"sqlite:///{state}/state.db", environment) as case:
+        yield case
 
 
 @pytest.mark.system

@@ -55,7 +55,7 @@ def lively_world(
     """
     world = World(seed, time.time, resolution_seconds=resolution_seconds, odd_every=odd_every)
     world.add_org(Org(id=ORG, name="Main", key=KEY))
-    for workflow in _workflows():
+    for workflow in workflows():
         world.add_workflow(workflow)
     world.automatic = False
     if history:
@@ -63,7 +63,8 @@ def lively_world(
     return world
 
 
-def _workflows() -> tuple[Workflow, ...]:
+def workflows() -> tuple[Workflow, ...]:
+    """Return workflows whose runs end in all ways, one that hangs, and one that appears late."""
     return (
         Workflow(
             id="wf-fast",

@@ -17,8 +17,9 @@ from sqlalchemy.exc import OperationalError
 
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.api.orgs import SubOrgsApi
-from invent_exporter.api.ratelimit import Demand, PageAllowance
+from invent_exporter.api.ratelimit import PageAllowance
 from invent_exporter.clocks import Clocks
+from invent_exporter.collector.demand import Demand
 from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.poller import Poller
 from invent_exporter.collector.target import Shared, Target, WalkBounds
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from invent_exporter.api.transport import Transport
     from invent_exporter.ledger.org import OrgLedger
     from invent_exporter.ledger.recorded import InvalidRow, Recorded
-    from invent_exporter.metrics.exposition import View
+    from invent_exporter.metrics.groups import View
     from invent_exporter.scan.poll import ScanState
 
 EPOCH = 1_800_000_000.0
