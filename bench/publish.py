@@ -1,6 +1,7 @@
 """Measure what it costs to publish when 1 of 500 workflows changed, of 102,000 samples.
 
-Against encoding everything once, gzip included. Prometheus' form alone is asked for here, and made.
+Against encoding everything once, gzip included; and the same with 1 to 1,000 orgs, whose polls' own
+series are written anew each time. Prometheus' form alone is asked for here, and made.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from invent_exporter.ledger.counts import BASE_KEYS, Bounds, WorkflowCounts
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.families import WorkflowView
 from invent_exporter.metrics.groups import View
+from invent_exporter.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -30,11 +32,12 @@ _BOUNDS = Bounds(
     (0.1, 1, 2, 5, 10, 20, 50, *range(100, 100 + 10)),
 )
 _STEPS = 45
+_WORKFLOWS_OF_AN_ORG = 5
 
 
 def rows(size: Size) -> list[Row]:
     """Measure."""
-    return asyncio.run(_rows(size))
+    return [*asyncio.run(_rows(size)), *asyncio.run(_rows_of_orgs(size))]
 
 
 async def _rows(size: Size) -> list[Row]:
@@ -70,6 +73,41 @@ async def _rows(size: Size) -> list[Row]:
             median(one) * 20 < median(whole),
         )
     ]
+
+
+async def _rows_of_orgs(size: Size) -> list[Row]:
+    return [await _row_of_orgs(orgs) for orgs in ((1, 10) if size.is_small else (1, 10, 100, 1000))]
+
+
+async def _row_of_orgs(orgs: int) -> Row:
+    of_orgs = CollectorRegistry()
+    telemetry = Telemetry(CollectorRegistry(), of_orgs)
+    changes: dict[Hashable, View | None] = {}
+    counts = _view(0).counts
+    for org in (f"org-{number}" for number in range(orgs)):
+        telemetry.declare_org(org)
+        telemetry.request_done(org, "200", 0.1)
+        telemetry.poll_succeeded(org, 0.1, 1.7e9)
+        telemetry.set_poll_interval(org, 30.0)
+        for name in (f"workflow-{number}" for number in range(_WORKFLOWS_OF_AN_ORG)):
+            changes[org, name] = WorkflowView(org, name, name, counts, ())
+    exposition = Exposition(CollectorRegistry(), time.monotonic, of_orgs=of_orgs)
+    await exposition.answer(OPENMETRICS, "gzip")
+    await exposition.publish(changes)
+    took: list[float] = []
+    for number in range(10):
+        began = time.perf_counter()
+        await exposition.publish({("org-0", "workflow-0"): _view(number)})
+        took.append(time.perf_counter() - began)
+    exposition.close()
+    return Row(
+        f"publishing 1 changed workflow, {orgs:,} orgs of {_WORKFLOWS_OF_AN_ORG}",
+        ms(took),
+        "",
+        f"{median(took) * 1e6 / orgs:,.0f} us an org",
+        "",
+        is_met=True,
+    )
 
 
 def _view(number: int) -> WorkflowView:

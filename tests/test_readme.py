@@ -181,3 +181,21 @@ def test_relative_links_lead_somewhere(name: str) -> None:
         if not path.exists() or (anchor and anchor not in anchors(path.read_text("utf-8"))):
             broken.append(link)
     assert broken == []
+
+
+def test_the_map_of_the_house_names_each_module() -> None:
+    """And none that is gone; the simulator explains itself."""
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    named: set[str] = set()
+    floor = ""
+    for line in page.split("## The house")[1].split("\n## ")[0].splitlines():
+        floors, modules = (
+            [*re.findall(r"`([a-z_/.]+)`", cell)] for cell in f"{line}||".split("|")[1:3]
+        )
+        floor = floors[0] if floors else floor
+        named |= {floor + module for module in modules} if modules else {*floors}
+    house = ROOT / "invent_exporter"
+    paths = {str(path.relative_to(house)) for path in house.rglob("[a-z]*.py")}
+    assert {each for each in named if each.endswith(".py")} == {
+        path for path in paths if not path.startswith("simulator/")
+    }

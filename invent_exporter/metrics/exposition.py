@@ -99,7 +99,8 @@ class Exposition:
         self._headers: dict[tuple[Format, str], Piece] = {}
         self._bodies: dict[Format, _Body] = {}
         self._asked: dict[Format, float] = {}
-        self._live: dict[Format, tuple[float, bytes]] = {}
+        self._live: dict[tuple[Format, bool], tuple[float, bytes]] = {}
+        """By whether orgs may be served: the own metrics say how many are."""
         self._lock = asyncio.Lock()
         self._sending = 0
         self._is_quiet = threading.Event()
@@ -135,9 +136,12 @@ class Exposition:
                     self._bodies |= made
         body = self._bodies[text]
         # Last, with nothing awaited since: the process may have stood still at any moment before.
-        if self._clock() >= self.serving_until:
+        may_serve = self._clock() < self.serving_until
+        if not may_serve:
             body = body.without_orgs or body
-        return self._finish(text, body, is_gzip=is_gzip)
+        return self._finish(
+            text, body, self._live_metrics(text, may_serve=may_serve), is_gzip=is_gzip
+        )
 
     def acknowledge(self, generation: int) -> None:
         """Note that an answer of this generation was delivered whole."""
@@ -239,8 +243,7 @@ class Exposition:
 
     # -- the last step, for each answer that is not the same as the one before
 
-    def _finish(self, text: Format, body: _Body, *, is_gzip: bool) -> Answer:
-        live = self._live_metrics(text)
+    def _finish(self, text: Format, body: _Body, live: bytes, *, is_gzip: bool) -> Answer:
         if body.live is not live:
             body.answers.clear()
             body.live = live
@@ -248,12 +251,12 @@ class Exposition:
             body.answers[is_gzip] = _answer(text, body, is_gzip=is_gzip)
         return body.answers[is_gzip]
 
-    def _live_metrics(self, text: Format) -> bytes:
+    def _live_metrics(self, text: Format, *, may_serve: bool) -> bytes:
         now = self._clock()
-        made, live = self._live.get(text, (now, b""))
+        made, live = self._live.get((text, may_serve), (now, b""))
         if not live or now - made >= _LIVE_SECONDS:
             live = text.encode(self._own)
-            self._live[text] = (now, live)
+            self._live[text, may_serve] = (now, live)
             self.own_bytes = self._of_orgs_bytes + len(live)
         return live
 

@@ -272,6 +272,18 @@ async def test_past_its_time_no_answer_has_the_state_of_an_org(stand: Stand, acc
     assert await stand.lines(accept) == whole
 
 
+async def test_own_metrics_are_made_anew_when_orgs_may_not_be_served_any_more(stand: Stand) -> None:
+    """They say how many orgs are; else they may be a second old."""
+    exposition, clocks = stand.exposition, stand.clocks
+    exposition.serving_until = clocks.monotonic() + 0.5
+    stand.live.set_function(lambda: clocks.monotonic() < exposition.serving_until)
+    assert "live 1.0" in await stand.lines("text/plain")
+    clocks.now += 0.5
+    assert "live 0.0" in await stand.lines("text/plain")
+    exposition.serving_until += 0.1
+    assert "live 1.0" in await stand.lines("text/plain")
+
+
 async def test_what_is_sent_goes_before_what_is_encoded(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from invent_exporter.simulator import Org, Settings, SimulatorServer
+from invent_exporter.simulator import Org, Settings, SimulatorServer, World
 from tests.postgres import PostgresServer, postgres_server
 from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
 
@@ -100,6 +100,13 @@ class Fleet:
         return "\n\n".join(replica.log[-3000:] for replica in self.replicas)
 
 
+def add_org(world: World, org_id: str, parent: str | None = None) -> None:
+    """Let an org appear whose only run is a minute old."""
+    world.add_org(Org(id=org_id, name=org_id, key=f"key-{org_id}", parent=parent))
+    at = world.clock() - 60
+    world.add_run(org_id=org_id, status="COMPLETED", workflow_id="wf", created_at=at, ended_at=at)
+
+
 def counted(samples: Samples) -> dict[str, float]:
     """Tell what is served as finished, by org."""
     totals: dict[str, float] = {}
@@ -114,11 +121,8 @@ def counted(samples: Samples) -> dict[str, float]:
 def fleet_on(server: PostgresServer, folder: Path) -> Iterator[Fleet]:
     """Prepare a database and an API with twelve orgs; no replica runs yet."""
     simulator = SimulatorServer(settings=Settings(rate_limit_per_minute=None))
-    minute_ago = simulator.world.clock() - 60
     for org in ORGS:
-        simulator.world.add_org(Org(id=org, name=org, key=f"key-{org}"))
-        old: dict[str, Any] = {"created_at": minute_ago, "ended_at": minute_ago}
-        simulator.world.add_run(org_id=org, status="COMPLETED", workflow_id="wf", **old)
+        add_org(simulator.world, org)
     with server.database() as url, simulator, ExitStack() as stack:
         yield Fleet(simulator, url, folder, stack)
 
@@ -170,10 +174,39 @@ def test_each_replica_says_who_serves_what(fleet: Fleet) -> None:
     page = first.get("/").text
     assert "Other replicas" in page
     assert all(f"<td>{org}</td><td>{host}</td>" in page for org in there)
-    assert all(replica.get("/-/ready").status_code == 200 for replica in (first, second))
+
+    def are_ready() -> bool:
+        return all(each.get("/-/ready").status_code == 200 for each in (first, second))
+
+    wait_for("what another counted is served before the own first poll", are_ready)
     done = run_command("check", f"--config.file={first.config_file}", "--json")
     found = {line["what"]: line["found"] for line in json.loads(done.stdout)["machine"]}
     assert found[f"served by {host}"] == f"12: {', '.join(sorted(ORGS))}"
+
+
+def test_what_one_replica_finds_all_know(fleet: Fleet) -> None:
+    """Sub-orgs are shared like all others; one that is found later, or gone, is so for all."""
+    world, parent = fleet.simulator.world, ORGS[0]
+    lists = {"sub_orgs": True, "sub_orgs_interval": "1s"}
+    fleet.orgs = [{"id": parent, "key": f"key-{parent}", **lists}]
+    fleet.expected = {parent: 0}
+
+    def appear(org_id: str) -> None:
+        add_org(world, org_id, parent)
+        fleet.expected[org_id] = 0
+
+    appear("sub-0")
+    appear("sub-1")
+    fleet.start()
+    fleet.start()
+    fleet.wait_until_exact(1, 2)
+    appear("sub-2")
+    fleet.wait_until_exact(2, 2)
+    fleet.finish(*fleet.expected)
+    fleet.wait_until_exact(2, 2)
+    world.remove_org("sub-0")
+    del fleet.expected["sub-0"]
+    fleet.wait_until_exact(1, 2)
 
 
 def test_orgs_that_a_reload_drops_or_adds_are_shared_anew(fleet: Fleet) -> None:
