@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from contextlib import closing, suppress
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -104,12 +105,15 @@ def forget(state_url: str, org_id: str) -> str:
         _there(found, state_url)
     with alone(state_url) as connection:
         named = (schema.org.c.org_id == org_id) | (schema.org.c.alias == org_id)
-        keys = connection.execute(select(schema.org.c.org).where(named)).scalars().all()
-        if not keys:
+        found_orgs = select(schema.org.c.org, schema.org.c.org_id, schema.org.c.alias).where(named)
+        orgs = connection.execute(found_orgs).all()
+        if not orgs:
             known = connection.execute(select(schema.org.c.org_id)).scalars().all()
             listed = ", ".join(sorted(filter(None, known))) or "none"
             raise UsageError(f"ledger forget: org {org_id} is not known; known are: {listed}")
-        rows = 0
+        keys, *names = zip(*orgs, strict=True)
+        listed_by = schema.sub_org.c.parent.in_(filter(None, chain(*names)))
+        rows = connection.execute(delete(schema.sub_org).where(listed_by)).rowcount
         for table in (schema.run, schema.workflow, schema.invalid, schema.org):
             rows += connection.execute(delete(table).where(table.c.org.in_(keys))).rowcount
     return f"forgot org {org_id}: {rows} rows"

@@ -114,6 +114,17 @@ def test_an_org_is_forgotten_when_nobody_serves_it(ask: Ask, ask_copy: Ask) -> N
     assert ask_copy("ledger", "verify") == "ok: 0 orgs, 0 workflows, 0 runs\n"
 
 
+def test_what_a_forgotten_org_listed_is_forgotten(ask_copy: Ask, tmp_path: Path) -> None:
+    """Under its id or `c`; what other orgs list stays."""
+    with closing(sqlite3.connect(tmp_path / "state.db")) as state:
+        state.execute("UPDATE org SET alias = 'c'")
+        rows = [(parent, "sub", 1.0) for parent in ("org-1", "c", "org-2")]
+        state.executemany("INSERT INTO sub_org (parent, org_id, seen) VALUES (?, ?, ?)", rows)
+        state.commit()
+        ask_copy("ledger", "forget", "org-1")
+        assert state.execute("SELECT parent FROM sub_org").fetchall() == [("org-2",)]
+
+
 def test_verify_finds_a_counter_that_its_runs_contradict(ask_copy: Ask, tmp_path: Path) -> None:
     """What no look at single rows can see."""
     with closing(sqlite3.connect(tmp_path / "state.db")) as state:
