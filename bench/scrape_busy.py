@@ -1,8 +1,8 @@
-"""Measure scrapes while polls are committed and encoded without pause.
+"""Measure scrapes while polls are committed and encoded as often as the exporter lets them.
 
-Each poll finds 100 new runs of 20 KB, spread over all workflows, and the next poll begins 100 ms
-after the last, so that a page is always being decoded, a transaction committed, chunks encoded or
-the whole compressed. The scrapes of one connection come one after the other meanwhile.
+Each poll finds 100 new runs of 20 KB, spread over all workflows, and the next poll begins when the
+news of the last are published, whose rest keeps scrapes quick. The scrapes of one connection come
+one after the other meanwhile.
 """
 
 from __future__ import annotations

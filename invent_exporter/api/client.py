@@ -53,7 +53,7 @@ def make_client(
         },
         timeout=httpx.Timeout(timeout_seconds),  # connect, read, write and pool, each
         transport=BoundedTransport(
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
             proxy=proxy,
             verify=tls,
         ),

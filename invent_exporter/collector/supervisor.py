@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from invent_exporter.collector.loop import Collector
@@ -19,7 +21,7 @@ from invent_exporter.errors import NoRoomError, StorageError
 from invent_exporter.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from invent_exporter.collector.target import Shared, Target
 
@@ -28,6 +30,29 @@ _ALIAS_PATIENCE_SECONDS = 30.0
 """How long the first attempt of `c` goes alone: a long one must not hold the others up."""
 
 log = get_logger(__package__)
+
+
+class _Others(Mapping[str, float]):
+    """The polled orgs but for one; made when another is asked for, which few pages name."""
+
+    def __init__(self, own: Sequence[str], polled: Callable[[], Mapping[str, float]]) -> None:
+        self._own = own
+        self._make = polled
+
+    @cached_property
+    def _polled(self) -> Mapping[str, float]:
+        return {org: until for org, until in self._make().items() if org not in self._own}
+
+    def __getitem__(self, org_id: str) -> float:
+        if org_id in self._own:
+            raise KeyError(org_id)
+        return self._polled[org_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._polled)
+
+    def __len__(self) -> int:
+        return len(self._polled)
 
 
 class Supervisor:
@@ -72,13 +97,15 @@ class Supervisor:
 
     def others(self, poller: Poller) -> Mapping[str, float]:
         """Name the other polled orgs, each with the time until which its runs are not its own."""
+        # Its own too is left out: another target may be the same org, until that is settled.
+        return _Others((_ALIAS, poller.label), self._polled)
+
+    def _polled(self) -> dict[str, float]:
         here = {
             collector.label: math.inf if collector.org is None else collector.org.history_until
-            for collector in self._collectors.values()
+            for collector in tuple(self._collectors.values())  # whole: a step of the ledger asks
         }
-        # Its own too is left out: another target may be the same org, until that is settled.
-        own = (_ALIAS, poller.label)
-        return {org: until for org, until in {**self.elsewhere, **here}.items() if org not in own}
+        return {**self.elsewhere, **here}
 
     def claim(self, poller: Poller, org_id: str) -> bool:
         """Tell whether no earlier target is the same org; a later one gives way."""

@@ -251,7 +251,7 @@ class Ledger:
             others,
             recovering=recovering,
             room=self.room,
-            left_bytes=self.room.left_bytes(sum(each.text_bytes for each in self._loaded.values())),
+            left_bytes=self._left_bytes,
         )
         with self.transaction(org) as connection:
             self._database.lock_runs(connection, [run.id for run in runs])
@@ -259,6 +259,9 @@ class Ledger:
             recorder.record_invalid(connection, invalid)
             recorder.store(connection)
         return recorder.put_in_place()
+
+    def _left_bytes(self) -> float:
+        return self.room.left_bytes(sum(each.text_bytes for each in self._loaded.values()))
 
     @in_thread
     def complete(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -199,7 +199,12 @@ class WorkflowDrafts:
     """Drafts of workflows' counts; those for which there is no room are folded into one."""
 
     def __init__(
-        self, org: OrgLedger, bounds: Bounds, max_workflows: int, room: TextRoom, left_bytes: float
+        self,
+        org: OrgLedger,
+        bounds: Bounds,
+        max_workflows: int,
+        room: TextRoom,
+        left_bytes: Callable[[], float],
     ) -> None:
         self._org = org
         self._bounds = bounds
@@ -227,7 +232,7 @@ class WorkflowDrafts:
             return OTHER_WORKFLOW
         own = (org.workflows.keys() | self._drafts.keys()) - {OTHER_WORKFLOW}
         size = self._room.newborn_bytes(org.org_id, workflow_id)
-        has_room = len(own) < self._max_workflows and self._born_bytes + size <= self._left_bytes
+        has_room = len(own) < self._max_workflows and self._born_bytes + size <= self._left_bytes()
         if workflow_id == OTHER_WORKFLOW or has_room:
             self._born_bytes += size
             return workflow_id

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from sqlalchemy import Connection, bindparam, func, select, tuple_
@@ -53,7 +53,7 @@ class Recorder:
         *,
         recovering: bool,
         room: TextRoom,
-        left_bytes: float,
+        left_bytes: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._org = org
@@ -144,7 +144,7 @@ class Recorder:
 
     def _is_foreign(self, run: Run) -> bool:
         """Tell whether a run that is not known is the one of another polled org, that it names."""
-        history_until = self._others.get(run.org_id or "", math.inf)
+        history_until = self._others.get(run.org_id, math.inf) if run.org_id else math.inf
         time = math.inf if not run.is_final or run.told_time is None else run.told_time
         return history_until < math.inf and time > history_until
 

@@ -182,7 +182,13 @@ class Exposition:
             return {}
         for group in self._groups:
             self.encoded_chunks += group.write(self._give_way)
-        of_orgs = list(self._each(self._of_orgs.collect()))
+        of_orgs: list[tuple[Metric, bytes]] = []
+        self._of_orgs_bytes = 0
+        for metric in self._each(self._of_orgs.collect()):
+            lines = lines_of([metric])
+            of_orgs += [(metric, each) for each in lines.by_family.values()]
+            self._of_orgs_bytes += lines.text_bytes
+            metric.samples.clear()  # of 1,000 orgs so many objects that collections begin
         return {text: self._body(text, generation, of_orgs) for text in formats}
 
     def _give_way(self) -> None:
@@ -216,7 +222,9 @@ class Exposition:
             else:
                 known.pop(group, None)
 
-    def _body(self, text: Format, generation: int, of_orgs: Sequence[Metric]) -> _Body:
+    def _body(
+        self, text: Format, generation: int, of_orgs: Iterable[tuple[Metric, bytes]]
+    ) -> _Body:
         pieces: list[Piece] = []
         groups = [group.pieces(text) for group in self._groups]
         text_bytes = sum(group.text_bytes for group in self._groups)
@@ -226,14 +234,12 @@ class Exposition:
             if samples:
                 pieces += [self._header(text, metric), *samples]
                 text_bytes += self._header(TEXT, metric).text_bytes
-        lines = lines_of(self._each(of_orgs))
         counted: list[Piece] = []
-        for metric in of_orgs:
-            if metric.name in lines.by_family:
-                section = self._header(text, metric), piece(lines.by_family[metric.name])
-                pieces += section
-                counted += section if metric.type == "counter" else ()
-        self.text_bytes, self._of_orgs_bytes = text_bytes, lines.text_bytes
+        for metric, lines in of_orgs:
+            section = self._header(text, metric), piece(lines)
+            pieces += section
+            counted += section if metric.type == "counter" else ()
+        self.text_bytes = text_bytes
         return _Body(generation, join(pieces), _Body(0, join(counted)))
 
     def _header(self, text: Format, metric: Metric) -> Piece:
