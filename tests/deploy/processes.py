@@ -1,7 +1,6 @@
 """Start the exporter, Prometheus and Alertmanager as processes, and wait for what they do."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,17 +11,10 @@ import httpx
 import yaml
 
 from tests.deploy.chart import ROOT
-from tests.process.harness import DEADLINE_SECONDS, wait_for
+from tests.process.harness import DEADLINE_SECONDS, free_port, wait_for
 from tests.programs import require
 
 END_SECONDS: Final = 30.0
-
-
-def free_port() -> int:
-    """Return a port of the loopback that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class Server:

@@ -12,8 +12,8 @@ import yaml
 from invent_exporter.simulator import DEMO_KEY, SimulatorServer, demo_world
 from tests.deploy.chart import ROOT
 from tests.deploy.go_modules import run_program
-from tests.deploy.processes import Server, exporter, free_port, prometheus
-from tests.process.harness import wait_for
+from tests.deploy.processes import Server, exporter, prometheus
+from tests.process.harness import free_port, wait_for
 from tests.programs import require, run
 
 pytestmark = pytest.mark.system

@@ -26,9 +26,9 @@ from tests.deploy.image import (
     podman_command,
     require_containers,
 )
-from tests.deploy.processes import Server, free_port
+from tests.deploy.processes import Server
 from tests.postgres import postgres_server
-from tests.process.harness import DEADLINE_SECONDS, parse, wait_for
+from tests.process.harness import DEADLINE_SECONDS, free_port, parse, wait_for
 from tests.programs import run
 
 pytestmark = pytest.mark.system

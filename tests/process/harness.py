@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final, Self
 
 import httpx
@@ -277,6 +280,14 @@ class Exporter:
 
 def _has_moved(name: str, org_id: str, before: float | None, samples: Samples) -> bool:
     return samples.find(name, org_id=org_id) not in (None, before)
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody has, and no client is given meanwhile."""
+    while True:  # below those of /proc/sys/net/ipv4/ip_local_port_range, as it mostly is
+        port = SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def clean_environment() -> dict[str, str]:

@@ -22,10 +22,9 @@ from random import Random
 from typing import Any
 
 from invent_exporter.simulator import Settings, SimulatorServer
-from tests.deploy.processes import free_port
 from tests.deploy.processes import prometheus as run_prometheus
 from tests.process.expected import differences, expected_of
-from tests.process.harness import Exporter, Labels, make_config, wait_for
+from tests.process.harness import Exporter, Labels, free_port, make_config, wait_for
 from tests.process.stored import Line, Stored, compare
 from tests.process.traffic import Trouble, faults, lively_world
 from tests.programs import require

@@ -11,8 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deploy.processes import free_port
-from tests.process.harness import ROOT, wait_for
+from tests.process.harness import ROOT, free_port, wait_for
 from tests.programs import require
 
 pytestmark = pytest.mark.system
