@@ -237,9 +237,16 @@ class Exporter:
         return samples
 
     def wait_until_up(self, org_id: str = "org-main") -> Samples:
-        """Wait until an org's last poll was complete."""
+        """Wait until an org's last poll was complete, and what first contact read is served.
+
+        `invent_up` alone may be served a publish before that. While `c` has no name there is none.
+        """
         return self.wait_for(
-            f"{org_id} is up", lambda samples: samples.find("invent_up", org_id=org_id) == 1
+            f"{org_id} is up",
+            lambda samples: (
+                samples.find("invent_up", org_id=org_id) == 1
+                and (org_id == "c" or samples.among("invent_org_info", org_id=org_id))
+            ),
         )
 
     def wait_for_finished(self, runs: int, **labels: str) -> Samples:
