@@ -147,7 +147,7 @@ def test_orgs_are_shared_evenly_as_replicas_join_and_leave(fleet: Fleet) -> None
     for replica in fleet.replicas:  # it is made anew once a second
         replica.wait_for("it says so", lambda samples: samples.find("invent_replica_orgs") == 4)
     fleet.finish()
-    assert first.stop(signal.SIGTERM, 5) == 0
+    assert first.stop() == 0
     fleet.wait_until_exact(0, 6, 6)
     fleet.finish()
     second.kill()
@@ -277,7 +277,7 @@ def test_a_start_takes_over_at_once_what_was_left(fleet: Fleet) -> None:
     fleet.wait_until_exact(12)
     fleet.finish()
     fleet.wait_until_exact(12)
-    assert fleet.replicas[0].stop(signal.SIGTERM, 5) == 0
+    assert fleet.replicas[0].stop() == 0
     fleet.finish()
     again = fleet.start()
     # What is committed is served from its first answer on.
