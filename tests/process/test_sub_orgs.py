@@ -13,7 +13,7 @@ import pytest
 from invent_exporter.simulator import Fault, Org, SimulatorServer
 from tests.commands.backfilling import arguments, backfill, samples_of
 from tests.process.conftest import Start
-from tests.process.harness import Exporter, Samples, make_config, run_command
+from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
 from tests.process.traffic import faults
 from tests.process.watcher import Watcher
 
@@ -200,7 +200,8 @@ def test_a_sick_listing_withdraws_nobody_over_a_restart_either(
         exporter.wait_for(
             "its credits are gone", lambda now: credits_of(now, "org-sub") == [None] * 4
         )
-        assert 'msg="sub-orgs can\'t be listed"' in exporter.log
+        line = 'msg="sub-orgs can\'t be listed"'
+        wait_for("the look fails after the restart too", lambda: line in exporter.log)
         assert "The last look for sub-orgs failed: HTTP 403" in exporter.get("/").text
         status = json.loads(exporter.get("/api/status").content)["orgs"]
         assert status[0]["sub_orgs"]["error"].startswith("HTTP 403")
@@ -278,7 +279,8 @@ def test_a_parent_in_its_own_list_counts_once(
     simulator.world.add_org(itself)
     add(simulator, "org-new")
     exporter = start(orgs=[{**PARENT, "id": org}])
-    exporter.wait_until_up("org-new")
+    for sub_org in ("org-new", "org-sub"):
+        exporter.wait_until_up(sub_org)
     samples = exporter.wait_for(
         "its credits", lambda now: credits_of(now, "org-main") == [5.0, 0.0, None, 0.0]
     )
