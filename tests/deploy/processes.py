@@ -76,6 +76,19 @@ class Server:
         assert answer.is_success, answer.text
         return answer.json()["data"]
 
+    def failed_scrapes(self, window: str, timeout_seconds: float) -> set[str]:
+        """Name the jobs of which a scrape failed, and not because the machine took too long."""
+        query = f'{{__name__=~"up|scrape_duration_seconds"}}[{window}]'
+        failed, in_time = set(), set()
+        for series in self.data("/api/v1/query", query=query)["result"]:
+            name, job = series["metric"]["__name__"], series["metric"]["job"]
+            for at, value in series["values"]:
+                if name == "up" and float(value) == 0:
+                    failed.add((job, at))
+                elif name != "up" and float(value) < timeout_seconds:
+                    in_time.add((job, at))
+        return {job for job, _ in failed & in_time}
+
 
 def exporter(folder: Path, config: dict[str, Any]) -> Server:
     """Return the exporter on a free port, with this configuration."""

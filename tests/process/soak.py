@@ -100,10 +100,11 @@ def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
                 _live(result, exporter, trouble, Random(seed), is_sick=is_sick)
                 trouble.end()
                 simulator.faults.clear()
-                _settle(exporter, simulator, since)
                 truth = world.truth(since)
                 expected = expected_of(truth)
+                # Asked by nobody else meanwhile: a new series is served at 0 until it was seen.
                 wait_for("the last values are stored", lambda: prometheus.holds(expected))
+                _settle(exporter, simulator, since)
                 # All is asked as of one moment: on a busy machine the questions take a while.
                 prometheus.at = time.time()
                 window = math.ceil(prometheus.at - begun) + 30
