@@ -294,7 +294,7 @@ def test_the_run_of_the_release_finds_it_well(image: str) -> None:
     limits = "--network host --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --no-healthcheck"
     command = (
         *(sys.executable, "-m", "release.run_image", image, "--port", str(free_port())),
-        *("--containers", program, f"--run={limits}"),
+        *("--containers", program, f"--run={limits}", "--stop-seconds=25"),
     )
     done = run(*command, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, f"{image}: well\n"), done.stdout + done.stderr
