@@ -40,7 +40,7 @@ class Case:
             )
 
     def wait_for_storage_errors(self, more: int = 2) -> None:
-        """Wait for so many polls that fail, with the old numbers served as long as they may be.
+        """Wait for so many polls that fail, and one more: old numbers are served while they may be.
 
         That is all the while with SQLite, and until the lease ends in a shared database.
         """
