@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.process.harness import wait_for
+from tests.process.harness import free_port, wait_for
 
 _NEW_NAMES = count(1)
 _USER = "postgres"  # the server refuses to run as root
@@ -46,13 +45,6 @@ def _run(program: str, *arguments: str | Path) -> None:
     command = _as_server(_program(program), *arguments)
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
-
-
-def free_port() -> int:
-    """Return a port of the loopback address that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class PostgresServer:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from grafana.pictures import past, scenes
+from grafana.pictures import packages, past, scenes
 from grafana.pictures.checks import Job, look_at
 from grafana.pictures.history import Scene
 
@@ -74,9 +74,7 @@ def _lookback(scene: Scene) -> str:
 
 
 def _install() -> None:
-    done = HERE / "node_modules" / ".package-lock.json"
-    if not done.exists() or done.stat().st_mtime < (HERE / "package-lock.json").stat().st_mtime:
-        subprocess.run(["npm", "ci"], cwd=HERE, check=True)
+    packages.install()
     subprocess.run(["node", "types.mjs", str(DASHBOARDS)], cwd=HERE, check=True)
 
 

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 
+const timeout = 600_000; // that something never happens, however busy the machine is
 const here = path.dirname(fileURLToPath(import.meta.url));
 const { dashboards, browser: executablePath, jobs } = JSON.parse(fs.readFileSync(0, 'utf8'));
 // The code editor is a part of the library that no panel needs.
@@ -44,14 +45,15 @@ function flaws() {
   ];
 }
 
-const browser = await chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'] });
+const browser = await chromium.launch({ executablePath, timeout, args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'] });
 for (const job of jobs) {
   const tab = await browser.newPage({ viewport: { width: job.width, height: 1080 }, timezoneId: 'UTC' });
+  tab.setDefaultTimeout(timeout);
   const said = [];
   tab.on('pageerror', (error) => said.push(String(error)));
   if (job.vision) await (await tab.context().newCDPSession(tab)).send('Emulation.setEmulatedVisionDeficiency', { type: job.vision });
   await tab.goto(`http://127.0.0.1:${server.address().port}/?${new URLSearchParams(job.page)}`);
-  await tab.waitForFunction(() => window.seen?.pending === 0 && document.querySelector('[data-panel]'), null, { timeout: 600_000 });
+  await tab.waitForFunction(() => window.seen?.pending === 0 && document.querySelector('[data-panel]'));
   await tab.evaluate(async () => {
     await document.fonts.ready;
     for (let frames = 0; frames < 20; frames += 1) await new Promise(requestAnimationFrame);

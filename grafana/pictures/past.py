@@ -20,6 +20,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import groupby
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -181,8 +182,7 @@ def prometheus(folder: Path, lookback: str = SCRAPED_LOOKBACK) -> Iterator[str]:
     a block of: behind it the exemplars of the next start would be too old to be taken.
     """
     shutil.rmtree(folder / "data" / "wal", ignore_errors=True)  # of exemplars that were scraped
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = _free_port()
     url = f"http://127.0.0.1:{port}"
     command = [
         *("prometheus", f"--config.file={folder / 'prometheus.yml'}"),
@@ -214,6 +214,14 @@ def prometheus(folder: Path, lookback: str = SCRAPED_LOOKBACK) -> Iterator[str]:
             finally:
                 process.terminate()
                 page.shutdown()
+
+
+def _free_port() -> int:
+    """Return a port that nobody has, below those that the system gives to clients meanwhile."""
+    while True:
+        port = SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def wait_for_exemplars(url: str, scene: Scene) -> None:

@@ -353,8 +353,7 @@ async def test_a_changed_name_shows_and_a_changed_interval_begins_at_once(desk: 
 @polling("org-a")
 async def test_an_org_that_comes_later_does_not_take_readiness_away(desk: Desk) -> None:
     """Kubernetes would take the metrics of all orgs away."""
-    await desk.wait_until_up(["org-a"])
-    assert desk.exporter.supervisor.ready()
+    await desk.wait_for(lambda _: desk.exporter.supervisor.ready())
     await desk.apply("org-a", "org-b")
     assert desk.exporter.supervisor.ready()
 

@@ -16,8 +16,8 @@ import yaml
 
 from tests.deploy.chart import Manifest
 from tests.deploy.go_modules import module_folder
-from tests.deploy.processes import Server, free_port
-from tests.process.harness import wait_for
+from tests.deploy.processes import Server
+from tests.process.harness import free_port, wait_for
 from tests.programs import require, run
 
 OPERATOR: Final = "github.com/prometheus-operator/prometheus-operator@v0.85.0"

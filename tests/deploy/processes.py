@@ -1,7 +1,6 @@
 """Start the exporter, Prometheus and Alertmanager as processes, and wait for what they do."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,17 +11,10 @@ import httpx
 import yaml
 
 from tests.deploy.chart import ROOT
-from tests.process.harness import DEADLINE_SECONDS, wait_for
+from tests.process.harness import DEADLINE_SECONDS, free_port, wait_for
 from tests.programs import require
 
 END_SECONDS: Final = 30.0
-
-
-def free_port() -> int:
-    """Return a port of the loopback that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class Server:
@@ -83,6 +75,19 @@ class Server:
         answer = self.get(path, **parameters)
         assert answer.is_success, answer.text
         return answer.json()["data"]
+
+    def failed_scrapes(self, window: str, timeout_seconds: float) -> set[str]:
+        """Name the jobs of which a scrape failed, and not because the machine took too long."""
+        query = f'{{__name__=~"up|scrape_duration_seconds"}}[{window}]'
+        failed, in_time = set(), set()
+        for series in self.data("/api/v1/query", query=query)["result"]:
+            name, job = series["metric"]["__name__"], series["metric"]["job"]
+            for at, value in series["values"]:
+                if name == "up" and float(value) == 0:
+                    failed.add((job, at))
+                elif name != "up" and float(value) < timeout_seconds:
+                    in_time.add((job, at))
+        return {job for job, _ in failed & in_time}
 
 
 def exporter(folder: Path, config: dict[str, Any]) -> Server:

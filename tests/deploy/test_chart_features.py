@@ -27,8 +27,7 @@ from tests.deploy.chart import (
     render_many,
 )
 from tests.deploy.odd_values import SCHEMA
-from tests.deploy.processes import free_port
-from tests.process.harness import wait_for
+from tests.process.harness import free_port, wait_for
 from tests.programs import run
 from tests.web.certificates import Authority
 

@@ -12,8 +12,8 @@ import yaml
 from invent_exporter.simulator import DEMO_KEY, SimulatorServer, demo_world
 from tests.deploy.chart import ROOT
 from tests.deploy.go_modules import run_program
-from tests.deploy.processes import Server, exporter, free_port, prometheus
-from tests.process.harness import wait_for
+from tests.deploy.processes import Server, exporter, prometheus
+from tests.process.harness import free_port, wait_for
 from tests.programs import require, run
 
 pytestmark = pytest.mark.system
@@ -209,12 +209,18 @@ def test_the_stack_works_with_real_servers(tmp_path: Path) -> None:
                     'invent_runs_finished_total{job="invent-exporter",instance="invent-exporter"}'
                 )
                 wait_for("runs", lambda: bool(server.data("/api/v1/query", query=query)["result"]))
-                up = server.data("/api/v1/query", query='up{job="invent-exporter"}')["result"]
-                assert [sample["value"][1] for sample in up] == ["1"]
-                managers = server.data("/api/v1/alertmanagers")["activeAlertmanagers"]
-                assert [item["url"] for item in managers] == [
-                    f"http://127.0.0.1:{alerts}/api/v2/alerts"
-                ]
+
+                def is_up() -> bool:
+                    up = server.data("/api/v1/query", query='up{job="invent-exporter"}')["result"]
+                    return [sample["value"][1] for sample in up] == ["1"]
+
+                def has_alertmanager() -> bool:
+                    managers = server.data("/api/v1/alertmanagers")["activeAlertmanagers"]
+                    url = f"http://127.0.0.1:{alerts}/api/v2/alerts"
+                    return [item["url"] for item in managers] == [url]
+
+                wait_for("the exporter is up", is_up)
+                wait_for("the Alertmanager is found", has_alertmanager)
                 wait_for("the rules are evaluated and well", lambda: _are_rules_well(server))
 
 

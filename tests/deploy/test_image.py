@@ -26,9 +26,9 @@ from tests.deploy.image import (
     podman_command,
     require_containers,
 )
-from tests.deploy.processes import Server, free_port
+from tests.deploy.processes import Server
 from tests.postgres import postgres_server
-from tests.process.harness import DEADLINE_SECONDS, parse, wait_for
+from tests.process.harness import DEADLINE_SECONDS, free_port, parse, wait_for
 from tests.programs import run
 
 pytestmark = pytest.mark.system
@@ -294,7 +294,7 @@ def test_the_run_of_the_release_finds_it_well(image: str) -> None:
     limits = "--network host --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --no-healthcheck"
     command = (
         *(sys.executable, "-m", "release.run_image", image, "--port", str(free_port())),
-        *("--containers", program, f"--run={limits}"),
+        *("--containers", program, f"--run={limits}", "--stop-seconds=25"),
     )
     done = run(*command, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, f"{image}: well\n"), done.stdout + done.stderr

@@ -17,8 +17,8 @@ import invent_exporter
 from release.notes import notes
 from release.tags import image_tags
 from tests.deploy.chart import ROOT
-from tests.deploy.processes import Server, free_port
-from tests.process.harness import wait_for
+from tests.deploy.processes import Server
+from tests.process.harness import free_port, wait_for
 from tests.programs import require, run
 
 VERSION = invent_exporter.__version__

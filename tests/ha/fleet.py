@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.deploy.processes import free_port
 from tests.ha.proxy import Proxy
-from tests.process.harness import Exporter
+from tests.process.harness import Exporter, free_port
 
 
 class Replica(Exporter):

@@ -40,15 +40,15 @@ class Case:
             )
 
     def wait_for_storage_errors(self, more: int = 2) -> None:
-        """Wait for so many polls that fail, with the old numbers served as long as they may be.
+        """Wait for so many polls that fail, and one more: old numbers are served while they may be.
 
         That is all the while with SQLite, and until the lease ends in a shared database.
         """
-        before = self.exporter.scrape()
-        samples = self.exporter.wait_for(
-            "storage errors", lambda now: self.errors(now) >= self.errors(before) + more
-        )
-        served = {before.total(FINISHED)}
+        first = self.errors(self.exporter.scrape())
+        # What was committed before the trouble began may be served after it.
+        before = self.exporter.wait_for("errors", lambda now: self.errors(now) >= first + more)
+        served, errors = {before.total(FINISHED)}, self.errors(before)
+        samples = self.exporter.wait_for("another one", lambda now: self.errors(now) > errors)
         if not self.is_shared:
             assert samples.find("invent_up", org_id="org-main") == 0
         elif not samples.find("invent_replica_orgs"):

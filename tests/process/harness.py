@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final, Self
 
 import httpx
@@ -234,9 +237,16 @@ class Exporter:
         return samples
 
     def wait_until_up(self, org_id: str = "org-main") -> Samples:
-        """Wait until an org's last poll was complete."""
+        """Wait until an org's last poll was complete, and what first contact read is served.
+
+        `invent_up` alone may be served a publish before that. While `c` has no name there is none.
+        """
         return self.wait_for(
-            f"{org_id} is up", lambda samples: samples.find("invent_up", org_id=org_id) == 1
+            f"{org_id} is up",
+            lambda samples: (
+                samples.find("invent_up", org_id=org_id) == 1
+                and (org_id == "c" or samples.among("invent_org_info", org_id=org_id))
+            ),
         )
 
     def wait_for_finished(self, runs: int, **labels: str) -> Samples:
@@ -277,6 +287,14 @@ class Exporter:
 
 def _has_moved(name: str, org_id: str, before: float | None, samples: Samples) -> bool:
     return samples.find(name, org_id=org_id) not in (None, before)
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody has, and no client is given meanwhile."""
+    while True:  # below those of /proc/sys/net/ipv4/ip_local_port_range, as it mostly is
+        port = SystemRandom().randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def clean_environment() -> dict[str, str]:

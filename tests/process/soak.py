@@ -22,10 +22,9 @@ from random import Random
 from typing import Any
 
 from invent_exporter.simulator import Settings, SimulatorServer
-from tests.deploy.processes import free_port
 from tests.deploy.processes import prometheus as run_prometheus
 from tests.process.expected import differences, expected_of
-from tests.process.harness import Exporter, Labels, make_config, wait_for
+from tests.process.harness import Exporter, Labels, free_port, make_config, wait_for
 from tests.process.stored import Line, Stored, compare
 from tests.process.traffic import Trouble, faults, lively_world
 from tests.programs import require
@@ -101,10 +100,11 @@ def soak(folder: Path, *, seconds: float, seed: int, is_sick: bool) -> Result:
                 _live(result, exporter, trouble, Random(seed), is_sick=is_sick)
                 trouble.end()
                 simulator.faults.clear()
-                _settle(exporter, simulator, since)
                 truth = world.truth(since)
                 expected = expected_of(truth)
+                # Asked by nobody else meanwhile: a new series is served at 0 until it was seen.
                 wait_for("the last values are stored", lambda: prometheus.holds(expected))
+                _settle(exporter, simulator, since)
                 # All is asked as of one moment: on a busy machine the questions take a while.
                 prometheus.at = time.time()
                 window = math.ceil(prometheus.at - begun) + 30

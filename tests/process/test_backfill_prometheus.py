@@ -11,9 +11,9 @@ import pytest
 
 from invent_exporter.simulator import SimulatorServer, Usage
 from tests.commands.backfilling import DAY, TARGET, add_past, arguments
-from tests.deploy.processes import Server, free_port
+from tests.deploy.processes import Server
 from tests.deploy.processes import prometheus as run_prometheus
-from tests.process.harness import Exporter, Labels, make_config, run_command, wait_for
+from tests.process.harness import Exporter, Labels, free_port, make_config, run_command, wait_for
 from tests.process.test_backfill import OF_ENDED, SUBMITTED, expected
 from tests.process.traffic import quiet_api
 from tests.programs import require

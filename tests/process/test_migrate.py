@@ -116,7 +116,9 @@ def test_what_is_in_use_or_knows_orgs_is_refused(tmp_path: Path, postgres_url: s
         migrate(file, postgres_url)
         for target, source in ((postgres_url, file), (file, postgres_url)):
             assert "knows orgs: org-main" in migrate(source, target, status=1)
-        config = make_config(simulator.url, tmp_path, state={"url": postgres_url})
+        # Leases that no process misses, and that do not run out before anybody looks.
+        state = {"url": postgres_url, "lease": "10m"}
+        config = make_config(simulator.url, tmp_path, state=state)
         with Exporter(tmp_path, config) as exporter:
             exporter.wait_until_up()
             assert "in use by replica" in migrate(postgres_url, other, status=1)

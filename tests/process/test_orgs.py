@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from invent_exporter.simulator import Fault, Order, Settings, SimulatorServer
+from invent_exporter.simulator.service import Request
 from tests.process.conftest import Start
-from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
+from tests.process.harness import (
+    DEADLINE_SECONDS,
+    Exporter,
+    Samples,
+    free_port,
+    make_config,
+    run_command,
+    wait_for,
+)
 from tests.process.traffic import KEY, quiet_api
+
+
+def _errors(samples: Samples, org_id: str, **reason: str) -> float:
+    return samples.total("invent_poll_errors_total", org_id=org_id, **reason)
+
+
+def _wait_until_down(exporter: Exporter, org_id: str, polls: int = 1) -> Samples:
+    """Wait until so many polls have failed: that and `invent_up` are not read in one moment."""
+
+    def is_down(samples: Samples) -> bool:
+        return _errors(samples, org_id) >= polls and samples.find("invent_up", org_id=org_id) == 0
+
+    return exporter.wait_for(f"{org_id} is down", is_down)
 
 
 def _finished(samples: Samples, org_id: str) -> float:
@@ -36,17 +59,10 @@ def test_a_sick_org_leaves_the_others_alone(simulator: SimulatorServer, start: S
     for org in ("org-main", "org-sub", "org-other"):
         exporter.wait_until_up(org)
     wait_for("ready", lambda: exporter.get("/-/ready").status_code == 200)
-    samples = exporter.wait_for(
-        "wrong orgs are down",
-        lambda now: all(
-            now.find("invent_up", org_id=org) == 0 for org in ("org-unknown", "org-locked")
-        ),
-    )
-    assert samples.total("invent_poll_errors_total", org_id="org-unknown") == (
-        samples.find("invent_poll_errors_total", org_id="org-unknown", reason="not_found")
-    )
-    assert samples.find("invent_poll_errors_total", org_id="org-locked", reason="unauthorized")
-    names = samples.among("invent_org_info", org_id="org-main")
+    for org, reason in (("org-unknown", "not_found"), ("org-locked", "unauthorized")):
+        samples = _wait_until_down(exporter, org)
+        assert _errors(samples, org) == _errors(samples, org, reason=reason)
+    names = exporter.scrape().among("invent_org_info", org_id="org-main")
     assert [dict(labels)["org_name"] for labels in names] == ["Main"]
 
     world.add_run(org_id="org-sub", status="FAILED")
@@ -59,12 +75,7 @@ def test_a_sick_org_leaves_the_others_alone(simulator: SimulatorServer, start: S
         lambda now: not now.among("invent_runs_open", org_id="org-sub"),
     )
     assert not samples.among("invent_runs_open_oldest_timestamp_seconds", org_id="org-sub")
-    # The exporter's own metrics are up to a second old.
-    samples = exporter.wait_for(
-        "three failed polls",
-        lambda now: now.total("invent_poll_errors_total", org_id="org-sub") >= 3,
-    )
-    assert samples.find("invent_up", org_id="org-sub") == 0
+    samples = _wait_until_down(exporter, "org-sub", polls=3)
     assert _finished(samples, "org-sub") == 1
     samples = exporter.wait_for(
         "the others go on",
@@ -116,17 +127,14 @@ def test_one_org_configured_twice_loses_no_run(tmp_path: Path, ids: tuple[str, s
 
 def test_health_does_not_hang_on_the_api(tmp_path: Path) -> None:
     """Alive and, after the first attempt, ready with nobody there; then it finds its way."""
-    with quiet_api() as simulator:
-        port = int(simulator.url.rpartition(":")[2])
+    port = free_port()
     with Exporter(tmp_path, make_config(f"http://127.0.0.1:{port}", tmp_path)) as exporter:
         assert exporter.get("/-/healthy").status_code == 200
         assert exporter.get("/metrics").status_code == 200
         wait_for("ready", lambda: exporter.get("/-/ready").status_code == 200)
         assert exporter.get("/-/healthy").status_code == 200
-        # The exporter's own metrics are up to a second old.
-        wait_for("down", lambda: exporter.scrape().find("invent_up", org_id="c") == 0)
-        samples = exporter.scrape()
-        assert samples.find("invent_poll_errors_total", org_id="c", reason="network") == 1
+        samples = _wait_until_down(exporter, "c")
+        assert _errors(samples, "c") == _errors(samples, "c", reason="network")
         assert not samples.among("invent_runs_finished_total")
         with quiet_api(port=port):
             exporter.wait_until_up()
@@ -136,12 +144,21 @@ def test_not_ready_before_the_first_attempt_has_ended(
     simulator: SimulatorServer, start: Start
 ) -> None:
     """While the API lets the first request wait, the exporter is alive but not ready."""
-    simulator.add_faults(Fault(kind="slow", seconds=60, count=1))
-    exporter = start(api={"timeout": "5s"})
-    wait_for("the request", lambda: simulator.requests)
-    assert exporter.get("/-/ready").status_code == 503
-    assert exporter.get("/-/healthy").status_code == 200
-    assert "invent_up{" not in exporter.get("/metrics").text
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def wait(_request: Request) -> None:
+        is_asked.set()
+        may_answer.wait(DEADLINE_SECONDS)
+
+    simulator.service.before_answer = wait
+    try:
+        exporter = start()
+        wait_for("the request", is_asked.is_set)
+        assert exporter.get("/-/ready").status_code == 503
+        assert exporter.get("/-/healthy").status_code == 200
+        assert "invent_up{" not in exporter.get("/metrics").text
+    finally:
+        may_answer.set()
     wait_for("ready", lambda: exporter.get("/-/ready").status_code == 200)
 
 

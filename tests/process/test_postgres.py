@@ -6,15 +6,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGQUIT
 
+import psycopg
 import pytest
 
 from tests.postgres import PostgresServer, postgres_server, prepared_server
 from tests.process.counting import counting
 from tests.process.disks import fill, tmpfs
-from tests.process.harness import run_command
+from tests.process.harness import run_command, wait_for
 from tests.process.tcp_proxy import TcpProxy
 from tests.web.certificates import Authority
 
@@ -173,11 +175,21 @@ def test_a_full_disk_at_the_server(tmp_path: Path) -> None:
                     case.happen(2000)
                     case.wait_for_storage_errors()
                     (disk / "filler").unlink()
-                    if server.has_ended:
-                        server.start(wait=False)
+                    wait_for("the server is up, or up again", partial(_is_up, server))
                     case.wait_until_exact()
         finally:
             server.stop()
+
+
+def _is_up(server: PostgresServer) -> bool:
+    """Start it when it has ended: it may still be about to."""
+    if server.has_ended:
+        server.start(wait=False)
+    try:
+        server.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 @pytest.fixture

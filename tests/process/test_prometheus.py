@@ -12,7 +12,7 @@ from invent_exporter.simulator import SimulatorServer
 from tests.deploy.processes import Server, prometheus
 from tests.process.conftest import Start
 from tests.process.harness import ROOT, wait_for
-from tests.process.soak import scraping, soak
+from tests.process.soak import SCRAPE_SECONDS, scraping, soak
 from tests.programs import require, run
 
 pytestmark = pytest.mark.system
@@ -83,10 +83,10 @@ def test_no_run_id_costs_a_scrape(
         exporter.wait_for_finished(len(ids))
         try:
             wait_for("all runs", lambda: _value(server, counted) == len(ids))
-        finally:
+        except AssertionError as error:
             (target,) = server.data("/api/v1/targets")["activeTargets"]
-            assert target["lastError"] == ""
-        assert _value(server, "min_over_time(up[10m])") == 1
+            raise AssertionError(f"{error}: {target['lastError']}") from error
+        assert server.failed_scrapes("10m", SCRAPE_SECONDS) == set()
         stored = server.data(
             "/api/v1/query_exemplars",
             query="invent_runs_finished_total",

@@ -62,7 +62,7 @@ def test_each_way_to_reload_polls_a_new_org(
     change(exporter, orgs=[{"id": "c"}, {"id": "org-other", "key": "key-other"}])
     way(exporter)
     exporter.wait_until_up("org-other")
-    assert "configuration reloaded" in exporter.log
+    wait_for("its line", lambda: "configuration reloaded" in exporter.log)
 
 
 def test_a_mounted_file_that_kubernetes_exchanges_is_read_again(

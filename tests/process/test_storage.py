@@ -17,7 +17,7 @@ import pytest
 
 from tests.process.counting import Case, counting
 from tests.process.disks import fill, tmpfs
-from tests.process.harness import wait_for
+from tests.process.harness import DEADLINE_SECONDS, wait_for
 from tests.programs import require
 
 
@@ -71,9 +71,10 @@ def test_database_locked(tmp_path: Path) -> None:
 
     The numbers stay as they are until it lets go; and it does not hold up the end.
     """
+    state = tmp_path / "state.db"
     with (
         _case(tmp_path, tmp_path) as case,
-        closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other,
+        closing(sqlite3.connect(state, timeout=DEADLINE_SECONDS, isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
         case.happen()

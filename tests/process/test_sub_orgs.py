@@ -13,7 +13,7 @@ import pytest
 from invent_exporter.simulator import Fault, Org, SimulatorServer
 from tests.commands.backfilling import arguments, backfill, samples_of
 from tests.process.conftest import Start
-from tests.process.harness import Exporter, Samples, make_config, run_command
+from tests.process.harness import Exporter, Samples, make_config, run_command, wait_for
 from tests.process.traffic import faults
 from tests.process.watcher import Watcher
 
@@ -50,9 +50,12 @@ def test_sub_orgs_come_and_go_without_a_restart(simulator: SimulatorServer, star
         exporter.wait_until_up(org)
     cap = {"balance": 0.0, "promo_balance": 20.5, "spending_cap": 99.0, "spending_cap_used": 98.0}
     add(simulator, "org-new", **cap)
-    samples = exporter.wait_until_up("org-new")
-    assert credits_of(samples, "org-new") == [0.0, 20.5, 99.0, 98.0]
-    assert credits_of(samples, "org-sub") == [1000.0, 0.0, None, 0.0]
+    exporter.wait_until_up("org-new")
+    # As long as the last look is not too old.
+    wanted = {"org-new": [0.0, 20.5, 99.0, 98.0], "org-sub": [1000.0, 0.0, None, 0.0]}
+    samples = exporter.wait_for(
+        "their credits", lambda now: {org: credits_of(now, org) for org in wanted} == wanted
+    )
     assert credits_of(samples, "org-main") == [None] * 4
     names = samples.among("invent_org_info", org_id="org-new")
     assert [dict(labels)["org_name"] for labels in names] == ["Org-New"]
@@ -200,7 +203,8 @@ def test_a_sick_listing_withdraws_nobody_over_a_restart_either(
         exporter.wait_for(
             "its credits are gone", lambda now: credits_of(now, "org-sub") == [None] * 4
         )
-        assert 'msg="sub-orgs can\'t be listed"' in exporter.log
+        line = 'msg="sub-orgs can\'t be listed"'
+        wait_for("the look fails after the restart too", lambda: line in exporter.log)
         assert "The last look for sub-orgs failed: HTTP 403" in exporter.get("/").text
         status = json.loads(exporter.get("/api/status").content)["orgs"]
         assert status[0]["sub_orgs"]["error"].startswith("HTTP 403")
@@ -233,11 +237,13 @@ def test_the_switch_can_be_turned_while_it_runs(simulator: SimulatorServer, tmp_
         exporter.wait_until_up("org-new")
         exporter.wait_until_up("org-sub")
         configure(PARENT, sub)
-        samples = exporter.wait_for(
-            "its own name",
-            lambda now: now.find("invent_org_info", org_id="org-sub", org_name="Mine"),
+        exporter.wait_for(
+            "its own name, and its credits",
+            lambda now: (
+                now.find("invent_org_info", org_id="org-sub", org_name="Mine")
+                and credits_of(now, "org-sub") == [1000.0, 0.0, None, 0.0]
+            ),
         )
-        assert credits_of(samples, "org-sub") == [1000.0, 0.0, None, 0.0]
         configure(off, sub)
         samples = exporter.scrape()
         assert set(finished(samples)) == {"org-main", "org-sub"}
@@ -278,7 +284,8 @@ def test_a_parent_in_its_own_list_counts_once(
     simulator.world.add_org(itself)
     add(simulator, "org-new")
     exporter = start(orgs=[{**PARENT, "id": org}])
-    exporter.wait_until_up("org-new")
+    for sub_org in ("org-new", "org-sub"):
+        exporter.wait_until_up(sub_org)
     samples = exporter.wait_for(
         "its credits", lambda now: credits_of(now, "org-main") == [5.0, 0.0, None, 0.0]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,6 +58,13 @@ class Replica:
             for table, name in ((schema.lease, "owner"), (schema.replica, "name")):
                 mine = table.c[name] == self.name
                 connection.execute(update(table).where(mine).values(until=0.0))
+
+    @contextmanager
+    def step(self) -> Iterator[Connection]:
+        """Begin a step; of this one the server does not mind how long it pauses."""
+        with self.database.engine.begin() as connection:
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            yield connection
 
     def check(self, connection: Connection, epoch: int) -> str:
         """Look at a lease, as each step does first."""
@@ -136,7 +143,7 @@ def test_a_heartbeat_may_take_longer_than_a_lease(one: Replica) -> None:
 def test_a_step_holds_its_lease_and_no_renewal_waits_for_it(one: Replica, other: Replica) -> None:
     """Nobody takes what a step under way goes by, also when it has run out meanwhile."""
     mine = one.beat()
-    with one.database.engine.begin() as step:
+    with one.step() as step:
         assert one.check(step, mine["org-0"]) == "org-0"
         assert one.beat() == mine  # in another session, which would wait for ever
         one.run_out()
@@ -167,7 +174,7 @@ def test_a_step_that_goes_on_for_longer_than_a_lease_is_broken_off(
 def test_a_renewal_since_a_step_began_is_no_conflict(other: Replica) -> None:
     """Heartbeats come at any moment: no step may fail for one."""
     mine = other.beat()
-    with other.database.engine.begin() as step:
+    with other.step() as step:
         step.execute(select(schema.meta)).all()  # from here on it sees the past
         assert other.beat() == mine
         assert other.check(step, mine["org-0"]) == "org-0"
@@ -177,7 +184,7 @@ def test_a_renewal_since_a_step_began_is_no_conflict(other: Replica) -> None:
 def test_a_take_since_a_step_began_is_a_conflict(one: Replica, other: Replica) -> None:
     """The step runs again, and sees that it lost its lease."""
     mine = one.beat()
-    with one.database.engine.connect() as step, step.begin():
+    with one.step() as step:
         step.execute(select(schema.meta)).all()
         one.run_out()
         assert other.beat().keys() == {*IDS}

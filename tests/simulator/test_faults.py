@@ -87,7 +87,7 @@ def test_slow_answers_time_out_and_patience_gets_them_whole(
 ) -> None:
     """A slow answer breaks a read timeout, a dripping one only a total one."""
     world.add_run()
-    fault = Fault(kind="slow", seconds=30) if kind == "slow" else Fault(kind="drip", seconds=0.2)
+    fault = Fault(kind="slow", seconds=30) if kind == "slow" else Fault(kind="drip", seconds=1)
     simulator.add_faults(fault)
     if kind == "slow":
         with pytest.raises(httpx.ReadTimeout):

@@ -7,9 +7,11 @@ const require = createRequire(modules);
 const { chromium } = require('playwright-core');
 const axe = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
 
-const browser = await chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'] });
+const timeout = 600_000; // that something never happens, however busy the machine is
+const browser = await chromium.launch({ executablePath, timeout, args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'] });
 for (const { name, width, colorScheme } of looks) {
   const tab = await browser.newPage({ viewport: { width, height: 900 }, colorScheme });
+  tab.setDefaultTimeout(timeout);
   const said = [];
   const asked = [];
   tab.on('console', (message) => said.push(message.text()));

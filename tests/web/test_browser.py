@@ -11,13 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deploy.processes import free_port
-from tests.process.harness import ROOT, wait_for
+from grafana.pictures import packages
+from tests.process.harness import ROOT, free_port, wait_for
 from tests.programs import require
 
 pytestmark = pytest.mark.system
 
-MODULES = ROOT / "grafana" / "pictures"
 LOOKS = [
     {"name": "page-light", "width": 1100, "colorScheme": "light"},
     {"name": "page-dark", "width": 1100, "colorScheme": "dark"},
@@ -27,9 +26,8 @@ LOOKS = [
 
 def test_the_page_is_whole_and_asks_nobody_and_everybody_can_read_it(tmp_path: Path) -> None:
     """No error in the console, no request elsewhere, nothing that axe finds, nothing too wide."""
-    browser, node, npm = require("chromium"), require("node"), require("npm")
-    if not (MODULES / "node_modules" / "axe-core").exists():
-        subprocess.run([npm, "ci"], cwd=MODULES, check=True)
+    browser, node, _ = require("chromium"), require("node"), require("npm")
+    packages.install()
     port, simulator = free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "exporter.py", "demo", f"--web.listen-address=127.0.0.1:{port}"]
@@ -39,7 +37,7 @@ def test_the_page_is_whole_and_asks_nobody_and_everybody_can_read_it(tmp_path: P
             wait_for("a run of the demo fails", lambda: _has_failed(url))
             job = {
                 "url": url,
-                "modules": f"{MODULES}/",
+                "modules": f"{packages.FOLDER}/",
                 "browser": str(browser),
                 "out": str(tmp_path),
             }

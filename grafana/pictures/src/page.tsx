@@ -69,10 +69,14 @@ function Panel({ panel, marks, width, height }: any) {
         seen.errors.push(`${panel.title}: ${error}`);
         setDrawn({ failed: String(error) });
       }
-      seen.pending -= 1;
-      seen.seconds = performance.now() / 1000;
     })();
   }, []);
+  // What is within has said by now what is seen.
+  useEffect(() => {
+    if (!drawn) return;
+    seen.pending -= 1;
+    seen.seconds = performance.now() / 1000;
+  }, [drawn]);
   const month = panel.timeFrom && <PanelChrome.TitleItem><span style={{ fontSize: 12, color: theme.colors.text.link, whiteSpace: 'nowrap' }}>This month so far</span></PanelChrome.TitleItem>;
   return (
     <PanelChrome title={panel.title} description={panel.description} width={width} height={height} titleItems={month} padding={panel.type === 'table' ? 'none' : 'md'}>
@@ -148,6 +152,7 @@ function note(panel: any, { data, fieldConfig }: any, values: () => any[]) {
 const [MARGIN, GAP, ROW] = [16, 8, 38];
 function Dashboard({ board, marks }: any) {
   const column = (window.innerWidth - 2 * MARGIN - 23 * GAP) / 24;
+  useEffect(() => { seen.pending -= 1; }, []); // each panel is pending by now
   const isOpen = asked.get('open') === 'true';
   let shift = 0;
   const panels = board.panels.flatMap((panel: any) => {
@@ -188,5 +193,4 @@ function Dashboard({ board, marks }: any) {
   createRoot(document.getElementById('root')!).render(
     <ThemeContext.Provider value={theme}><GlobalStyles /><PanelContextProvider value={context}><Dashboard board={board} marks={marks} /></PanelContextProvider></ThemeContext.Provider>
   );
-  seen.pending -= 1;
 })();
