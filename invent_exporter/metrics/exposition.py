@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -29,6 +29,8 @@ from invent_exporter.metrics.lines import lines_of
 from invent_exporter.metrics.pieces import Joined, Piece, join, piece
 
 _T = TypeVar("_T")
+_Collected: TypeAlias = Sequence[tuple[Metric, bytes]]
+"""The lines of metrics."""
 
 _GROUP_VIEWS = 16
 """Smaller ones make a change cheaper, larger ones what is joined and sent."""
@@ -92,6 +94,7 @@ class Exposition:
         self._own = own
         self._of_orgs = of_orgs or CollectorRegistry()
         self._of_orgs_bytes = 0
+        self._collected: _Collected | None = None
         self._clock = clock
         self._places: dict[Hashable, Group] = {}
         self._groups: dict[Group, None] = {}
@@ -112,16 +115,26 @@ class Exposition:
         """End the encoder's thread; an encoding under way is waited for."""
         self._encoder.shutdown(cancel_futures=True)
 
+    async def collect(self) -> None:
+        """Take what polls said of themselves, for the next publish, whose news are younger.
+
+        Otherwise a poll that ends between the two would be seen to have ended without its numbers.
+        """
+        async with self._lock:
+            if self._wanted():
+                self._collected = await self._in_thread(self._collect)
+
     async def publish(self, changes: Mapping[Hashable, View | None]) -> int:
         """Replace views (None takes one away); return the generation that holds them.
 
         When this returns, every answer is of this generation or a later one.
         """
         async with self._lock:
-            generation = self.generation + 1
-            now = self._clock()
-            wanted = [text for text, asked in self._asked.items() if now - asked < _FORGET_SECONDS]
-            self._bodies = await self._in_thread(self._publish, changes, wanted, generation)
+            generation, wanted = self.generation + 1, self._wanted()
+            collected, self._collected = self._collected, None
+            self._bodies = await self._in_thread(
+                self._publish, changes, wanted, generation, collected
+            )
             self.generation = generation
             return generation
 
@@ -161,6 +174,10 @@ class Exposition:
             if not self._sending:
                 self._is_quiet.set()
 
+    def _wanted(self) -> list[Format]:
+        now = self._clock()
+        return [text for text, asked in self._asked.items() if now - asked < _FORGET_SECONDS]
+
     async def _in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._encoder, function, *arguments)
@@ -168,20 +185,30 @@ class Exposition:
     # -- in the encoder's thread, which alone has the views
 
     def _publish(
-        self, changes: Mapping[Hashable, View | None], formats: Sequence[Format], generation: int
+        self,
+        changes: Mapping[Hashable, View | None],
+        formats: Sequence[Format],
+        generation: int,
+        collected: _Collected | None,
     ) -> dict[Format, _Body]:
         for key, view in changes.items():
             self._place(key, view)
         for group in self._groups:
             group.keep(formats)
         self._patience_seconds = _GIVE_WAY_SECONDS
-        return self._make(formats, generation)
+        return self._make(formats, generation, collected)
 
-    def _make(self, formats: Sequence[Format], generation: int) -> dict[Format, _Body]:
+    def _make(
+        self, formats: Sequence[Format], generation: int, collected: _Collected | None = None
+    ) -> dict[Format, _Body]:
         if not formats:
             return {}
         for group in self._groups:
             self.encoded_chunks += group.write(self._give_way)
+        of_orgs = self._collect() if collected is None else collected
+        return {text: self._body(text, generation, of_orgs) for text in formats}
+
+    def _collect(self) -> _Collected:
         of_orgs: list[tuple[Metric, bytes]] = []
         self._of_orgs_bytes = 0
         for metric in self._each(self._of_orgs.collect()):
@@ -189,7 +216,7 @@ class Exposition:
             of_orgs += [(metric, each) for each in lines.by_family.values()]
             self._of_orgs_bytes += lines.text_bytes
             metric.samples.clear()  # of 1,000 orgs so many objects that collections begin
-        return {text: self._body(text, generation, of_orgs) for text in formats}
+        return of_orgs
 
     def _give_way(self) -> None:
         if self._patience_seconds > 0 and not self._is_quiet.is_set():
@@ -222,9 +249,7 @@ class Exposition:
             else:
                 known.pop(group, None)
 
-    def _body(
-        self, text: Format, generation: int, of_orgs: Iterable[tuple[Metric, bytes]]
-    ) -> _Body:
+    def _body(self, text: Format, generation: int, of_orgs: _Collected) -> _Body:
         pieces: list[Piece] = []
         groups = [group.pieces(text) for group in self._groups]
         text_bytes = sum(group.text_bytes for group in self._groups)

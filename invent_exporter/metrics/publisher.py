@@ -182,6 +182,7 @@ class Publisher:
         self._hurry.clear()
 
     async def _publish(self) -> None:
+        await self._exposition.collect()
         news, self._news = self._news, {}
         gone, self._gone = self._gone, {}
         try:

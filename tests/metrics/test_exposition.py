@@ -284,6 +284,19 @@ async def test_own_metrics_are_made_anew_when_orgs_may_not_be_served_any_more(st
     assert "live 1.0" in await stand.lines("text/plain")
 
 
+async def test_what_polls_said_is_as_of_before_the_news(stand: Stand) -> None:
+    """A poll that ends while these are gathered is not up yet; with the next publish it is."""
+    up = Gauge("up", "Of an org.", ["org_id"], registry=stand.of_orgs).labels(org_id="o")
+    for seen in (1, 0):  # what nobody has asked for is not made before the first scrape
+        up.set(0)
+        await stand.exposition.collect()
+        up.set(1)
+        await stand.exposition.publish({"o": Finished("w", 3)})
+        assert f'up{{org_id="o"}} {seen}.0' in await stand.lines()
+        await stand.exposition.publish({})
+        assert 'up{org_id="o"} 1.0' in await stand.lines()
+
+
 async def test_what_is_sent_goes_before_what_is_encoded(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
