@@ -8,8 +8,9 @@ anew on the same file.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, event
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from invent_exporter.scan.poll import ScanState
 
 EPOCH = 1_800_000_000.0
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class KilledError(BaseException):
@@ -128,6 +131,21 @@ class Steps:
             driver = cast("sqlite3.Connection", connection.connection.driver_connection)
             driver.commit()
             raise OperationalError("made to fail", None, OSError("the answer was lost"))
+
+
+class _AtOnce(ThreadPoolExecutor):
+    """Does what it is given at once: in threads the order of steps, and so of kills, is by luck."""
+
+    def submit(
+        self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]:
+        """Do it."""
+        done: Future[_T] = Future()
+        try:
+            done.set_result(function(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+            done.set_exception(error)
+        return done
 
 
 class _WatchedLedger(Ledger):
@@ -259,11 +277,13 @@ class Process:
             ),
         )
         ledger.service, ledger.reference, ledger.steps = service, reference, self.steps
+        ledger.thread = _AtOnce()
         self.ledger: Ledger = ledger
         self.registry = CollectorRegistry()
         self.telemetry = Telemetry(self.registry)
         exposition = _WatchedExposition(CollectorRegistry(), clocks.monotonic)
         exposition.steps = self.steps
+        exposition._encoder = _AtOnce()
         exposition.watch = lambda body: scraper.watch(body, clocks.now, hold)
         self.exposition: Exposition = exposition
         self.publisher = Publisher(
