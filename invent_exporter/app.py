@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 _STOP_SECONDS = 2.0
 _SWITCH_SECONDS = 0.001
-_NEW_OBJECTS = 20_000
+_NEW_OBJECTS = 2_000
 
 log = get_logger(__name__)
 
