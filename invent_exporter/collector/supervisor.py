@@ -225,6 +225,7 @@ class Supervisor:
             if self._is_polled(collector.label):  # `c` may just have turned out to be this org
                 return
             await self._shared.ledger.unload(org)
+        collector.let_go()
         log.info("an org is not polled any more", org_id=collector.label)
 
     def _is_polled(self, org_id: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -455,3 +457,22 @@ async def test_what_is_asked_of_another_org_may_be_lost_to_it_at_any_moment(
     poller, looks = supervisor.collectors[0]._poller, [supervisor.collectors[1].org]
     monkeypatch.setattr(Collector, "org", property(lambda _: looks.pop() if looks else None))
     assert supervisor.others(poller)["org-b"] > -math.inf
+
+
+async def test_of_an_org_that_is_withdrawn_nothing_stays_in_memory_until_it_is_collected(
+    desk: Desk,
+) -> None:
+    """Garbage is collected seldom, and orgs may come and go between replicas."""
+    await desk.apply(target("org-a", interval_seconds=3600.0))
+    await desk.wait_for(lambda _: desk.exporter.supervisor.ready())
+    (collector,) = desk.exporter.supervisor.collectors
+    assert collector.org is not None
+    is_there = weakref.ref(collector.org)
+    del collector
+    gc.collect()  # the failures of before, if there were any, held it
+    gc.disable()
+    try:
+        await desk.apply()
+        await desk.wait_for(lambda _: is_there() is None)
+    finally:
+        gc.enable()
