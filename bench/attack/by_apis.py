@@ -11,6 +11,7 @@ ATTACKS = (
     Attack("empty_gzip", "empty gzip members, without end", "empty_gzip"),
     Attack("error_array", "15 MiB of an error that is no strict JSON", "error_array"),
     Attack("outputs_array", "15 MiB of brackets that are no strict JSON", "outputs_array"),
+    Attack("brackets", "15 MiB of brackets that never close", "brackets"),
     Attack("wide_error", "15 MiB of an error with one emoji", "wide_error"),
     Attack("usage", "a usage of 15 MiB", "usage"),
     Attack("large", "20 orgs with 15 MiB each", "large", orgs=21),

@@ -89,6 +89,7 @@ ENDLESS: dict[str, tuple[bytes, bytes]] = {
     ),
 }
 WHOLE: dict[str, Callable[[], bytes]] = {
+    "brackets": lambda: answer(b"[" * LARGE_BYTES),
     "error_array": lambda: answer(row_with(b'"error":[NaN,%b]' % _numbers(1_950_000))),
     "outputs_array": lambda: answer(row_with(b'"outputs":[NaN,%b]' % (b"[]," * 5_000_000 + b"1"))),
     "wide_error": lambda: answer(

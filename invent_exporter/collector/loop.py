@@ -96,6 +96,10 @@ class Collector:
             self._changed.set()
             self.discovery.change()
 
+    def let_go(self) -> None:
+        """Keep nothing of the ledger: what is withdrawn may be long in memory, as garbage."""
+        self._poller.org = None
+
     async def run(self) -> None:
         """Poll until cancelled, or until an earlier target turns out to be this org: Superseded."""
         looks: asyncio.Task[None] | None = None

@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NoReturn
 
 from invent_exporter.collector.loop import Collector
@@ -53,6 +53,12 @@ class _Others(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self._polled)
+
+
+def _polled(here: Iterable[Collector], elsewhere: Mapping[str, float]) -> dict[str, float]:
+    orgs = ((collector.label, collector.org) for collector in here)  # each read once
+    until = {label: math.inf if org is None else org.history_until for label, org in orgs}
+    return {**elsewhere, **until}
 
 
 class Supervisor:
@@ -98,14 +104,9 @@ class Supervisor:
     def others(self, poller: Poller) -> Mapping[str, float]:
         """Name the other polled orgs, each with the time until which its runs are not its own."""
         # Its own too is left out: another target may be the same org, until that is settled.
-        return _Others((_ALIAS, poller.label), self._polled)
-
-    def _polled(self) -> dict[str, float]:
-        here = {
-            collector.label: math.inf if collector.org is None else collector.org.history_until
-            for collector in tuple(self._collectors.values())  # whole: a step of the ledger asks
-        }
-        return {**self.elsewhere, **here}
+        own = (_ALIAS, poller.label)
+        # Who polls is of now: the step that asks runs beside what changes it, half of it done.
+        return _Others(own, partial(_polled, tuple(self._collectors.values()), self.elsewhere))
 
     def claim(self, poller: Poller, org_id: str) -> bool:
         """Tell whether no earlier target is the same org; a later one gives way."""
@@ -224,6 +225,7 @@ class Supervisor:
             if self._is_polled(collector.label):  # `c` may just have turned out to be this org
                 return
             await self._shared.ledger.unload(org)
+        collector.let_go()
         log.info("an org is not polled any more", org_id=collector.label)
 
     def _is_polled(self, org_id: str) -> bool:

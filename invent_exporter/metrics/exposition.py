@@ -121,8 +121,8 @@ class Exposition:
         Otherwise a poll that ends between the two would be seen to have ended without its numbers.
         """
         async with self._lock:
-            if self._wanted():
-                self._collected = await self._in_thread(self._collect)
+            wanted = self._wanted()
+            self._collected = await self._in_thread(self._collect) if wanted else None
 
     async def publish(self, changes: Mapping[Hashable, View | None]) -> int:
         """Replace views (None takes one away); return the generation that holds them.
@@ -145,7 +145,10 @@ class Exposition:
         if text not in self._bodies:
             async with self._lock:
                 if text not in self._bodies:
-                    made = await self._in_thread(self._make, [text], self.generation)
+                    # Of what the next publish serves, if that is there: no counter goes back.
+                    made = await self._in_thread(
+                        self._make, [text], self.generation, self._collected
+                    )
                     self._bodies |= made
         body = self._bodies[text]
         # Last, with nothing awaited since: the process may have stood still at any moment before.
@@ -210,12 +213,13 @@ class Exposition:
 
     def _collect(self) -> _Collected:
         of_orgs: list[tuple[Metric, bytes]] = []
-        self._of_orgs_bytes = 0
+        text_bytes = 0
         for metric in self._each(self._of_orgs.collect()):
             lines = lines_of([metric])
             of_orgs += [(metric, each) for each in lines.by_family.values()]
-            self._of_orgs_bytes += lines.text_bytes
+            text_bytes += lines.text_bytes
             metric.samples.clear()  # of 1,000 orgs so many objects that collections begin
+        self._of_orgs_bytes = text_bytes  # whole: an answer adds it up meanwhile
         return of_orgs
 
     def _give_way(self) -> None:

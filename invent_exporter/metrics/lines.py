@@ -17,7 +17,8 @@ from prometheus_client.core import Metric
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-_EXEMPLAR = re.compile(rb' # \{run_id="(?:[^"\\]|\\.)*"\} \S+(?: \S+)?$', re.MULTILINE)
+_EXEMPLAR = re.compile(rb' # \{run_id="[^"\\\n]*"\} [\w.+-]+(?: [\w.+-]+)?$', re.MULTILINE)
+"""Up to the line's end no other quote: labels may look like the beginning of one, and the next."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import subprocess
 import sys
+import weakref
+from contextlib import suppress
 from functools import partial
 
 from invent_exporter.api.budget import LARGE_SECONDS, POOL_BYTES, SHARE_BYTES, Budget, Lease
@@ -80,6 +83,29 @@ async def test_work_is_done_in_turn_and_its_errors_come_back() -> None:
     assert done == list(range(5))
     results = await asyncio.gather(worker.run(lambda: 1 // 0), return_exceptions=True)
     assert isinstance(results[0], ZeroDivisionError)
+
+
+async def test_an_error_keeps_nothing_of_what_was_decoded() -> None:
+    """Garbage is collected seldom: until then the bodies of many polls would fill the memory."""
+
+    class Body:
+        """Can be watched."""
+
+        def decode(self) -> None:
+            raise ValueError
+
+    body, worker = Body(), Worker()
+    is_there, decode = weakref.ref(body), body.decode
+    del body
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            await worker.run(decode)
+        del decode
+        await worker.run(lambda: None)  # the thread has let go of what was before
+        assert is_there() is None
+    finally:
+        gc.enable()
 
 
 def test_no_exit_waits_for_what_is_being_decoded() -> None:

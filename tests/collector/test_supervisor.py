@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import math
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +19,7 @@ from structlog.testing import capture_logs
 
 from invent_exporter.api.listing import RunsApi
 from invent_exporter.app import Exporter
+from invent_exporter.collector.loop import Collector
 from invent_exporter.collector.target import Target
 from invent_exporter.config.load import ApiConfig, Config, Key, MetricsConfig, OrgConfig
 from invent_exporter.errors import ApiError, StorageError
@@ -411,3 +415,64 @@ async def test_what_a_superseded_target_had_not_served_yet_is_served_by_the_othe
     is_down[0] = False
     await desk.wait_for(lambda now: counted(now) == desk.expected)
     assert desk.polled == ["c"]
+
+
+async def test_an_org_is_polled_by_another_also_while_c_turns_out_to_be_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that asks meanwhile, in the ledger's thread, must not take that org's runs."""
+    supervisor, is_down, seen = desk.exporter.supervisor, [True], list[bool]()
+    listing, forget_org = RunsApi.listing, desk.exporter.telemetry.forget_org
+
+    def listing_unless_down(api: RunsApi, org_id: str, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        if org_id == "c" and is_down[0]:
+            raise ApiError("server_error", "down")
+        return listing(api, org_id, *args, **more)
+
+    def look(org_id: str) -> None:
+        seen.append("org-main" in others)
+        forget_org(org_id)
+
+    monkeypatch.setattr(RunsApi, "listing", listing_unless_down)
+    await desk.apply("c", "org-main", "org-a")
+    await desk.wait_until_up(["org-main", "org-a"])
+    others = supervisor.others(supervisor.collectors[-1]._poller)
+    monkeypatch.setattr(desk.exporter.telemetry, "forget_org", look)
+    is_down[0] = False
+    await desk.wait_for(lambda _: desk.polled == ["c", "org-a"])
+    assert all(seen)
+    assert seen
+
+
+@polling("org-a", "org-b")
+async def test_what_is_asked_of_another_org_may_be_lost_to_it_at_any_moment(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger's thread asks; the loop's may let another replica have the org between two looks.
+
+    Then nobody knows any more until when its runs are not its own.
+    """
+    supervisor = desk.exporter.supervisor
+    await desk.wait_until_up(["org-a", "org-b"])
+    poller, looks = supervisor.collectors[0]._poller, [supervisor.collectors[1].org]
+    monkeypatch.setattr(Collector, "org", property(lambda _: looks.pop() if looks else None))
+    assert supervisor.others(poller)["org-b"] > -math.inf
+
+
+async def test_of_an_org_that_is_withdrawn_nothing_stays_in_memory_until_it_is_collected(
+    desk: Desk,
+) -> None:
+    """Garbage is collected seldom, and orgs may come and go between replicas."""
+    await desk.apply(target("org-a", interval_seconds=3600.0))
+    await desk.wait_for(lambda _: desk.exporter.supervisor.ready())
+    (collector,) = desk.exporter.supervisor.collectors
+    assert collector.org is not None
+    is_there = weakref.ref(collector.org)
+    del collector
+    gc.collect()  # the failures of before, if there were any, held it
+    gc.disable()
+    try:
+        await desk.apply()
+        await desk.wait_for(lambda _: is_there() is None)
+    finally:
+        gc.enable()

@@ -297,6 +297,52 @@ async def test_what_polls_said_is_as_of_before_the_news(stand: Stand) -> None:
         assert 'up{org_id="o"} 1.0' in await stand.lines()
 
 
+async def test_a_counter_of_polls_never_goes_back(stand: Stand) -> None:
+    """Not for who asks for the first time between what is gathered and its publish, either."""
+    counter = Counter("polls", "Of an org.", ["org_id"], registry=stand.of_orgs).labels(org_id="o")
+    await stand.answer()
+    await stand.exposition.collect()
+    counter.inc()
+    before = await stand.lines(OPENMETRICS)
+    await stand.exposition.publish({})
+    assert await stand.lines(OPENMETRICS) >= before
+
+
+async def test_what_was_gathered_for_a_publish_that_failed_is_not_served(stand: Stand) -> None:
+    """An org may have been withdrawn since; also when nobody asked for anything meanwhile."""
+    up = Gauge("up", "Of an org.", ["org_id"], registry=stand.of_orgs)
+    up.labels(org_id="o").set(1)
+    await stand.answer()
+    await stand.exposition.collect()
+    up.remove("o")
+    stand.clocks.now += 3600
+    await stand.exposition.collect()
+    await stand.answer()
+    await stand.exposition.publish({})
+    assert "up{" not in "".join(await stand.lines())
+
+
+async def test_the_size_of_what_is_served_is_whole_while_it_is_made_anew(stand: Stand) -> None:
+    """A scrape may come at any moment of a publish."""
+    sizes: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    class Scraped:
+        def collect(self) -> Iterator[Metric]:
+            yield from Gauge("first", "One.", registry=None).collect()
+            if sizes:
+                stand.clocks.now += 2.0
+                asyncio.run_coroutine_threadsafe(stand.answer(), loop).result()
+                sizes.append(stand.exposition.own_bytes)
+            yield from Gauge("second", "Another.", registry=None).collect()
+
+    stand.of_orgs.register(Scraped())
+    await stand.answer()
+    sizes.append(stand.exposition.own_bytes)
+    await stand.exposition.publish({})
+    assert sizes == [sizes[0]] * 2
+
+
 async def test_what_is_sent_goes_before_what_is_encoded(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from signal import SIGHUP
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
 from invent_exporter.ledger.room import TextRoom
@@ -44,6 +45,21 @@ async def test_the_size_is_that_of_the_text_whatever_was_asked_for(accept: str) 
     await exposition.answer(accept, "")
     told = exposition.text_bytes
     assert told == len((await exposition.answer("text/plain", "")).body)
+    exposition.close()
+
+
+async def test_no_label_passes_for_an_exemplar_that_a_format_does_not_have() -> None:
+    """What stands in two of them may look like one; a line cut there would break every scrape."""
+    exposition = Exposition(CollectorRegistry(), FakeClocks().monotonic)
+    counts = WorkflowCounts.empty(BOUNDS)
+    counts.version = " # {run_id="
+    name, title = "} 5", "title"
+    await exposition.publish({"wf": WorkflowView("org-1", name, title, counts, ())})
+    text = (await exposition.answer("text/plain", "")).body.decode()
+    info = {"org_id": "org-1", "version": counts.version}
+    info |= {"workflow_id": name, "workflow_name": title, "workflow_org_id": ""}
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert [each.labels for each in families["invent_workflow_info"].samples] == [info]
     exposition.close()
 
 
