@@ -206,7 +206,8 @@ class Publisher:
             view = self._org_view(org, self._names[key])
             if view != self._views.get(key):
                 changes[(key,)] = self._views[key] = view
-            for name in sorted(names):
+            # A standby that took over may not know them all.
+            for name in sorted(names & org.workflows.keys()):
                 if self._workflows.leave_out(name):
                     changes[key, name] = None
                     continue
