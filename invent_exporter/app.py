@@ -245,7 +245,7 @@ async def serve(
     # And a quarter of a second for each full collection of what 1,000 orgs are made of: few are
     # made when what a page or a publish takes for a moment begins none, and modules are left out.
     gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS, 10, 20)
+    gc.set_threshold(_NEW_OBJECTS, 10, 100)
     exporter = Exporter(config, redactor, revision=revision)
     try:
         reloader = Reloader(
