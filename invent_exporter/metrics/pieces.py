@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 _LEVEL = 1
 """Level 6 makes answers a fifth smaller and takes five times as long."""
+_BLOCK_BYTES = 256 * 1024
 _HEAD = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 _POLYNOMIAL = 0xEDB88320  # as all of them here with the bit of x^0 on top
 _ONE = 1 << 31
@@ -35,6 +36,8 @@ class Joined:
     """Pieces in a row."""
 
     deflated: tuple[bytes, ...]
+    blocks: tuple[bytes, ...]
+    """The same in few parts: a thousand pieces would take each answer longer than their bytes."""
     text_bytes: int
     crc: int
 
@@ -43,7 +46,7 @@ class Joined:
         last = zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
         crc = _product(self.crc, _shift(len(ending))) ^ zlib.crc32(ending)
         sums = struct.pack("<II", crc, (self.text_bytes + len(ending)) & 0xFFFFFFFF)
-        return (_HEAD, *self.deflated, last.compress(ending) + last.flush() + sums)
+        return (_HEAD, *self.blocks, last.compress(ending) + last.flush() + sums)
 
     def text(self) -> Iterator[bytes]:
         """Decompress, piece by piece."""
@@ -65,7 +68,10 @@ def join(pieces: Iterable[Piece]) -> Joined:
         deflated.append(each.deflated)
         text_bytes += each.text_bytes
         crc = _product(crc, each.shift) ^ each.crc
-    return Joined(tuple(deflated), text_bytes, crc)
+    whole = b"".join(deflated)
+    starts = range(0, len(whole), _BLOCK_BYTES)
+    blocks = tuple(whole[start : start + _BLOCK_BYTES] for start in starts)
+    return Joined(tuple(deflated), blocks, text_bytes, crc)
 
 
 def _product(left: int, right: int) -> int:
