@@ -57,7 +57,8 @@ if TYPE_CHECKING:
 
 _STOP_SECONDS = 2.0
 _SWITCH_SECONDS = 0.001
-_NEW_OBJECTS = 2_000
+_GARBAGE_THRESHOLDS = (2_000, 10, 100)
+"""Full collections seldom; young garbage often: what failed may hold a body of megabytes."""
 
 log = get_logger(__name__)
 
@@ -242,10 +243,10 @@ async def serve(
     """
     # A scrape waits so long, and not 5 ms, each time that a thread decodes or encodes meanwhile.
     sys.setswitchinterval(_SWITCH_SECONDS)
-    # And a quarter of a second for each full collection of what 1,000 orgs are made of: few are
-    # made when what a page or a publish takes for a moment begins none, and modules are left out.
+    # And a quarter of a second for each full collection of what 1,000 orgs are made of; modules are
+    # left out of them.
     gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS, 10, 100)
+    gc.set_threshold(*_GARBAGE_THRESHOLDS)
     exporter = Exporter(config, redactor, revision=revision)
     try:
         reloader = Reloader(

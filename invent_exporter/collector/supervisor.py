@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from invent_exporter.collector.loop import Collector
@@ -21,7 +21,7 @@ from invent_exporter.errors import NoRoomError, StorageError
 from invent_exporter.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from invent_exporter.collector.target import Shared, Target
 
@@ -35,13 +35,17 @@ log = get_logger(__package__)
 class _Others(Mapping[str, float]):
     """The polled orgs but for one; made when another is asked for, which few pages name."""
 
-    def __init__(self, own: Sequence[str], polled: Callable[[], Mapping[str, float]]) -> None:
-        self._own = own
-        self._make = polled
+    def __init__(
+        self, own: Sequence[str], here: Sequence[Collector], elsewhere: Mapping[str, float]
+    ) -> None:
+        self._own, self._here, self._elsewhere = own, here, elsewhere
 
     @cached_property
     def _polled(self) -> Mapping[str, float]:
-        return {org: until for org, until in self._make().items() if org not in self._own}
+        orgs = ((collector.label, collector.org) for collector in self._here)  # each read once
+        here = {label: math.inf if org is None else org.history_until for label, org in orgs}
+        polled = {**self._elsewhere, **here}
+        return {org: until for org, until in polled.items() if org not in self._own}
 
     def __getitem__(self, org_id: str) -> float:
         if org_id in self._own:
@@ -53,12 +57,6 @@ class _Others(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self._polled)
-
-
-def _polled(here: Iterable[Collector], elsewhere: Mapping[str, float]) -> dict[str, float]:
-    orgs = ((collector.label, collector.org) for collector in here)  # each read once
-    until = {label: math.inf if org is None else org.history_until for label, org in orgs}
-    return {**elsewhere, **until}
 
 
 class Supervisor:
@@ -106,7 +104,7 @@ class Supervisor:
         # Its own too is left out: another target may be the same org, until that is settled.
         own = (_ALIAS, poller.label)
         # Who polls is of now: the step that asks runs beside what changes it, half of it done.
-        return _Others(own, partial(_polled, tuple(self._collectors.values()), self.elsewhere))
+        return _Others(own, tuple(self._collectors.values()), self.elsewhere)
 
     def claim(self, poller: Poller, org_id: str) -> bool:
         """Tell whether no earlier target is the same org; a later one gives way."""

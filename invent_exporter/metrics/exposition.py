@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from invent_exporter.metrics.families import FAMILIES
 from invent_exporter.metrics.formats import TEXT, Format, choose
-from invent_exporter.metrics.groups import Group, View
+from invent_exporter.metrics.groups import Groups, View
 from invent_exporter.metrics.lines import lines_of
 from invent_exporter.metrics.pieces import Joined, Piece, join, piece
 
@@ -32,8 +32,6 @@ _T = TypeVar("_T")
 _Collected: TypeAlias = Sequence[tuple[Metric, bytes]]
 """The lines of metrics."""
 
-_GROUP_VIEWS = 16
-"""Smaller ones make a change cheaper, larger ones what is joined and sent."""
 _LIVE_SECONDS = 1.0
 _GIVE_WAY_SECONDS = 0.25
 """So long in all a publish lets answers be sent first: both need the interpreter's lock."""
@@ -96,9 +94,7 @@ class Exposition:
         self._of_orgs_bytes = 0
         self._collected: _Collected | None = None
         self._clock = clock
-        self._places: dict[Hashable, Group] = {}
-        self._groups: dict[Group, None] = {}
-        self._roomy: dict[Group, None] = {}
+        self._groups = Groups()
         self._headers: dict[tuple[Format, str], Piece] = {}
         self._bodies: dict[Format, _Body] = {}
         self._asked: dict[Format, float] = {}
@@ -195,9 +191,8 @@ class Exposition:
         collected: _Collected | None,
     ) -> dict[Format, _Body]:
         for key, view in changes.items():
-            self._place(key, view)
-        for group in self._groups:
-            group.keep(formats)
+            self._groups.place(key, view)
+        self._groups.keep(formats)
         self._patience_seconds = _GIVE_WAY_SECONDS
         return self._make(formats, generation, collected)
 
@@ -206,8 +201,7 @@ class Exposition:
     ) -> dict[Format, _Body]:
         if not formats:
             return {}
-        for group in self._groups:
-            self.encoded_chunks += group.write(self._give_way)
+        self.encoded_chunks += self._groups.write(self._give_way)
         of_orgs = self._collect() if collected is None else collected
         return {text: self._body(text, generation, of_orgs) for text in formats}
 
@@ -233,30 +227,9 @@ class Exposition:
             self._give_way()
             yield metric
 
-    def _place(self, key: Hashable, view: View | None) -> None:
-        group = self._places.get(key)
-        if view is not None:
-            if group is None:
-                group = self._places[key] = next(iter(self._roomy), None) or Group()
-            group.put(key, view)
-        elif group is not None:
-            del self._places[key]
-            group.remove(key)
-        else:
-            return
-        for known, is_one in (
-            (self._groups, bool(group.chunks)),
-            (self._roomy, 0 < len(group.chunks) < _GROUP_VIEWS),
-        ):
-            if is_one:
-                known[group] = None
-            else:
-                known.pop(group, None)
-
     def _body(self, text: Format, generation: int, of_orgs: _Collected) -> _Body:
         pieces: list[Piece] = []
-        groups = [group.pieces(text) for group in self._groups]
-        text_bytes = sum(group.text_bytes for group in self._groups)
+        groups, text_bytes = self._groups.pieces(text), self._groups.text_bytes
         for family in FAMILIES:
             name, metric = family.name, family.metric()
             samples = [made for of_group in groups if (made := of_group.get(name)) is not None]

@@ -33,9 +33,11 @@ class _Chunk:
 
 
 _NOTHING = Packed(Lines({}, 0))
+_GROUP_VIEWS = 16
+"""Smaller groups make a change cheaper, larger ones what is joined and sent."""
 
 
-class Group:
+class _Group:
     """Some views, and their pieces by format and family; None: to be made anew."""
 
     def __init__(self) -> None:
@@ -95,3 +97,51 @@ class Group:
     def keep(self, formats: Sequence[Format]) -> None:
         """Drop the pieces of all other formats."""
         self._pieces = {text: self._pieces[text] for text in formats if text in self._pieces}
+
+
+class Groups:
+    """All views, some together."""
+
+    def __init__(self) -> None:
+        self._places: dict[Hashable, _Group] = {}
+        self._groups: dict[_Group, None] = {}
+        self._roomy: dict[_Group, None] = {}
+
+    @property
+    def text_bytes(self) -> int:
+        """What was written, without exemplars."""
+        return sum(group.text_bytes for group in self._groups)
+
+    def place(self, key: Hashable, view: View | None) -> None:
+        """Take a view in, or away."""
+        group = self._places.get(key)
+        if view is not None:
+            if group is None:
+                group = self._places[key] = next(iter(self._roomy), None) or _Group()
+            group.put(key, view)
+        elif group is not None:
+            del self._places[key]
+            group.remove(key)
+        else:
+            return
+        for known, is_one in (
+            (self._groups, bool(group.chunks)),
+            (self._roomy, 0 < len(group.chunks) < _GROUP_VIEWS),
+        ):
+            if is_one:
+                known[group] = None
+            else:
+                known.pop(group, None)
+
+    def write(self, give_way: Callable[[], None]) -> int:
+        """Write what changed; tell how many views that were."""
+        return sum(group.write(give_way) for group in self._groups)
+
+    def pieces(self, text: Format) -> list[Mapping[str, Piece | None]]:
+        """Make the pieces of a format, as far as they are not there."""
+        return [group.pieces(text) for group in self._groups]
+
+    def keep(self, formats: Sequence[Format]) -> None:
+        """Drop the pieces of all other formats."""
+        for group in self._groups:
+            group.keep(formats)

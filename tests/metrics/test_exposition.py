@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import threading
 from collections.abc import Hashable, Iterator
@@ -341,6 +342,17 @@ async def test_the_size_of_what_is_served_is_whole_while_it_is_made_anew(stand: 
     sizes.append(stand.exposition.own_bytes)
     await stand.exposition.publish({})
     assert sizes == [sizes[0]] * 2
+
+
+async def test_of_what_polls_said_no_sample_is_kept(stand: Stand) -> None:
+    """Those of 1,000 orgs are so many objects that collections of garbage begin."""
+    gauge = Gauge("up", "Of an org.", ["org_id"], registry=stand.of_orgs)
+    for number in range(1000):
+        gauge.labels(org_id=f"org-{number}").set(1)
+    await stand.lines()
+    before = len(gc.get_objects())
+    await stand.exposition.collect()
+    assert len(gc.get_objects()) - before < 500
 
 
 async def test_what_is_sent_goes_before_what_is_encoded(

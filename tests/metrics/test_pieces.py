@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import zlib
 
@@ -25,6 +26,14 @@ def test_the_pieces_are_one_member_with_the_right_sums(texts: list[bytes], endin
     assert reader.unused_data == b""
     assert list(joined.text()) == texts
     assert joined.text_bytes == len(b"".join(texts))
+
+
+def test_an_answer_is_few_parts_however_many_pieces_it_has() -> None:
+    """A scrape would take longer to put a thousand together than to send their bytes."""
+    texts = [random.Random(number).randbytes(1000) for number in range(1000)]
+    parts = join(map(piece, texts)).gzip(b"# EOF\n")
+    assert max(map(len, parts)) <= 256 * 1024
+    assert len(parts) <= 2 + -(-sum(map(len, parts)) // (256 * 1024))
 
 
 def test_gzip_itself_takes_them() -> None:

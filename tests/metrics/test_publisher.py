@@ -320,6 +320,13 @@ async def test_nothing_new_is_not_encoded(desk: Desk) -> None:
     assert desk.exposition.encoded_chunks == chunks
 
 
+async def test_a_workflow_that_the_state_does_not_know_ends_no_publish(desk: Desk) -> None:
+    """A standby that took over may have lost its commit."""
+    await desk.record(run())
+    await desk.publish("wf", "wf-lost")
+    assert "wf-lost" not in str(await desk.served())
+
+
 async def test_what_is_noted_meanwhile_is_published_together(desk: Desk) -> None:
     """However many orgs have news: one publish at a time, and one that takes the rest along."""
     await desk.record(run())
