@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from invent_exporter.api.listing import Listing
     from invent_exporter.api.models import Run
     from invent_exporter.collector.target import Shared, Target
+    from invent_exporter.ledger.ledger import OpenGroup
     from invent_exporter.ledger.org import OrgLedger
     from invent_exporter.ledger.recorded import Recorded
     from invent_exporter.scan.walk import Steps
@@ -176,8 +177,9 @@ class Poller:
         if poll.state.unmet > org.scan.unmet:
             line = "the API's count grew by more runs than the poll met; they are looked for"
             log.warning(line, org_id=self.label, runs=poll.state.unmet)
+        groups: tuple[OpenGroup, ...] | None = None
         if self._unsettled or contact or poll.absent or poll.state != org.scan:
-            await self._shared.ledger.complete(
+            groups = await self._shared.ledger.complete(
                 org,
                 poll.state,
                 absent=poll.absent,
@@ -199,17 +201,18 @@ class Poller:
             known = {"workflows": workflows, "failed_runs_in_history": failed}
             log.info("first contact", org_id=self.label, **known)
         self.note()
-        await self._note_open(org)
+        await self._note_open(org, groups)
         seconds, is_fresh = self.target.reconcile_interval_seconds, contact or poll.walked_all
         await self._reconciler.run(org, self.label, interval_seconds=seconds, is_fresh=is_fresh)
         self.note()
         await self._prune(org)
         return poll.is_walk
 
-    async def _note_open(self, org: OrgLedger) -> None:
+    async def _note_open(self, org: OrgLedger, groups: tuple[OpenGroup, ...] | None) -> None:
         publisher = self._shared.publisher
-        if self._open_known or self._news or publisher.open_runs(org) is None:
+        if groups is None and (self._open_known or self._news or publisher.open_runs(org) is None):
             groups = await self._shared.ledger.open_groups(org)
+        if groups is not None:
             self._open_known = bool(groups)
             publisher.set_open(org, groups)
             self._news = False

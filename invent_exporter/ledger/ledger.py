@@ -271,8 +271,8 @@ class Ledger:
         *,
         absent: Iterable[str],
         contact_seconds: float | None = None,
-    ) -> int:
-        """Settle a complete poll: the last transaction of it. Return how many runs vanished.
+    ) -> tuple[OpenGroup, ...]:
+        """Settle a complete poll: the last transaction of it. Return what is open, as then.
 
         `absent` are open runs that a complete search did not find; `contact_seconds` is set when it
         was the first contact: when that was, by the API's clock.
@@ -285,7 +285,6 @@ class Ledger:
             # By the API's clock, which may be far behind the one that the first walk went by.
             floor = min(floor, contact - self.settings.reconcile_window_seconds)
         counts = org.counts.draft()
-        vanished = 0
         with self.transaction(org) as connection:
             for run_id in absent:
                 where = and_(_RUN.org == org.key, _RUN.run_id == run_id)
@@ -293,8 +292,7 @@ class Ledger:
                 misses = row.absent + 1
                 connection.execute(update(schema.run).where(where).values(absent=misses))
                 is_counted = not self.settings.workflows.leave_out(row.workflow_id)
-                vanished += misses == VANISHED and is_counted
-            counts.vanished += vanished
+                counts.vanished += misses == VANISHED and is_counted
             update_org(
                 connection,
                 org,
@@ -305,9 +303,10 @@ class Ledger:
                 floor=floor,
                 counts=to_json(counts),
             )
+            groups = _open_groups(connection, org)
         org.settled_walk, org.scan, org.counts = walk, scan, counts
         org.contacted, org.contact_seconds, org.floor_seconds = contacted, contact, floor
-        return vanished
+        return groups
 
     @in_thread
     def save_scan(self, org: OrgLedger, scan: ScanState) -> None:
@@ -326,11 +325,8 @@ class Ledger:
     @in_thread
     def open_groups(self, org: OrgLedger) -> tuple[OpenGroup, ...]:
         """Count the open runs by their labels."""
-        labels = (_RUN.workflow_id, _RUN.origin, _RUN.status)
-        query = select(*labels, func.count(), func.min(_RUN.since)).where(*_open(org))
         with self.transaction(org) as connection:
-            rows = connection.execute(query.group_by(*labels)).all()
-        return tuple(OpenGroup(*row) for row in rows)
+            return _open_groups(connection, org)
 
     @in_thread
     def window_from(self, org: OrgLedger, now: float) -> float:
@@ -393,3 +389,9 @@ class Ledger:
 
 def _open(org: OrgLedger) -> tuple[Any, ...]:
     return _RUN.org == org.key, ~_RUN.final, _RUN.owned, _RUN.absent < VANISHED
+
+
+def _open_groups(connection: Connection, org: OrgLedger) -> tuple[OpenGroup, ...]:
+    labels = (_RUN.workflow_id, _RUN.origin, _RUN.status)
+    query = select(*labels, func.count(), func.min(_RUN.since)).where(*_open(org))
+    return tuple(OpenGroup(*row) for row in connection.execute(query.group_by(*labels)))

@@ -30,7 +30,7 @@ from invent_exporter.errors import StorageError
 from invent_exporter.ledger import sqlite
 from invent_exporter.ledger.counts import Bounds
 from invent_exporter.ledger.database import open_database
-from invent_exporter.ledger.ledger import Ledger
+from invent_exporter.ledger.ledger import Ledger, OpenGroup
 from invent_exporter.ledger.recorder import LedgerSettings
 from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.metrics.publisher import Publisher
@@ -191,11 +191,11 @@ class _WatchedLedger(Ledger):
         *,
         absent: Iterable[str],
         contact_seconds: float | None = None,
-    ) -> int:
+    ) -> tuple[OpenGroup, ...]:
         """Complete, and tell that first contact was made."""
         self.steps.in_doubt = False
         try:
-            vanished = await super().complete(
+            groups = await super().complete(
                 org, scan, absent=absent, contact_seconds=contact_seconds
             )
         except StorageError:
@@ -204,7 +204,7 @@ class _WatchedLedger(Ledger):
             raise
         self.reference.contacted = org.contacted
         self.reference.contact = org.contact_seconds or 0.0
-        return vanished
+        return groups
 
 
 class _WatchedExposition(Exposition):
