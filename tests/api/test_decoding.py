@@ -109,6 +109,7 @@ def test_a_field_that_is_null_or_missing_is_no_reason_to_leave_a_run_out(name: s
         ("ended_at", "9999-12-31T23:59:59Z"),
         ("updated_at", "2026-11-24"),
         ("updated_at", ""),
+        ("updated_at", "9999-12-31T23:59:59Z"),
         ("usage", []),
         ("usage", "free"),
         ("usage", {"total": "much"}),
@@ -170,6 +171,20 @@ def test_what_has_another_type_is_read_where_its_meaning_is_plain(
     """Digits as text, numeric text as a number, any letters' case; nothing is unreadable then."""
     (run,) = decode_page(page_of(GOOD | {name: value}), LATEST).runs
     assert (getattr(run, reading), run.unreadable) == (expected, {})
+
+
+@pytest.mark.parametrize("escapes", [True, False], ids=["escaped", "as it is"])
+@pytest.mark.parametrize(
+    "size_bytes", [0, PAGE_AT_ONCE_BYTES // 2, PAGE_AT_ONCE_BYTES], ids=["small", "large", "huge"]
+)
+def test_what_no_label_carries_is_escaped_wherever_it_stands(
+    size_bytes: int, *, escapes: bool
+) -> None:
+    """Pages of different sizes are looked through in different ways."""
+    ids = ["a\x7fb", "a\x85b", "a\\b", "\u20ac"]
+    rows = [GOOD | {"id": run_id, "result": "x" * (size_bytes // 4)} for run_id in ids]
+    page = decode_page(json.dumps(rows, ensure_ascii=escapes).encode(), LATEST)
+    assert [run.id for run in page.runs] == [r"a\x7fb", r"a\x85b", r"a\\b", "\u20ac"]
 
 
 def test_a_clean_page_is_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
