@@ -80,8 +80,7 @@ async def _rows_of_orgs(size: Size) -> list[Row]:
 
 
 async def _row_of_orgs(orgs: int) -> Row:
-    of_orgs = CollectorRegistry()
-    telemetry = Telemetry(CollectorRegistry(), of_orgs)
+    telemetry = Telemetry(CollectorRegistry(), CollectorRegistry())
     changes: dict[Hashable, View | None] = {}
     counts = _view(0).counts
     for org in (f"org-{number}" for number in range(orgs)):
@@ -91,7 +90,7 @@ async def _row_of_orgs(orgs: int) -> Row:
         telemetry.set_poll_interval(org, 30.0)
         for name in (f"workflow-{number}" for number in range(_WORKFLOWS_OF_AN_ORG)):
             changes[org, name] = WorkflowView(org, name, name, counts, ())
-    exposition = Exposition(CollectorRegistry(), time.monotonic, of_orgs=of_orgs)
+    exposition = Exposition(CollectorRegistry(), time.monotonic, of_orgs=telemetry)
     await exposition.answer(OPENMETRICS, "gzip")
     await exposition.publish(changes)
     took: list[float] = []

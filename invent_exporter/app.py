@@ -77,12 +77,12 @@ class Exporter:
         database = open_database(config.state_url)
         replica = new_name(platform.node())
         self.ledger = Ledger(database, settings, room, replica=replica)
-        registry, of_orgs = CollectorRegistry(), CollectorRegistry()
-        self.telemetry = telemetry = Telemetry(registry, of_orgs)
+        registry = CollectorRegistry()
+        self.telemetry = telemetry = Telemetry(registry, CollectorRegistry())
         telemetry.set_build(__version__, revision, platform.python_version())
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
-        self.exposition = Exposition(registry, boot_seconds, of_orgs=of_orgs)
+        self.exposition = Exposition(registry, boot_seconds, of_orgs=telemetry)
         telemetry.watch_exposition(lambda: self.exposition.text_bytes + self.exposition.own_bytes)
         self.publisher = Publisher(
             self.exposition,

@@ -2,11 +2,13 @@
 
 They are the process's own, start with it, and use prometheus-client's direct instrumentation. What
 is read from the API goes another way, through the ledger.
+
+Longer than most modules: each family with its meaning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -125,16 +127,42 @@ class Telemetry:
         self.requests: dict[str, int] = {}
         """How often the API was asked, by org; for the page for people."""
         self._build = Info("invent_exporter_build", "The version that runs.", registry=registry)
-        self._of_orgs: tuple[Counter | Gauge, ...] = (
-            *(self._poll_errors, self._requests, self._up, self._poll_last_success),
-            *(self._poll_duration, self._poll_interval, self._api_runs, self._refused_depth),
-            self._reconcile_last_success,
+        self._of_orgs: dict[Counter | Gauge, int] = dict.fromkeys(
+            (
+                *(self._poll_errors, self._requests, self._up, self._poll_last_success),
+                *(self._poll_duration, self._poll_interval, self._api_runs, self._refused_depth),
+                self._reconcile_last_success,
+            ),
+            1,
         )
+        """With how often each changed."""
+        self._listed: dict[Counter | Gauge, int] = {}
+
+    def changed(self) -> Iterator[Counter | Gauge]:
+        """List the families of orgs that changed since they were last listed."""
+        for family, changes in self._of_orgs.items():
+            if self._listed.get(family) != changes:
+                yield family
+                self._listed[family] = changes
+
+    def _changed(self, *families: Counter | Gauge) -> None:
+        """Note it once they have: what is read meanwhile may lack it."""
+        for family in families or self._of_orgs:
+            self._of_orgs[family] += 1
+
+    def _set(self, gauge: Gauge, org_id: str, value: float) -> None:
+        gauge.labels(org_id=org_id).set(value)
+        self._changed(gauge)
+
+    def _count(self, counter: Counter, **labels: str) -> None:
+        counter.labels(**labels).inc()
+        self._changed(counter)
 
     def declare_org(self, org_id: str) -> None:
         """Make the org's error series exist at 0, so that `increase()` sees the first error."""
         for reason in POLL_ERROR_REASONS:
             self._poll_errors.labels(org_id=org_id, reason=reason)
+        self._changed(self._poll_errors)
 
     def rename_org(self, old: str, new: str) -> None:
         """Move an org's series to its real id. A counter goes on from the old label's value."""
@@ -153,46 +181,48 @@ class Telemetry:
         self.requests.pop(org_id, None)
         for family in self._of_orgs:
             family.remove_by_labels({"org_id": org_id})
+        self._changed()
 
     def poll_failed(self, org_id: str, reason: str, duration_seconds: float) -> None:
         """Record a poll that broke off; `reason` is one of `POLL_ERROR_REASONS`."""
-        self._poll_errors.labels(org_id=org_id, reason=reason).inc()
-        self._poll_duration.labels(org_id=org_id).set(duration_seconds)
-        self._up.labels(org_id=org_id).set(0)
+        self._count(self._poll_errors, org_id=org_id, reason=reason)
+        self._set(self._poll_duration, org_id, duration_seconds)
+        self._set(self._up, org_id, 0)
 
     def failed_beside_polls(self, org_id: str, reason: str) -> None:
         """Count what failed while the polls go on: a look back, or a release of new series."""
-        self._poll_errors.labels(org_id=org_id, reason=reason).inc()
+        self._count(self._poll_errors, org_id=org_id, reason=reason)
 
     def poll_succeeded(self, org_id: str, duration_seconds: float, ended: float) -> None:
         """Record a complete poll that ended at the unix time `ended`."""
-        self._poll_duration.labels(org_id=org_id).set(duration_seconds)
-        self._poll_last_success.labels(org_id=org_id).set(ended)
-        self._up.labels(org_id=org_id).set(1)
+        self._set(self._poll_duration, org_id, duration_seconds)
+        self._set(self._poll_last_success, org_id, ended)
+        self._set(self._up, org_id, 1)
 
     def set_poll_interval(self, org_id: str, seconds: float) -> None:
         """Show the interval as it is now."""
-        self._poll_interval.labels(org_id=org_id).set(seconds)
+        self._set(self._poll_interval, org_id, seconds)
 
     def set_api_runs(self, org_id: str, count: int | None) -> None:
         """Show how many runs the API said it has; None removes the series."""
         if count is None:
             with suppress(KeyError):
                 self._api_runs.remove(org_id)
+                self._changed(self._api_runs)
         else:
-            self._api_runs.labels(org_id=org_id).set(count)
+            self._set(self._api_runs, org_id, count)
 
     def set_refused_depth(self, org_id: str, rows: int) -> None:
         """Show from which row on the API refuses to list."""
-        self._refused_depth.labels(org_id=org_id).set(rows)
+        self._set(self._refused_depth, org_id, rows)
 
     def reconciled(self, org_id: str, ended: float) -> None:
         """Record a complete reconciliation that ended at the unix time `ended`."""
-        self._reconcile_last_success.labels(org_id=org_id).set(ended)
+        self._set(self._reconcile_last_success, org_id, ended)
 
     def request_done(self, org_id: str, code: str, duration_seconds: float) -> None:
         """Record one try; `code` is the HTTP status, or `error` when none came."""
-        self._requests.labels(org_id=org_id, code=code).inc()
+        self._count(self._requests, org_id=org_id, code=code)
         self.requests[org_id] = self.requests.get(org_id, 0) + 1
         self._request_duration.observe(duration_seconds)
 

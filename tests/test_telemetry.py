@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 
+from invent_exporter.metrics.exposition import Exposition
 from invent_exporter.telemetry import POLL_ERROR_REASONS, Telemetry
 
 
@@ -91,3 +96,44 @@ def test_there_are_no_created_series_and_build_is_an_info() -> None:
     assert registry.get_sample_value("invent_config_last_reload_successful") == 0
     moment = registry.get_sample_value("invent_config_last_reload_success_timestamp_seconds")
     assert moment == 1000
+
+
+CHANGES: dict[str, Callable[[Telemetry], None]] = {
+    "declare": lambda telemetry: telemetry.declare_org("b"),
+    "fail": lambda telemetry: telemetry.poll_failed("a", "timeout", 3),
+    "fail beside": lambda telemetry: telemetry.failed_beside_polls("a", "storage"),
+    "succeed": lambda telemetry: telemetry.poll_succeeded("a", 2, 2000),
+    "interval": lambda telemetry: telemetry.set_poll_interval("a", 60),
+    "API's count": lambda telemetry: telemetry.set_api_runs("a", 8),
+    "no count": lambda telemetry: telemetry.set_api_runs("a", None),
+    "depth": lambda telemetry: telemetry.set_refused_depth("a", 1000),
+    "reconcile": lambda telemetry: telemetry.reconciled("a", 2000),
+    "request": lambda telemetry: telemetry.request_done("a", "200", 0.1),
+    "rename": lambda telemetry: telemetry.rename_org("a", "c"),
+    "forget": lambda telemetry: telemetry.forget_org("a"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_what_changed_is_served_with_the_next_publish(change: str) -> None:
+    """Only families that changed are written anew, so each change must say so."""
+    of_orgs = CollectorRegistry()
+    telemetry = Telemetry(CollectorRegistry(), of_orgs)
+    exposition = Exposition(CollectorRegistry(), time.monotonic, of_orgs=telemetry)
+
+    async def served() -> list[str]:
+        answer = await exposition.answer("application/openmetrics-text;version=1.0.0", "")
+        return answer.body.decode().splitlines()
+
+    telemetry.declare_org("a")
+    telemetry.poll_succeeded("a", 1, 1000)
+    telemetry.set_api_runs("a", 7)
+    telemetry.request_done("a", "500", 0.1)
+    before = await served()
+    CHANGES[change](telemetry)
+    assert await served() == before
+    await exposition.publish({})
+    exposition.close()
+    expected = [line for line in shown(of_orgs).splitlines() if "{" in line]
+    after = [line for line in await served() if "{" in line]
+    assert sorted(after) == sorted(expected) != sorted(line for line in before if "{" in line)

@@ -16,16 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from invent_exporter.metrics.families import FAMILIES
 from invent_exporter.metrics.formats import TEXT, Format, choose
 from invent_exporter.metrics.groups import Groups, View
-from invent_exporter.metrics.lines import lines_of
+from invent_exporter.metrics.lines import Lines, lines_of
 from invent_exporter.metrics.pieces import Joined, Piece, join, piece
 
 _T = TypeVar("_T")
@@ -69,15 +68,23 @@ class _Body:
     live: bytes = b""
 
 
+class OfOrgs(Protocol):
+    """Families with a series for each org, which change at polls."""
+
+    def changed(self) -> Iterable[Collector]:
+        """List those that changed since they were last listed, each until it is gone through."""
+
+
 class Exposition:
     """Holds what is published, and answers scrapes."""
 
     def __init__(
-        self, own: Collector, clock: Callable[[], float], *, of_orgs: Collector | None = None
+        self, own: Collector, clock: Callable[[], float], *, of_orgs: OfOrgs | None = None
     ) -> None:
-        """Serve two registries behind what is published; `clock` never goes back (seconds).
+        """Serve two kinds of metrics behind what is published; `clock` never goes back (seconds).
 
-        `own` is made anew for a scrape, and `of_orgs`, which grows with the orgs, at a publish.
+        `own` is made anew for a scrape, and of `of_orgs`, which grows with the orgs, at a publish
+        what changed.
         """
         self.generation = 0
         self.acknowledged = 0
@@ -85,12 +92,13 @@ class Exposition:
         self.text_bytes = 0
         """What is published, as text; 0 until anybody asked for it."""
         self.own_bytes = 0
-        """The two registries behind it."""
+        """The two behind it."""
         self.on_acknowledge: Callable[[], None] = lambda: None
         self.serving_until = math.inf
         """By the clock: an answer that begins later has no state of any org."""
         self._own = own
-        self._of_orgs = of_orgs or CollectorRegistry()
+        self._of_orgs = of_orgs
+        self._of_orgs_lines: dict[str, tuple[Metric, Lines]] = {}
         self._of_orgs_bytes = 0
         self._collected: _Collected | None = None
         self._clock = clock
@@ -206,26 +214,21 @@ class Exposition:
         return {text: self._body(text, generation, of_orgs) for text in formats}
 
     def _collect(self) -> _Collected:
-        of_orgs: list[tuple[Metric, bytes]] = []
-        text_bytes = 0
-        for metric in self._each(self._of_orgs.collect()):
-            lines = lines_of([metric])
-            of_orgs += [(metric, each) for each in lines.by_family.values()]
-            text_bytes += lines.text_bytes
-            metric.samples.clear()  # of 1,000 orgs so many objects that collections begin
-        self._of_orgs_bytes = text_bytes  # whole: an answer adds it up meanwhile
-        return of_orgs
+        for family in () if self._of_orgs is None else self._of_orgs.changed():
+            for metric in family.collect():
+                self._give_way()
+                self._of_orgs_lines[metric.name] = metric, lines_of([metric])
+                metric.samples.clear()  # of 1,000 orgs so many objects that collections begin
+        known = self._of_orgs_lines.values()
+        # At once: an answer adds it up meanwhile.
+        self._of_orgs_bytes = sum(lines.text_bytes for _, lines in known)
+        return [(metric, each) for metric, lines in known for each in lines.by_family.values()]
 
     def _give_way(self) -> None:
         if self._patience_seconds > 0 and not self._is_quiet.is_set():
             began = self._clock()
             is_quiet = self._is_quiet.wait(self._patience_seconds)
             self._patience_seconds -= self._clock() - began if is_quiet else math.inf
-
-    def _each(self, metrics: Iterable[Metric]) -> Iterator[Metric]:
-        for metric in metrics:
-            self._give_way()
-            yield metric
 
     def _body(self, text: Format, generation: int, of_orgs: _Collected) -> _Body:
         pieces: list[Piece] = []

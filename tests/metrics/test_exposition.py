@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.registry import Collector
 
 from invent_exporter.metrics import exposition
 from invent_exporter.metrics.exposition import Answer, Exposition
@@ -41,13 +42,21 @@ class Finished:
         return [metric]
 
 
+class _OfOrgs(CollectorRegistry):
+    """All of it may have changed each time."""
+
+    def changed(self) -> list[Collector]:
+        """List all."""
+        return [self]
+
+
 class Stand:
     """An exposition with one live gauge of its own."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self.live = Gauge("live", "The exporter's own.", registry=registry)
-        self.of_orgs = CollectorRegistry()
+        self.of_orgs = _OfOrgs()
         self.clocks = FakeClocks()
         self.exposition = Exposition(registry, self.clocks.monotonic, of_orgs=self.of_orgs)
 
