@@ -275,7 +275,8 @@ class Poll:
         limit = min(missing.values()) - _CLOCKS_APART_SECONDS
         # From the newest end where one is known, to stop behind the runs that are looked for. The
         # order may have been learned by this very walk, which then has not been to the end.
-        from_the_end = order.learned and order.oldest_first and walk.at_end
+        is_through = walk.at_end and not walk.is_refused
+        from_the_end = order.learned and order.oldest_first and is_through
         if from_the_end:
             search = Walk(walk.last.start, forward=False, anchor=walk.last)
         else:

@@ -58,6 +58,8 @@ class Rows:
     met: set[str] = field(default_factory=set)
     says_count: int | None = None
     """What it tells in place of the true count."""
+    refuses_from: int | None = None
+    """From which row on it refuses to list."""
 
     def drive(self, steps: Steps) -> None:
         """Answer whatever the scan asks for."""
@@ -95,6 +97,9 @@ class Rows:
         }
         take = max(takes or [self.take], key=lambda take: reach.get(take, 0))
         start = read.offset // take * take
+        if read.optional and self.refuses_from is not None and read.offset >= self.refuses_from:
+            at = read.offset
+            return PageFacts(at, at, at_end=True, count=None, rows=(), refused=True)
         page = rows[start : start + take]
         self.met.update(each.run_id for each in page)
         count = len(rows) if self.says_count is None else self.says_count
@@ -392,6 +397,19 @@ def test_a_buried_run_that_ended_is_searched_until_it_is_found(
     poll = polled(listing, learn(rows), open_known=True)
     assert poll.absent == {run_id} - listing.met
     assert poll.is_whole
+
+
+@pytest.mark.parametrize("is_learned", [True, False])
+@pytest.mark.parametrize("refuses_from", [1, 10, 30])
+@ANY_ORDER
+def test_no_run_is_absent_that_may_stand_where_the_api_refuses_to_list(
+    rows: tuple[RowFact, ...], refuses_from: int, *, is_learned: bool
+) -> None:
+    """It is given up, and the org stays up."""
+    listing = Rows(list(rows), open_known={"buried": 20.5}, refuses_from=refuses_from)
+    state = learn(rows) if is_learned else ScanState()
+    poll = polled(listing, state, open_known=True)
+    assert (poll.absent, poll.given_up) == (set(), {"buried"})
 
 
 @pytest.mark.parametrize("is_falling", [True, False])
