@@ -101,7 +101,8 @@ class Listing:
         chunk = None if bad is None else await self._read_beside(bad, forward=forward)
         if chunk is None:
             chunk = await self._read_page(offset, forward=forward)
-        await self._ask_again()
+        if bad in await self._ask_again():  # passed over just now, and this walk may be the last
+            chunk = await self._read_page(offset, forward=forward)
         return chunk
 
     async def _read_page(self, offset: int, *, forward: bool) -> Chunk:
@@ -161,14 +162,17 @@ class Listing:
         start, end = min(bad.start, chunk.start), max(bad.stop, chunk.end)
         return replace(chunk, start=start, end=end, invalid=[*bad.invalid])
 
-    async def _ask_again(self) -> None:
-        """Look, rarely, whether rows that are taken for bad ones can be read by now."""
+    async def _ask_again(self) -> list[Span]:
+        """Look, rarely, whether rows that are taken for bad ones can be read by now: list those."""
+        readable = []
         for bad, rows in self._bad_rows.due(self._now):
             for row in rows:
                 with suppress(_SpoiledAnswerError, ApiError):
                     await self._ask(range(row, row + 1))
                     self._bad_rows.forget(bad)
+                    readable.append(bad)
                     break
+        return readable
 
     def _tries_smaller(self, error: ApiError, take: int, failures: int) -> bool:
         """Ask for fewer rows from now on where that may help; tell whether to ask again at once."""

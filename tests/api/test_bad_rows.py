@@ -105,8 +105,9 @@ async def test_it_is_found_again_where_new_runs_pushed_it(come: int) -> None:
         assert api.failed == 0
 
 
-async def test_it_is_asked_for_again_after_an_hour_and_no_sooner() -> None:
-    """Once, while it stays as it is; and it is a run like all others when it can be read."""
+@pytest.mark.parametrize("forward", [True, False])
+async def test_it_is_asked_for_again_after_an_hour_and_no_sooner(*, forward: bool) -> None:
+    """Once, while it stays as it is; when it can be read the same walk brings it, as any run."""
     api = Api(listed(40), {"run-17"})
     await api.walk()
     for seconds, failed in ((RETRY_SECONDS - 1, 0), (2.0, 1), (60.0, 0), (RETRY_SECONDS, 1)):
@@ -115,7 +116,7 @@ async def test_it_is_asked_for_again_after_an_hour_and_no_sooner() -> None:
         assert api.failed == failed
     api.bad = set()
     api.now += RETRY_SECONDS
-    assert await api.walk() == (api.ids, 0)
+    assert await api.walk(forward=forward) == (api.ids, 0)
 
 
 async def test_of_many_bad_rows_a_few_are_asked_for_at_a_time() -> None:
