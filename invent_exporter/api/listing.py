@@ -37,7 +37,7 @@ DECODER = Worker()
 
 _FAILING_ROW = InvalidRun(None, "server_error", digest_of(b"server_error"))
 """A row that its page fails for: nothing tells one from another, so they count once."""
-_PROBED_ROWS = (0, 1, 8)
+_PROBED_ROWS = (0, 1, 8, 64, 512)
 
 Fetch = Callable[[int, int], Awaitable[Answer]]
 """Asks for page number `page` (from 1) of `take` rows."""
@@ -155,12 +155,22 @@ class Listing:
         chunk = None if page.invalid else self._chunk_of(answer, page, rows, edge)
         beside = ([run.id for run in page.runs] or [NOTHING])[0 if forward else -1]
         is_gone = chunk is not None and chunk.count is not None and chunk.count < bad.stop
-        if chunk is None or beside != neighbour or is_gone:
+        is_elsewhere = beside != neighbour or is_gone
+        if chunk is None or is_elsewhere or not (neighbour or await self._is_at_the_end(bad)):
             self._bad_rows.forget(bad)
             return None
         bad.is_sure = bad.is_placed = True
         start, end = min(bad.start, chunk.start), max(bad.stop, chunk.end)
         return replace(chunk, start=start, end=end, invalid=[*bad.invalid])
+
+    async def _is_at_the_end(self, bad: Span) -> bool:
+        """Tell whether these are still the last rows: new runs stand there, with nothing behind."""
+        if bad.is_placed or bad.before is None:
+            return bad.is_placed
+        with suppress(_SpoiledAnswerError, ApiError):
+            _, page = await self._ask(range(bad.start - 1, bad.start))
+            return [run.id for run in page.runs] == [bad.before]
+        return False
 
     async def _ask_again(self) -> list[Span]:
         """Look, rarely, whether rows that are taken for bad ones can be read by now: list those."""

@@ -91,7 +91,7 @@ class Poller:
         self._unsettled = self._news = self._open_known = True
         self._pruned_at = 0.0
         self._history_failed = 0
-        self._is_sick_below = False
+        self._sick_from: int | None = None
         self._not_before: dict[str, float] = {}
         self._given_up: set[str] = set()
         self._sure_of_key: str | None = None
@@ -232,15 +232,15 @@ class Poller:
         reader = Reader(org, self._shared, self._listing, self._recorded, others, may_skip)
         if self.target.id == "c" and org.contacted and org.org_id is not None:
             reader.look_at = self._look_whose_they_are
-        reader.was_sick_below = self._is_sick_below
+        reader.sick_from = self._sick_from
         try:
             await reader.drive(steps)
         except ApiError:
-            self._is_sick_below = reader.is_sick_below or self._is_sick_below
+            self._sick_from = reader.sick_from
             raise
-        # A poll that read page 1 alone says nothing of what lies behind it.
-        still_sick = self._is_sick_below and not reader.read_below
-        self._is_sick_below = still_sick or reader.refused_rows is not None
+        # A poll that did not read so far says nothing of what lies there.
+        is_well = reader.refused_rows is None and reader.deepest_row >= (reader.sick_from or 0)
+        self._sick_from = None if is_well else reader.sick_from
         if reader.refused_rows is not None:
             self._shared.telemetry.set_refused_depth(self.label, reader.refused_rows)
             if self._is_time_for("depth"):

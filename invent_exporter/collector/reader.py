@@ -53,10 +53,9 @@ class Reader:
     _listed_ids: set[str] = field(default_factory=set)
     refused_rows: int | None = None
     """From which row on the API refused to list, where it did."""
-    was_sick_below: bool = False
-    is_sick_below: bool = False
-    """A server error came behind page 1: when that was last read, and in this read."""
-    read_below: bool = False
+    sick_from: int | None = None
+    """The row behind page 1 for which a server error came, if none so far behind was read since."""
+    deepest_row: int = 0
     pages: int = 0
     rows: int = 0
     readable_rows: int = 0
@@ -94,14 +93,16 @@ class Reader:
                 return PageFacts(0, 0, at_end=True, count=None, rows=(), refused=True)
             if not (read.optional and at and error.reason in _REFUSALS):
                 raise
-            if error.reason == "server_error" and not self.was_sick_below:
+            if error.reason == "server_error" and self.sick_from is None:
                 # Once may be an outage: only what fails again, while page 1 answers, is refused.
-                self.is_sick_below = True
+                self.sick_from = at
                 raise
+            self.sick_from = max(at, self.sick_from or 0)
             self.refused_rows = min(at, self.refused_rows or at)
             return PageFacts(at, at, at_end=True, count=None, rows=(), refused=True)
         chunk = without_labels_that_hold_keys(page, self.shared.redactor)
-        self.read_below = self.read_below or (read.offset > 0 and read.status == ALL)
+        if read.status == ALL:
+            self.deepest_row = max(self.deepest_row, read.offset)
         self._note_time(chunk)
         self.rows += chunk.end - chunk.start
         self._walked_rows[name] += chunk.end - chunk.start

@@ -171,7 +171,8 @@ class Recorder:
             owned=row is not None and row.owned,
             settled=settled,
             signature=row_signature(run),
-            is_new=run.id in self._inserted,
+            # History was in the API's count before, whoever reads it first.
+            is_new=row is not None and run.id in self._inserted and (row.counted or not row.final),
             is_dated=is_dated(run),
         )
 

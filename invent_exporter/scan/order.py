@@ -131,6 +131,14 @@ class Order(msgspec.Struct, frozen=True):
             self.updated_descending or self.updated_ascending,
         )
 
+    def with_walk(self, walked: Order) -> Order:
+        """Allow only what both allow; what one walk saw after another may be the same evidence."""
+        return msgspec.structs.replace(
+            self.joined(walked),
+            created_steps=max(self.created_steps, walked.created_steps),
+            updated_steps=max(self.updated_steps, walked.updated_steps),
+        )
+
     def joined(self, other: Order) -> Order:
         """Allow only what both allow, with the evidence of both."""
         return Order(

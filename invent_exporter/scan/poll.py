@@ -86,6 +86,7 @@ class Poll:
         self.beyond: dict[tuple[str, str], int] = {}
         self.given_up = set(given_up)
         self._unlisted: set[str] = set()
+        self._newest_listed = Newest()
         self.is_whole = True
         self.is_walk = self.walked_all = False
         self.listing_count: int | None = None
@@ -153,7 +154,7 @@ class Poll:
         backward = state.order.learned and state.order.oldest_first
         walk = Walk(state.first_offset if backward else 0, optional=True)
         first = yield from walk.read()
-        if backward and not first.rows and first.start > 0:
+        if backward and not first.rows and not first.unreadable and first.start > 0:
             # Runs were deleted, and the page is beyond the end now; or it is refused.
             walk = Walk(max(0, (first.count or 0) - 1), optional=True)
             first = yield from walk.read()
@@ -168,11 +169,13 @@ class Poll:
             self.listing_count = first.count
             self.walked_all = is_all
             return
-        order = state.order.joined(walk.order)
+        order = state.order.with_walk(walk.order)
+        # A page that changed and tells no direction may be of a listing that turned round.
+        is_told = not changed
         if backward:
-            yield from self._to_the_end_and_back(walk, order)
+            yield from self._to_the_end_and_back(walk, is_told=is_told)
         elif order.learned and order.newest_first:
-            while not walk.at_end and not self._may_stop_at(walk.last.rows, order):
+            while not walk.at_end and not self._may_end(walk, is_told=is_told):
                 yield from walk.read()
         elif not is_all and not same_count:
             # Nothing else proves that nothing is new. When the count is the same the new states of
@@ -188,11 +191,13 @@ class Poll:
             )
         self.walked_all = walk.at_end and walk.began_at == 0 and not walk.is_refused
         self.is_whole = self.is_whole and walk.is_whole
-        if self._open_known or walk.saw_open or self._unmet(first.count, walk.last.met):
+        # What is open and new may stand where ALL is refused.
+        may_be_open = self._open_known or walk.saw_open or walk.is_refused
+        if may_be_open or self._unmet(first.count, walk.last.met):
             yield from self._open_lists()
             yield from self._search(walk)
         # Rows that were all seen are judged by themselves, so that an order can be learned anew.
-        self._learn(walk, walk.order if self.walked_all else state.order.joined(walk.order))
+        self._learn(walk, walk.order if self.walked_all else state.order.with_walk(walk.order))
 
     def _order_proves(self, first: PageFacts) -> bool:
         """Tell whether the same first answer proves, by its order, that nothing is new."""
@@ -202,16 +207,22 @@ class Poll:
         # Oldest first: the next run comes behind this page only when the page is full.
         return order.learned and first.at_end and bool(first.rows)
 
-    def _to_the_end_and_back(self, walk: Walk, order: Order) -> Steps:
+    def _to_the_end_and_back(self, walk: Walk, *, is_told: bool) -> Steps:
         """Oldest first: what is new stands at the end."""
         began = walk.first
         while not walk.at_end:
             yield from walk.read()
         back = Walk(began.start, forward=False, anchor=began)
-        may_stop = order.learned
-        while back.last.start > 0 and not (may_stop and self._may_stop_at(back.last.rows, order)):
+        while back.last.start > 0 and not self._may_end(walk, back, is_told=is_told):
             yield from back.read()
         walk.absorb(back)
+
+    def _may_end(self, *walks: Walk, is_told: bool) -> bool:
+        """Tell whether the order, as it looks by now, has what is new before the last page."""
+        order = self.state.order
+        for walk in walks:
+            order, is_told = order.with_walk(walk.order), is_told or walk.is_told
+        return order.learned and is_told and self._may_stop_at(walks[-1].last.rows, order)
 
     def _may_stop_at(self, rows: Sequence[RowFact], order: Order) -> bool:
         """Tell whether what is new stands before these rows."""
@@ -259,6 +270,7 @@ class Poll:
         walk = Walk(0, status, optional=True, origin=origin)
         while not walk.at_end and not may_stop((yield from walk.read())):
             pass
+        self._newest_listed = newest_of([self._newest_listed, walk.newest])
         # A list of open runs with a gap costs no run: those that are missing are searched in ALL.
         self.is_whole = self.is_whole and (walk.is_whole or status in OPEN_STATUSES)
         return walk
@@ -271,7 +283,7 @@ class Poll:
         missing = {run: created for run, created in answer.items() if run not in self.given_up}
         if not missing:
             return
-        order = self.state.order.joined(walk.order)
+        order = self.state.order.with_walk(walk.order)
         limit = min(missing.values()) - _CLOCKS_APART_SECONDS
         # From the newest end where one is known, to stop behind the runs that are looked for. The
         # order may have been learned by this very walk, which then has not been to the end.
@@ -289,8 +301,11 @@ class Poll:
         while left and not search.is_through:
             page = yield from search.read()
             left.difference_update(_ids(page))
-            if may_stop and is_older(page.rows, limit, order):
+            order = order.with_walk(search.order)
+            if may_stop and order.learned and is_older(page.rows, limit, order):
                 break
+        if from_the_end:
+            walk.contradict(search)
         self.is_whole = self.is_whole and search.is_whole
         if search.is_refused:
             yield from self._search_lists(left, may_stop=may_stop, limit=limit, order=order)
@@ -322,6 +337,8 @@ class Poll:
             begins_with, first_offset = walk.last_filled, walk.last_filled_asked
         newest = newest_of([self.state.newest, walk.newest])
         is_closed = newest == self.state.newest or reaches_behind(begins_with.rows, newest, order)
+        # A list by status showed runs that came behind this walk, perhaps ahead of others.
+        is_closed = is_closed and newest == newest_of([newest, self._newest_listed])
         is_true = walk.count_is_true
         self.listing_count = first.count
         self.state = msgspec.structs.replace(

@@ -42,10 +42,11 @@ class Reconciliation:
         order = state.order
         for _ in range(pages):
             page = yield from walk.read()
-            order = state.order.joined(walk.order)
+            order = state.order.with_walk(walk.order)
             unmet -= sum(row.is_new for row in page.rows)
             # The order may have been learned since this look back began, in its other direction.
-            may_stop = order.learned and order.newest_first == forward and unmet <= 0
+            is_known = order.learned and order.newest_first == forward and walk.is_told
+            may_stop = is_known and unmet <= 0
             is_behind = may_stop and is_older(page.rows, state.reconcile_from, order)
             if walk.is_through or is_behind or walk.is_refused:
                 self.is_done = True

@@ -63,6 +63,8 @@ class Walk:
     saw_open: bool = False
     is_refused: bool = False
     count_is_true: bool | None = None
+    is_told: bool = False
+    """Two rows side by side had different times, so a contradiction would have been seen."""
 
     def __post_init__(self, anchor: PageFacts | None) -> None:
         """Begin beside the `anchor`, a page that was read already."""
@@ -123,18 +125,23 @@ class Walk:
         assert isinstance(page, PageFacts)  # noqa: S101 (the protocol of the generator)
         if page.refused:
             self.at_end = self.is_refused = True
+            self.count_is_true = False  # nobody can see whether it stopped to grow
             return self.last
         self._pages += 1
         if page.rows or page.unreadable:
             self.last_filled, self.last_filled_asked = page, offset
         # A seam that contradicts an order shows a listing which turned round. It proves none: pages
         # that do not overlap may have lost rows between them.
-        seam = replace(judge(self._seam(page)), created_steps=0, updated_steps=0)
-        self.order = self.order.joined(judge(page.rows)).joined(seam)
+        seam, rows = judge(self._seam(page)), judge(page.rows)
+        self.is_told = self.is_told or any(
+            each.created_steps or each.updated_steps for each in (seam, rows)
+        )
+        seam = replace(seam, created_steps=0, updated_steps=0)
+        self.order = self.order.joined(rows).joined(seam)
         self.newest = newest_of([self.newest, *page.rows])
         self.saw_open = self.saw_open or any(row.is_open and row.owned for row in page.rows)
         self.at_end = page.at_end if self.forward else self.at_end
-        if page.count is None:
+        if page.count is None and (page.rows or not page.unreadable):
             self.count_is_true = False
         elif page.at_end:
             # The one answer by which the count can be checked: it saw the end.
@@ -149,6 +156,10 @@ class Walk:
             return ()
         return before.rows[-1], after.rows[0]
 
+    def contradict(self, other: Walk) -> None:
+        """Take over what contradicts an order, and no evidence for one."""
+        self.order = self.order.joined(replace(other.order, created_steps=0, updated_steps=0))
+
     def absorb(self, back: Walk) -> None:
         """Take over what a walk in the other direction saw."""
         self.order = self.order.joined(back.order)
@@ -161,12 +172,13 @@ class Walk:
 
 def _leaves_gap(previous: PageFacts, page: PageFacts) -> bool:
     """Tell whether rows between two pages may have slipped by: they overlap, but share no row."""
-    if not previous.rows or previous.unreadable or page.unreadable:
+    # One without an id may be the one that they share.
+    if not previous.rows or None in (*previous.unreadable, *page.unreadable):
         return False
     # Pages of one or two rows stand side by side and can't overlap.
     if page.start >= previous.end:
         return page.start > previous.end
     if page.end <= previous.start:
         return page.end < previous.start
-    before = {row.run_id for row in previous.rows}
-    return not any(row.run_id in before for row in page.rows)
+    before = {*(row.run_id for row in previous.rows), *previous.unreadable}
+    return not before & {*(row.run_id for row in page.rows), *page.unreadable}

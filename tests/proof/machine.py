@@ -145,12 +145,16 @@ class Machine(RuleBasedStateMachine):
             if sys.exc_info()[0] is None:
                 self._settle()
         finally:
-            structlog.configure(**self.logging)
-            if self.process is not None:
-                self.process.stop()
-            self.loop.run_until_complete(self.loop.shutdown_default_executor())
-            self.loop.close()
-            shutil.rmtree(self.folder)
+            self.clear_up()
+
+    def clear_up(self) -> None:
+        """Stop everything, and leave nothing behind."""
+        structlog.configure(**self.logging)
+        if self.process is not None:
+            self.process.stop()
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        shutil.rmtree(self.folder)
 
     # -- the service
 

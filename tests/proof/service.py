@@ -111,6 +111,8 @@ class Service:
     before_read: Callable[[int], None] = lambda _reads: None
     refuses_from: int | None = None
     refusal: str = "bad_request"
+    counts_to: int | None = None
+    """Where the count stops to grow."""
     unknown_filters: frozenset[str] = frozenset()
     failed: int = 0
     sends_date: bool = True
@@ -177,7 +179,8 @@ class Service:
         if self.sends_take:
             headers |= {"pagination-page": str(page), "pagination-take": str(take)}
         if self.sends_count:
-            headers["pagination-count"] = str(len(listed))
+            count = len(listed) if self.counts_to is None else min(len(listed), self.counts_to)
+            headers["pagination-count"] = str(count)
         now = self.clock()
         if self.sends_date:
             headers["date"] = formatdate(now - self.behind_seconds, usegmt=True)

@@ -226,6 +226,16 @@ def test_a_contradiction_unlearns_the_order() -> None:
     assert max(offset for _, offset in listing.asked) >= 35
 
 
+@pytest.mark.parametrize("is_falling", [True, False])
+def test_a_contradiction_counts_from_the_page_that_shows_it(*, is_falling: bool) -> None:
+    """However well the first page fits: a settled page behind it is no place to stop."""
+    news = [row(number) for number in (*range(60, 48, -1), *range(100, 88, -1))]
+    rows = [*news, *FALLING, row(0)]
+    listing = Rows(rows if is_falling else rows[::-1], sends_count=False)
+    polled(listing, learn(FALLING if is_falling else RISING, sends_count=False))
+    assert "run-0" in listing.met
+
+
 @pytest.mark.parametrize("take", [1, 2, 10])
 def test_a_listing_that_turned_round_is_noticed_in_pages_of_any_size(take: int) -> None:
     """A page of one row says nothing by itself; it does beside the row of the page before."""
@@ -241,6 +251,23 @@ def test_a_reconciliation_notices_a_listing_that_turned_round_in_pages_of_any_si
     """Also where a poll reads no more than one settled row."""
     turned = Rows(list(rows[::-1]), take, sends_count=False)
     assert not reconciled(turned, learn(rows, sends_count=False)).state.order.learned
+
+
+@pytest.mark.parametrize("rows", [FALLING, RISING])
+def test_a_reconciliation_does_not_end_behind_one_old_row(rows: tuple[RowFact, ...]) -> None:
+    """It tells no direction: perhaps it is the first of a listing that turned round."""
+    turned = Rows(list(rows[::-1]), take=1, sends_count=False)
+    state = learn(rows, sends_count=False)
+    assert not reconciled(turned, state, window_from=30.5).state.order.learned
+
+
+def test_rows_that_each_poll_reads_anew_are_evidence_once() -> None:
+    """The API refuses to list more of them, say: by chance, a few always stand in an order."""
+    listing = Rows(list(MIXED), take=4, sends_count=False, refuses_from=4)
+    state = ScanState()
+    for _ in range(3):
+        state = polled(listing, state).state
+    assert not state.order.learned
 
 
 def test_pages_of_one_row_teach_no_order() -> None:
@@ -431,6 +458,19 @@ def test_a_buried_run_that_ended_before_it_was_created_is_found(rows: tuple[RowF
     place = next(index for index, each in enumerate(rows) if each.run_id == "run-3")
     assert any(offset - 10 < place < offset + 10 for _, offset in listing.asked)
     assert poll.absent == set()
+
+
+def test_a_search_that_contradicts_the_order_goes_on_to_the_end() -> None:
+    """Rows older than the run end it only where they stand in the order that was learned."""
+    front = [row(number, created=30_000.0 + number, settled=True) for number in range(40, 0, -1)]
+    odd = row(99, created=90_000.0, settled=True)
+    back = [row(number, created=float(number), settled=True) for number in range(240, 200, -1)]
+    state = learn(front, sends_count=False)
+    rows = [*front, odd, *back, row(300, created=15_000.0)]
+    listing = Rows(rows, sends_count=False, open_known={"run-300": 15_000.0})
+    poll = polled(listing, state, open_known=True)
+    assert "run-300" in listing.met
+    assert not poll.state.order.learned
 
 
 def test_a_buried_run_is_found_though_its_search_has_just_learned_the_order() -> None:
