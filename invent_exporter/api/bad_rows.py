@@ -93,6 +93,11 @@ class BadRows:
         """Tell whether none of these rows is bad."""
         return all(span.is_apart_from(rows) for span in self.spans)
 
+    def run_at(self, row: int) -> str | None:
+        """Name the run that this walk has seen in a row."""
+        rows = (ids[row - at] for at, ids in self._pages if at <= row < at + len(ids))
+        return next(rows, None)
+
     def forget(self, span: Span) -> None:
         """Take the rows for good ones from now on; a page may have said so already."""
         self.spans = [each for each in self.spans if each is not span]

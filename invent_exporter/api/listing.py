@@ -134,7 +134,9 @@ class Listing:
     async def _read_beside(self, bad: Span, *, forward: bool) -> Chunk | None:
         """Pass over bad rows if the run beside them, with which it reads on, proves the place."""
         edge, neighbour = (bad.stop, bad.behind) if forward else (bad.start, bad.before)
-        if neighbour is None:
+        # On the way back the run behind was read just now; at the end there is none that proves it.
+        is_there = forward or bad.behind in (None, self._bad_rows.run_at(bad.stop))
+        if neighbour is None or not is_there:
             return None
         pages = (
             range(edge, edge + take) if forward else range(edge - take, edge)

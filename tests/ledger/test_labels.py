@@ -75,7 +75,9 @@ def test_long_workflows_move_and_the_sums_stay(book: Book, is_known: str) -> Non
     (group,) = book.ledger.open_groups(book.org)
     assert group.workflow_id == "__other__"
     # The API's own long id can't be read any more: the run ends without one.
-    book.record(run("r4", workflow_id=None), run("r1", workflow_id=None, credits_used=usage(10.0)))
+    book.record(
+        run("r4", workflow_id=None), run("r1", workflow_id=None, credits_used=usage(10.0, 0.0))
+    )
     assert sum(_sums(book)[f"finished TRIGGER/{name}"] for name in ("COMPLETED", "FAILED")) == (
         5 if is_known else 4
     )
