@@ -1,9 +1,13 @@
-"""The lock beside a state file: one process at a time."""
+"""The lock beside a state file: one process at a time, also when somebody takes the lock away.
+
+Why two can't both commit: docs/how-it-counts.md, "A run counts once".
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,9 +28,10 @@ class Lock:
 
         """
         self.place = place
+        self._descriptor: int | None
         self._path = str(place.beside(".lock"))
         try:
-            self._descriptor: int | None = self._take()
+            self._descriptor, self._identity = self._take()
         except BlockingIOError as error:
             raise StateError(
                 f"state.url: {place} is held by another process; "
@@ -37,15 +42,80 @@ class Lock:
                 f"state.url: {place}: {self._path}: {error.strerror}; "
                 "a file in a writable directory is expected"
             ) from error
+        self._was_away = False
+        self._version: object = None
 
-    def _take(self) -> int:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _take(self) -> tuple[int, Identity]:
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                status = os.fstat(descriptor)
+                taken = status.st_dev, status.st_ino
+                if identity(self._path) == taken:
+                    return descriptor, taken
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # removed between the two: it keeps nobody out
+
+    def keep(self) -> None:
+        """Hold what is at the lock's path now, if that is another file than before.
+
+        Raises:
+            OSError: another process holds it, or has written.
+
+        """
+        if self._descriptor is None:
+            raise OSError(
+                f"{self.place} may have been written by another process while its lock "
+                f"{self._path} was removed; restart this one, which commits nothing any more"
+            )
+        if identity(self._path) == self._identity:
+            return
+        self._was_away = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
+            descriptor, taken = self._take()
+        except BlockingIOError as error:
+            raise OSError(
+                f"{self.place} is held by another process since its lock {self._path} was "
+                "removed; stop one of the two: this one commits nothing meanwhile"
+            ) from error
+        os.close(self._descriptor)
+        self._descriptor, self._identity = descriptor, taken
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Note what a connection that was just made has to find unchanged.
+
+        Raises:
+            OSError: the lock is away, or was and it is not known whether another process wrote.
+
+        """
+        self._version = _version(connection)
+        if self._was_away or identity(self._path) != self._identity:
+            self.release()
+            self.keep()
+
+    def confirm(self, connection: sqlite3.Connection) -> None:
+        """Let nobody else have written since `begin`, if the lock was away meanwhile.
+
+        Before a commit it is asked in the transaction: SQLite lets nobody else write by then.
+
+        Raises:
+            OSError: another process has. What this one knows is old, for good: it lets go. Or the
+                file can't be read.
+
+        """
+        if not self._was_away:
+            return
+        try:
+            version = _version(connection)
+        except sqlite3.Error as error:
+            raise OSError(str(error)) from error
+        if version != self._version:
+            self.release()
+            self.keep()
+        self._was_away = False
 
     def release(self) -> None:
         """Let the next process have the file."""
@@ -72,7 +142,12 @@ def held(place: Place) -> Iterator[None]:
 def identity(path: str) -> Identity | None:
     """Tell which file this is now; None for one that is missing."""
     try:
-        status = os.stat(path)  # noqa: PTH116 (twice for each look: no Path is made)
+        status = os.stat(path)  # noqa: PTH116 (thrice for each look: no Path is made)
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _version(connection: sqlite3.Connection) -> object:
+    """Return what changes when another connection has committed, and not by this one."""
+    return connection.execute("PRAGMA data_version").fetchone()

@@ -1,7 +1,4 @@
-"""A SQLite file opened so that nothing in it can be harmed, by one process at a time.
-
-Longer than most modules: each way in which the file, its disk or its place may be in the way.
-"""
+"""A SQLite file opened so that nothing in it can be harmed, by one process at a time."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 from sqlalchemy import Connection, create_engine, event, insert, select
 from sqlalchemy.engine import Engine
@@ -87,6 +85,8 @@ class Database:
                 f"{place} leads to another file than the one in use; point it to {place.real} "
                 "again, or stop the exporter first"
             )
+        with driver(self.engine) as connection:
+            self.lock.confirm(connection)
         copy = place.beside(".copy")
         copy_to(self.engine, copy)
         for leftover in ("-wal", "-shm"):
@@ -199,14 +199,22 @@ def _engine(lock: Lock | None) -> Engine:
         nonlocal opened
         connection = _connect_to_read_at_least(real)
         opened = [identity(real), identity(f"{real}-wal")]
+        if lock is not None:
+            try:
+                lock.begin(connection)
+            except OSError:
+                connection.close()
+                raise
         return connection
 
     engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
 
     def look(_connection: Connection) -> None:
-        """Refuse a transaction in a file that the next start would not find."""
-        if lock is not None and [identity(path), identity(f"{real}-wal")] != opened:
-            raise StateGoneError(f"{path} was removed or replaced while in use")
+        """Refuse a transaction in a file that another process has, or the next would not find."""
+        if lock is not None:
+            lock.keep()
+            if [identity(path), identity(f"{real}-wal")] != opened:
+                raise StateGoneError(f"{path} was removed or replaced while in use")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -215,7 +223,12 @@ def _engine(lock: Lock | None) -> Engine:
         look(connection)
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    event.listen(engine, "commit", look)
+    @event.listens_for(engine, "commit")
+    def commit(connection: Connection) -> None:
+        look(connection)
+        if lock is not None:
+            lock.confirm(cast("sqlite3.Connection", connection.connection.driver_connection))
+
     return engine
 
 
