@@ -95,7 +95,8 @@ def read_value(piece: Piece | None, most: int = MAX_VALUE_BYTES) -> Json:
     if len(piece) > most:
         return _UNREADABLE
     try:
-        value: Json = _DECODER.raw_decode(str(piece, "utf-8", "replace"))[0]
+        # What is no UTF-8 is kept apart too: labels and keys are escaped.
+        value: Json = _DECODER.raw_decode(str(piece, "utf-8", "surrogateescape"))[0]
         return value
     except (ValueError, RecursionError):
         return _UNREADABLE

@@ -264,6 +264,11 @@ class WorkflowCounts(_Counts, omit_defaults=True):
         self.consecutive_failures, self.last_failed = 0, None
         return None
 
+    def take_back_failure(self, moment: tuple[float, str]) -> None:
+        """Leave a failure out of the streak: it goes on."""
+        if self.last_completed is None or moment > self.last_completed:
+            self.consecutive_failures = max(0, self.consecutive_failures - 1)
+
     def groups(self) -> list[str]:
         """List the groups of series that exist: the base, and each series that came late."""
         late = [f"finished:{key}" for key in self.finished if key not in BASE_KEYS]

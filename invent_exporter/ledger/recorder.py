@@ -18,6 +18,13 @@ from invent_exporter.config.workflows import Workflows
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, FailedRun, WorkflowCounts, series_key
 from invent_exporter.ledger.org import OrgLedger, WorkflowDrafts, to_json, update_org
+from invent_exporter.ledger.readings import (
+    created_of,
+    credits_of,
+    more_steps,
+    since_of,
+    steps_of,
+)
 from invent_exporter.ledger.recorded import InvalidRow, Recorded
 from invent_exporter.ledger.room import TextRoom
 from invent_exporter.ledger.schema import RunRow
@@ -94,8 +101,7 @@ class Recorder:
             elif run.is_final or row.counted:
                 self._meet_again(run, row)
             else:
-                row.final = False  # history that goes on: it counts when it ends
-                self._follow(connection, run, row)
+                self._open_again(connection, run, row)
         # Without any time it can't be told from history, unless it is known.
         self.recorded.timeless = sorted(timeless)
         self.record_invalid(connection, [InvalidRow(run_id, "time") for run_id in sorted(timeless)])
@@ -187,7 +193,7 @@ class Recorder:
             counted=counted,
             walk=self._walk,
             created=created,
-            since=_since(run, self._now),
+            since=since_of(run, self._now),
             updated=run.updated,
             seen=self._now,
             met=self._now,
@@ -256,7 +262,7 @@ class Recorder:
             row.status = run.status_label
             row.origin = run.origin_label
             row.workflow_id = run.workflow_label
-            row.since = _since(run, self._now)
+            row.since = since_of(run, self._now)
             if row.owned and not self._leave_out(run):
                 counts = self._workflows.draft(run.workflow_label)
                 counts.learn(run)
@@ -264,9 +270,9 @@ class Recorder:
         else:
             status = run.status_label
             # Without a time of the API's it is in its status since it was first seen there.
-            since = _since(run, row.since if status == row.status else self._now)
+            since = since_of(run, row.since if status == row.status else self._now)
             # A start that is told late, or revised, need not come with another time of update.
-            now_known = (status, since, run.updated, 0, _created(run, row))
+            now_known = (status, since, run.updated, 0, created_of(run, row))
             if now_known == (row.status, row.since, row.updated, row.absent, row.created):
                 return
             row.status, row.since = status, since
@@ -275,15 +281,24 @@ class Recorder:
 
     # -- a run that is known as final
 
+    def _open_again(self, connection: Connection, run: Run, row: RunRow) -> None:
+        """Let history go on: it counts when it ends, and has not failed until then."""
+        if row.owned and row.status == "FAILED" and not self._leave_out(run):
+            self._workflows.draft(row.workflow_id).take_back_failure((row.since, row.run_id))
+            kept = filter(lambda failed: failed.run_id != row.run_id, self._counts.failed)
+            self._counts.failed = list(kept)
+        row.final = False
+        self._follow(connection, run, row)
+
     def _meet_again(self, run: Run, row: RunRow) -> None:
         """Follow late or revised usage and a revised status; the run is never counted again."""
-        changed = run.is_final and (run.updated, _created(run, row)) != (row.updated, row.created)
+        changed = run.is_final and (run.updated, created_of(run, row)) != (row.updated, row.created)
         if row.counted and run.is_final and row.revised is None and run.status_label != row.status:
             self._counts.revised += 1
             row.revised = run.status_label
             changed = True
-        is_new = (row.credits_ai, row.credits_other) != run.credits or (
-            self._settings.step_credits and _steps(row) != run.step_credits
+        is_new = (row.credits_ai, row.credits_other) != credits_of(run, row) or (
+            self._settings.step_credits and more_steps(run, row)
         )
         if row.counted and run.credits is not None and is_new:
             self._spend(run, row, self._workflows.draft(row.workflow_id))
@@ -293,7 +308,7 @@ class Recorder:
 
     def _spend(self, run: Run, row: RunRow, counts: WorkflowCounts) -> None:
         """Add what usage grew by; what it shrank by goes to the corrections."""
-        spent = run.credits
+        spent = credits_of(run, row)
         if spent is None:
             return
         key = series_key(row.origin, row.status)
@@ -308,13 +323,10 @@ class Recorder:
         self._counts.note_hour(row.since, self._now, None, burned)
         row.credits_ai, row.credits_other = spent
         if self._settings.step_credits:
-            before = _steps(row)
-            steps = run.step_credits
-            for step, total in steps.items():
-                added = total - before.get(step, 0.0)
-                if added > 0:
-                    counts.spend_step(escape(step), added)
-            row.steps = to_json(steps)
+            before, more = steps_of(row), more_steps(run, row)
+            for step, total in more.items():
+                counts.spend_step(escape(step), total - before.get(step, 0.0))
+            row.steps = to_json(before | more)
 
     def _keep_failed(self, run: Run) -> None:
         failed = FailedRun(
@@ -332,7 +344,7 @@ class Recorder:
     def _touch(self, run: Run, row: RunRow) -> None:
         """Take the row's change into the transaction; it is unsettled until a complete poll."""
         row.updated = run.updated
-        row.created = _created(run, row)
+        row.created = created_of(run, row)
         row.walk = self._walk
         row.seen = self._now
         self.recorded.news = True
@@ -377,23 +389,3 @@ def _names(connection: Connection, orgs: set[int]) -> dict[int, str | None]:
     """Look up the ids of orgs by their keys."""
     query = select(schema.org.c.org, schema.org.c.org_id).where(schema.org.c.org.in_(orgs))
     return {row.org: row.org_id for row in connection.execute(query)} if orgs else {}
-
-
-def _since(run: Run, now: float) -> float:
-    """When a final run ended; since when an open one is PENDING or RUNNING."""
-    if run.is_final:
-        return run.concluded
-    times = (None if run.status_label == "PENDING" else run.started, run.created, now)
-    return next(time for time in times if time is not None)
-
-
-def _created(run: Run, row: RunRow) -> float:
-    """When the run came to be, by the latest that was told: so long its row is kept.
-
-    With an earlier one the row might be gone while the run still passes for a new one.
-    """
-    return row.created if run.first_time is None else max(row.created, run.first_time)
-
-
-def _steps(row: RunRow) -> dict[str, float]:
-    return {} if row.steps is None else msgspec.json.decode(row.steps, type=dict[str, float])

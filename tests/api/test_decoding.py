@@ -173,6 +173,17 @@ def test_what_has_another_type_is_read_where_its_meaning_is_plain(
     assert (getattr(run, reading), run.unreadable) == (expected, {})
 
 
+def test_ids_that_are_no_utf_8_stay_apart() -> None:
+    """Each is a run of its own, as one with the replacement character is."""
+    ids = [b"r\xff", b"r\xfe", "r\N{REPLACEMENT CHARACTER}".encode()]
+    rows = [
+        raw_run(b'"created_at":"2026-11-24T10:00:00Z"')[1:-1].replace(b"run-1", each)
+        for each in ids
+    ]
+    page = decode_page(b"[" + b",".join(rows) + b"]", LATEST)
+    assert [run.id for run in page.runs] == [r"r\udcff", r"r\udcfe", "r\N{REPLACEMENT CHARACTER}"]
+
+
 @pytest.mark.parametrize("escapes", [True, False], ids=["escaped", "as it is"])
 @pytest.mark.parametrize(
     "size_bytes", [0, PAGE_AT_ONCE_BYTES // 2, PAGE_AT_ONCE_BYTES], ids=["small", "large", "huge"]

@@ -361,6 +361,32 @@ def test_steps_follow_what_they_grew_by(book: Book) -> None:
     assert book.wf.steps == {"a": 3.0, "b": 3.0, "c": 1.0, "n\\x00": 2.0, "n\\\\": 3.0}
 
 
+def test_a_step_that_shrinks_or_is_left_out_for_a_while_counts_once(book: Book) -> None:
+    """There are no corrections by step; nothing is news then that had to be settled again."""
+    book.record(run(credits_used=usage(10.0, a=6.0, b=4.0)))
+    for sent in (usage(10.0), usage(10.0, a=1.0), usage(10.0, a=6.0, b=4.0)):
+        assert not book.record(run(credits_used=sent)).news
+    book.record(run(credits_used=usage(10.0, b=5.0)))
+    book.record(run(credits_used=usage(10.0, a=6.0, b=5.0)))
+    assert book.wf.steps == {"a": 6.0, "b": 5.0}
+
+
+def test_the_part_of_ai_stays_known_while_it_is_not_told(book: Book) -> None:
+    """An answer without it says nothing of it; what the total grows by is other then."""
+
+    def record(total: float, ai_total: float | None) -> None:
+        book.record(run(credits_used=Usage(total=total, ai_total=ai_total)))
+
+    record(10.0, 4.0)
+    for _ in range(2):
+        record(10.0, None)
+        record(10.0, 4.0)
+    record(12.0, None)
+    key = "TRIGGER/COMPLETED"
+    assert (book.wf.credits_ai[key], book.wf.credits_other[key]) == (4.0, 8.0)
+    assert book.counts.credit_corrections == 0
+
+
 def test_the_steps_beyond_fifty_share_a_series(book: Book) -> None:
     """A workflow with generated step keys does not drown Prometheus."""
     steps = {f"step-{number:02d}": 1.0 for number in range(60)}
@@ -481,6 +507,22 @@ def test_history_is_not_submitted_and_counts_when_it_goes_on_and_ends(book: Book
     for _ in range(2):
         book.record(run("again", "FAILED", created=-DAY - 9, started=-DAY - 8, ended=5.0))
     assert book.wf.finished == {"TRIGGER/FAILED": 1}
+
+
+@pytest.mark.parametrize(("completed", "others"), [(-DAY - 5, 1), (-DAY - 3, 1), (-DAY - 1, 0)])
+def test_a_failure_of_history_that_goes_on_is_in_no_streak_until_it_fails_again(
+    book: Book, completed: float, others: int
+) -> None:
+    """And then once; it was in none where a completed run came after it."""
+    book.record(failed("again", -DAY - 4, created=-DAY - 9))
+    book.record(run("ok", created=completed, started=completed, ended=completed))
+    book.record(failed("other", -DAY - 2, created=-DAY - 9))
+    book.record(running("again", created=-DAY - 9))
+    assert book.wf.consecutive_failures == others
+    assert [each.run_id for each in book.counts.failed] == ["other"]
+    book.record(failed("again", 5.0, created=-DAY - 9))
+    assert book.wf.consecutive_failures == others + 1
+    assert [each.run_id for each in book.counts.failed] == ["other", "again"]
 
 
 # -- streaks and versions

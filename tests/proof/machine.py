@@ -53,6 +53,7 @@ usages = st.one_of(
             "steps": {"one": parts[0] / 4, "two": parts[1] / 4},
         }
     ),
+    st.integers(0, 160).map(lambda total: {"total": total / 4}),
 )
 changeable: dict[str, st.SearchStrategy[Any]] = {
     "page_size": st.sampled_from((1, 2, 3, 5, 10, 100)),

@@ -115,7 +115,9 @@ class Reference:
     def _spend(self, seen: Seen, row: Run) -> None:
         if not seen.counted or row.usage is None or row.usage.get("total") is None:
             return
-        total, ai = float(row.usage["total"]), float(row.usage.get("ai_total") or 0.0)  # type: ignore[arg-type]
+        total, told_ai = float(row.usage["total"]), row.usage.get("ai_total")  # type: ignore[arg-type]
+        known_ai = 0.0 if seen.credits is None else seen.credits[0]
+        ai = known_ai if told_ai is None else float(told_ai)  # type: ignore[arg-type]
         now = (max(0.0, ai), max(0.0, total - max(0.0, ai)))
         if seen.credits is None:
             seen.first_credits = max(0.0, total)
@@ -131,7 +133,7 @@ class Reference:
             added = value - seen.steps.get(step, 0.0)
             if added > 0:
                 self.steps[seen.workflow_id, step] += added
-        seen.steps = dict(steps)
+                seen.steps[step] = value
 
     # -- the numbers
 
