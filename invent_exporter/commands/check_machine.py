@@ -18,6 +18,7 @@ from invent_exporter.errors import StateError
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import Bounds, WorkflowCounts
 from invent_exporter.ledger.heartbeat import read_owners
+from invent_exporter.ledger.place import place_of
 from invent_exporter.ledger.reading import reading
 from invent_exporter.metrics.exposition import newborn_text
 from invent_exporter.metrics.families import WorkflowView
@@ -57,6 +58,7 @@ def look_at(config: Config, runs: Sequence[Run]) -> list[Line]:
 def _state(url: str) -> tuple[list[Line], set[str]]:
     """Tell whether the state can be written, who serves what, and which workflows it knows."""
     shares: list[Line] = []
+    place = place_of(url)
     if url == "sqlite://":
         lost = "every start is a first contact: name a file in state.url"
         return [Line("state", "kept nowhere", lost)], set()
@@ -68,17 +70,17 @@ def _state(url: str) -> tuple[list[Line], set[str]]:
                 shares = list(_shares(read_owners(state.connection)))
     except StateError as error:
         return [Line("state", "can't be used", str(error))], set()
-    if url.startswith(POSTGRESQL):
+    if place is None:
         is_new = ", no tables yet" if state is None else ""
         return [Line("state", f"{shown(url)}{is_new}"), *shares], known
-    path = Path(url.removeprefix("sqlite:///")).absolute()
-    kind = _file_system(path)
+    path, real = place.named.absolute(), place.real
+    kind = _file_system(real)
     advice = None
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if not os.access(real if real.exists() else real.parent, os.W_OK):
         advice = f"{path} can't be written: give its owner, or the folder, to who runs serve"
     elif kind in _NETWORK:
         advice = "SQLite's log does not work on a network file system: use a local disk"
-    is_new = "" if path.exists() else ", not there yet"
+    is_new = "" if real.exists() else ", not there yet"
     return [Line("state", f"{path}{is_new}, on {kind}", advice)], known
 
 

@@ -16,8 +16,9 @@ from invent_exporter.config.state import shown
 from invent_exporter.errors import StateError, UsageError
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.database import alone
+from invent_exporter.ledger.lock import held
+from invent_exporter.ledger.place import place_of
 from invent_exporter.ledger.reading import reading
-from invent_exporter.ledger.sqlite import held
 
 _ROWS = 1000
 """So many are in memory."""
@@ -37,7 +38,9 @@ def migrate(source_url: str, target_url: str) -> str:
             raise UsageError(
                 f"{flag}: sqlite:// keeps nothing: expected sqlite:/// or postgresql://"
             )
-    if source_url == target_url:
+    source_file, target_file = place_of(source_url), place_of(target_url)
+    is_one_file = source_file and target_file and source_file.real == target_file.real
+    if source_url == target_url or is_one_file:
         raise UsageError("--to: the same as --from: expected another state")
     with _source(source_url) as source, _target(target_url) as target:
         counts = {table: _count(source, table) for table in _COPIED}

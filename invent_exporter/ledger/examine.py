@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from invent_exporter.errors import StateError, escaped
 from invent_exporter.ledger import schema
 from invent_exporter.ledger.counts import OrgCounts, WorkflowCounts
+from invent_exporter.ledger.place import Place
 from invent_exporter.scan.poll import ScanState
 
 APPLICATION_ID = 0x1E7E17
@@ -34,15 +34,15 @@ _JSON: dict[sa.Column[Any], Any] = {
 }
 
 
-def is_blank(path: Path) -> bool:
+def is_blank(path: Place) -> bool:
     """Tell whether nothing is in the file yet, or there is none; reads only.
 
     Raises:
         StateError: it is damaged, newer, not ours or not writable.
 
     """
-    log = Path(f"{path}-wal")
-    if not path.exists() or path.stat().st_size == 0:
+    log = path.beside("-wal")
+    if not path.real.exists() or path.real.stat().st_size == 0:
         if log.exists() and log.stat().st_size:
             raise StateError(
                 f"state.url: {path} is empty or gone, and its log {log.name} is not; "
@@ -51,9 +51,7 @@ def is_blank(path: Path) -> bool:
         return True
     _refuse_others(path)
     mode = "ro" if log.exists() else "ro&immutable=1"
-    with closing(
-        sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
-    ) as connection:
+    with closing(sqlite3.connect(f"{path.real.as_uri()}?mode={mode}", uri=True)) as connection:
         try:
             application = _ask(connection, "PRAGMA application_id")
             if application == 0 and _ask(connection, "SELECT count(*) FROM sqlite_master") == 0:
@@ -71,10 +69,10 @@ def is_blank(path: Path) -> bool:
     return False
 
 
-def _refuse_others(path: Path) -> None:
-    if not os.access(path, os.W_OK):
+def _refuse_others(path: Place) -> None:
+    if not os.access(path.real, os.W_OK):
         raise StateError(f"state.url: {path} can't be written; a writable file is expected")
-    with path.open("rb") as file:
+    with path.real.open("rb") as file:
         header = file.read(100)
     if not header.startswith(_SQLITE_MAGIC):
         raise StateError(
@@ -87,7 +85,7 @@ def _ask(connection: sqlite3.Connection, question: str) -> object:
     return connection.execute(question).fetchone()[0]
 
 
-def find_damage(connection: sqlite3.Connection, path: Path) -> str | None:
+def find_damage(connection: sqlite3.Connection, path: Place) -> str | None:
     """Say what is wrong and where; None when nothing is."""
     problem = _ask(connection, "PRAGMA quick_check(1)")
     if problem != "ok":

@@ -22,13 +22,14 @@ from sqlalchemy.pool import StaticPool
 from invent_exporter.config.state import POSTGRESQL, shown
 from invent_exporter.errors import StateError
 from invent_exporter.ledger.examine import APPLICATION_ID
+from invent_exporter.ledger.place import Place, place_of
 from invent_exporter.ledger.schema import SCHEMA_VERSION
 
 
 class StateFile(NamedTuple):
     """A file, and SQLite's own connection to it."""
 
-    path: Path
+    path: Place
     connection: sqlite3.Connection
 
 
@@ -54,8 +55,8 @@ def reading(state_url: str) -> Iterator[State | None]:
         with postgres_commands.reading(state_url) as connection:
             yield None if connection is None else State(shown(state_url), connection)
         return
-    path = Path(state_url.removeprefix("sqlite:///"))
-    if not state_url.startswith("sqlite:///") or not path.exists() or not path.stat().st_size:
+    path = place_of(state_url)
+    if path is None or not path.real.exists() or not path.real.stat().st_size:
         yield None
         return
     try:
@@ -71,31 +72,31 @@ def reading(state_url: str) -> Iterator[State | None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    log, index = Path(f"{path}-wal"), Path(f"{path}-shm")
+def _opened(path: Place) -> Iterator[sqlite3.Connection]:
+    log, index = path.beside("-wal"), path.beside("-shm")
     if not log.exists():
         # Nobody has it open, and all of it is in the one file.
-        before = path.stat()
-        with closing(_connect(path, "mode=ro&immutable=1")) as connection:
+        before = path.real.stat()
+        with closing(_connect(path.real, "mode=ro&immutable=1")) as connection:
             yield connection
-        if log.exists() or path.stat().st_mtime_ns != before.st_mtime_ns:
+        if log.exists() or path.real.stat().st_mtime_ns != before.st_mtime_ns:
             raise StateError(f"state.url: {path} was opened meanwhile; run the same command again")
     elif index.exists():
-        with closing(_connect(path, "mode=ro")) as connection:
+        with closing(_connect(path.real, "mode=ro")) as connection:
             yield connection
     else:
         with tempfile.TemporaryDirectory() as folder:
-            copy = Path(shutil.copy(path, folder))
+            copy = Path(shutil.copy(path.real, folder))
             shutil.copy(log, folder)
             with closing(_connect(copy, "mode=rw")) as connection:
                 yield connection
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?{how}", uri=True)
+    return sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True)
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check(connection: sqlite3.Connection, path: Place) -> None:
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise StateError(f"state.url: {path} is another program's SQLite file")
     (version,) = connection.execute("SELECT max(schema_version) FROM meta").fetchone()

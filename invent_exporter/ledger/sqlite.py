@@ -1,27 +1,24 @@
-"""A SQLite file opened so that nothing in it can be harmed, by one process at a time.
-
-Longer than most modules: each way in which the file, its disk or its place may be in the way.
-"""
+"""A SQLite file opened so that nothing in it can be harmed, by one process at a time."""
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import cast
 
-from sqlalchemy import Connection, create_engine, event, insert
+from sqlalchemy import Connection, create_engine, event, insert, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import StaticPool
 
 from invent_exporter.errors import NoRoomError, StateError, StateGoneError, StorageError
 from invent_exporter.ledger.examine import APPLICATION_ID, is_blank
 from invent_exporter.ledger.files import copy_to, create_private, driver, sync
+from invent_exporter.ledger.lock import Identity, Lock, identity
+from invent_exporter.ledger.place import place_of
 from invent_exporter.ledger.schema import SCHEMA_VERSION, meta, tables
 from invent_exporter.ledger.upgrade import upgrade
 from invent_exporter.log import get_logger
@@ -44,8 +41,7 @@ class Database:
     """One connection to the ledger's database, and the lock that keeps other processes out."""
 
     engine: Engine
-    path: Path | None = None
-    _lock: int | None = None
+    lock: Lock | None = None
     is_shared = False
 
     @property
@@ -77,17 +73,26 @@ class Database:
         once".
 
         Raises:
-            OSError: the copy could not be made; the open file stays in use.
+            OSError: the copy could not be made, or its place is not ours; the open file stays in
+                use.
 
         """
-        if self.path is None:
+        if self.lock is None:
             return
-        copy = Path(f"{self.path}.copy")
+        place = self.lock.place
+        if place.is_moved:
+            raise OSError(
+                f"{place} leads to another file than the one in use; point it to {place.real} "
+                "again, or stop the exporter first"
+            )
+        with driver(self.engine) as connection:
+            self.lock.confirm(connection)
+        copy = place.beside(".copy")
         copy_to(self.engine, copy)
         for leftover in ("-wal", "-shm"):
-            Path(f"{self.path}{leftover}").unlink(missing_ok=True)
-        copy.replace(self.path)
-        sync(self.path.parent)
+            place.beside(leftover).unlink(missing_ok=True)
+        copy.replace(place.real)
+        sync(place.real.parent)
         # The next connection opens the copy. SQLite sees that the old file has moved, and leaves
         # what stands at its path alone.
         self.engine.dispose()
@@ -95,7 +100,7 @@ class Database:
     def size_bytes(self) -> int:
         """Size of the state file with its log, 0 for state in memory."""
         size_bytes = 0
-        for file in () if self.path is None else (self.path, Path(f"{self.path}-wal")):
+        for file in () if self.lock is None else map(self.lock.place.beside, ("", "-wal")):
             with suppress(FileNotFoundError):
                 size_bytes += file.stat().st_size
         return size_bytes
@@ -103,8 +108,8 @@ class Database:
     def room_bytes(self) -> float:
         """Room that is left on the state's disk, `inf` for state in memory."""
         with suppress(OSError):  # without its folder the next transaction fails, and says so
-            if self.path is not None:
-                return shutil.disk_usage(self.path.parent).free
+            if self.lock is not None:
+                return shutil.disk_usage(self.lock.place.real.parent).free
         return math.inf
 
     def _make_room(self) -> None:
@@ -122,9 +127,8 @@ class Database:
     def close(self) -> None:
         """Close the file and let the next process have it."""
         self.engine.dispose()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self.lock is not None:
+            self.lock.release()
 
 
 def open_database(url: str) -> Database:
@@ -134,68 +138,26 @@ def open_database(url: str) -> Database:
         StateError: the file is newer, damaged, not ours, held by another process or not writable.
 
     """
-    if not url.startswith("sqlite:///"):
-        database = Database(_engine(":memory:"))
-        _create(database.engine)
+    place = place_of(url)
+    if place is None:
+        database = Database(_engine(None))
+        _create(database.engine, url)
         return database
-    path = Path(url.removeprefix("sqlite:///"))
-    database = Database(_engine(str(path)), path, _lock(path))
+    lock = Lock(place)
+    database = Database(_engine(lock), lock)
     try:
-        if is_blank(path):
-            create_private(path)
-            _create(database.engine)
-        upgrade(database.engine, path)
+        if is_blank(place):
+            create_private(place.real)
+            _create(database.engine, str(place))
+        upgrade(database.engine, place)
     except Exception as error:
         database.close()
         if isinstance(error, StateError):
             raise
         # SQLAlchemy wraps what the driver raises; the one line keeps the driver's words.
         cause = getattr(error, "orig", None) or error
-        raise StateError(f"state.url: {path}: {cause}; a writable file is expected") from error
+        raise StateError(f"state.url: {place}: {cause}; a writable file is expected") from error
     return database
-
-
-def _lock(path: Path) -> int:
-    """Hold `path`.lock: advisory, ended by the kernel with the process, however that ends."""
-    try:
-        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StateError(
-            f"state.url: {path}: {error.strerror}; a file in a writable directory is expected"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StateError(
-            f"state.url: {path} is held by another process; "
-            "stop that one, or give each exporter a file of its own"
-        ) from error
-    return descriptor
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Keep other processes from opening a file, which is not touched itself.
-
-    Raises:
-        StateError: one has it open.
-
-    """
-    descriptor = _lock(path)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Tell which file this is now; None for one that is missing."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 (twice for each transaction: no Path is made)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _connect(path: str, *pragmas: str) -> sqlite3.Connection:
@@ -217,29 +179,42 @@ def _connect(path: str, *pragmas: str) -> sqlite3.Connection:
     return connection
 
 
-def _engine(path: str) -> Engine:
-    files = (path, f"{path}-wal")
-    opened: list[tuple[int, int] | None] = []
+def _connect_to_read_at_least(path: str) -> sqlite3.Connection:
+    try:
+        return _connect(path)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in _NO_ROOM:
+            raise
+        # Alone with the file SQLite needs no index of the log beside it.
+        connection = _connect(path, "locking_mode=EXCLUSIVE")
+        log.warning("no room beside the state, which is read until there is", error=str(error))
+        return connection
+
+
+def _engine(lock: Lock | None) -> Engine:
+    path, real = (":memory:",) * 2 if lock is None else map(str, lock.place)
+    opened: list[Identity | None] = []
 
     def connect() -> sqlite3.Connection:
         nonlocal opened
-        try:
-            connection = _connect(path)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in _NO_ROOM:
+        connection = _connect_to_read_at_least(real)
+        opened = [identity(real), identity(f"{real}-wal")]
+        if lock is not None:
+            try:
+                lock.begin(connection)
+            except OSError:
+                connection.close()
                 raise
-            # Alone with the file SQLite needs no index of the log beside it, to read at least.
-            connection = _connect(path, "locking_mode=EXCLUSIVE")
-            log.warning("no room beside the state, which is read until there is", error=str(error))
-        opened = [_identity(file) for file in files]
         return connection
 
     engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
 
     def look(_connection: Connection) -> None:
-        """Refuse a transaction in a file that the next start would not find."""
-        if path != ":memory:" and [_identity(file) for file in files] != opened:
-            raise StateGoneError(f"{path} was removed or replaced while in use")
+        """Refuse a transaction in a file that another process has, or the next would not find."""
+        if lock is not None:
+            lock.keep()
+            if [identity(path), identity(f"{real}-wal")] != opened:
+                raise StateGoneError(f"{path} was removed or replaced while in use")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -248,12 +223,22 @@ def _engine(path: str) -> Engine:
         look(connection)
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    event.listen(engine, "commit", look)
+    @event.listens_for(engine, "commit")
+    def commit(connection: Connection) -> None:
+        look(connection)
+        if lock is not None:
+            lock.confirm(cast("sqlite3.Connection", connection.connection.driver_connection))
+
     return engine
 
 
-def _create(engine: Engine) -> None:
+def _create(engine: Engine, path: str) -> None:
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
         tables.create_all(connection)
+        if connection.execute(select(meta.c.schema_version)).first() is not None:
+            raise StateError(
+                f"state.url: {path} was taken for empty and has a ledger, which is left as it is; "
+                "start again, or restore it from a backup"
+            )
+        connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(insert(meta).values(schema_version=SCHEMA_VERSION))

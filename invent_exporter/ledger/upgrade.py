@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 from sqlalchemy import Connection, select, update
@@ -18,6 +17,7 @@ from sqlalchemy.engine import Engine
 from invent_exporter.api.models import escape
 from invent_exporter.errors import StateError
 from invent_exporter.ledger.files import copy_to
+from invent_exporter.ledger.place import Place
 from invent_exporter.ledger.schema import SCHEMA_VERSION, meta, sub_org
 
 _IDS = {
@@ -28,7 +28,7 @@ _IDS = {
 }
 
 
-def upgrade(engine: Engine, path: Path) -> None:
+def upgrade(engine: Engine, path: Place) -> None:
     """Do what leads from the file's version to this program's; nothing when it has that one.
 
     Raises:
@@ -40,7 +40,7 @@ def upgrade(engine: Engine, path: Path) -> None:
     if version == SCHEMA_VERSION:
         return
     try:
-        copy_to(engine, Path(f"{path}.schema-{version}"))
+        copy_to(engine, path.beside(f".schema-{version}"))
     except OSError as error:
         raise StateError(
             f"state.url: {error}; room for a copy of the state file is expected beside it, "
