@@ -454,6 +454,31 @@ async def test_an_error_page_is_shown_as_one_short_line() -> None:
     assert message.isprintable()
 
 
+@pytest.mark.parametrize("chunks", [b"ZZ Ann\r\n", b"2\r\n[]Ann\r\n0\r\n\r\n"])
+async def test_nothing_of_an_answer_is_shown_where_its_chunks_are_bad(chunks: bytes) -> None:
+    """It is users' data, which a wrong length puts where a chunk should begin."""
+    message = (await failure(says(CHUNKED + chunks))).message
+    assert message.startswith("RemoteProtocolError: ")
+    assert "Ann" not in message
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "the body is empty"),
+        (b' [{"id":"Ann"}]', "the body is a JSON array (15 bytes)"),
+        (b'{"id":"Ann"}', "the body is a JSON object (12 bytes)"),
+        (b"<html>Ann</html>", "the body is HTML (16 bytes)"),
+        (b"Ann", "the body is not JSON (3 bytes)"),
+        (b"[" + b" " * 10**6 + b"]", "the body is a JSON array (at least 65536 bytes)"),
+    ],
+)
+async def test_an_answer_with_another_success_is_described(body: bytes, said: str) -> None:
+    """By its size and kind, as a page that can't be read is."""
+    error = await failure(always(answer(body, status="206 Partial Content")))
+    assert error.message == f"HTTP 206, expected 200; {said}"
+
+
 async def test_a_key_that_comes_back_in_an_error_is_not_shown() -> None:
     """Some services repeat what they refuse."""
     body = f'{{"message": "the key <b>{KEY}</b> is not valid", "k": "{KEY}"}}'.encode()

@@ -569,6 +569,26 @@ async def test_a_full_disk_is_a_failed_poll_and_loses_nothing(desk: Desk, fails_
     assert desk.count == 12
 
 
+@pytest.mark.parametrize(
+    ("error", "brief"),
+    [
+        (ApiError("server_error", "HTTP 500: Ann", status=500), "server_error (HTTP 500)"),
+        (ApiError("network", "ConnectError: no way"), "network"),
+        (ZeroDivisionError("Ann"), "invalid_response"),
+    ],
+)
+async def test_an_error_can_be_said_without_what_the_api_said(
+    desk: Desk, error: Exception, brief: str
+) -> None:
+    """By its reason and the HTTP status alone, until a poll succeeds."""
+    desk.fail(error)
+    await desk.poll()
+    assert desk.process.collector.brief_error == brief
+    desk.heal()
+    await desk.poll()
+    assert desk.process.collector.brief_error is None
+
+
 async def test_a_bug_ends_a_poll_and_neither_the_loop_nor_readiness(desk: Desk) -> None:
     """It shows as an error, and the next poll is made."""
     desk.fail(ZeroDivisionError())
