@@ -36,7 +36,7 @@ from invent_exporter.api.ratelimit import (
     http_date,
     parse_retry_after,
 )
-from invent_exporter.clocks import Clocks
+from invent_exporter.clocks import DAY_SECONDS, Clocks
 from invent_exporter.config.schema import ApiConfig
 from invent_exporter.errors import ApiError, BadAnswerError, BadBodyError, TooLargeError
 from invent_exporter.redaction import Redactor
@@ -44,7 +44,8 @@ from invent_exporter.telemetry import Telemetry
 
 TRIES = 4
 FIRST_BACKOFF_SECONDS = 1.0
-DAY_SECONDS = 86400.0
+LATEST_DATE_SECONDS = 4102444800.0
+"""2100. Clocks fall back to years of the past; from here on programs write "never"."""
 
 Params = Mapping[str, str]
 ReadKey = Callable[[], str]
@@ -72,10 +73,10 @@ class Answer:
 
     @property
     def date_seconds(self) -> float | None:
-        """The API's time of the answer; None where it tells none that can be."""
+        """The API's time of the answer, however far from ours; None where it tells none."""
         date = http_date(self.headers.get("date", ""))
-        is_sane = date is not None and EARLIEST_SECONDS <= date <= self.asked_seconds + DAY_SECONDS
-        return date if is_sane else None
+        can_be = date is not None and EARLIEST_SECONDS <= date < LATEST_DATE_SECONDS
+        return date if can_be else None
 
     @property
     def latest_seconds(self) -> float:

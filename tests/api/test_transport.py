@@ -7,6 +7,7 @@ import gzip
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 
 import httpcore
 import pytest
@@ -642,3 +643,28 @@ async def test_while_url_and_keys_change_nothing_is_asked() -> None:
         (request,) = second.requests
         assert request.headers["authorization"] == "Bearer another"
         assert len(first.requests) == 1
+
+
+ASKED = 1_800_000_000.0
+DAY = 86400.0
+
+
+@pytest.mark.parametrize(
+    ("date", "told", "latest"),
+    [
+        (None, None, ASKED + DAY),
+        ("nonsense", None, ASKED + DAY),
+        (formatdate(ASKED - 30 * DAY, usegmt=True), ASKED - 30 * DAY, ASKED + DAY),
+        (formatdate(ASKED + 30 * DAY, usegmt=True), ASKED + 30 * DAY, ASKED + 31 * DAY),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", None, ASKED + DAY),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None, ASKED + DAY),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", None, ASKED + DAY),
+    ],
+)
+def test_times_of_runs_are_limited_by_the_later_clock(
+    date: str | None, told: float | None, latest: float
+) -> None:
+    """However far the API's is from ours; what no clock shows is no time of it."""
+    headers = {} if date is None else {"date": date}
+    answered = Answer(200, headers, b"", ASKED)
+    assert (answered.date_seconds, answered.latest_seconds) == (told, latest)
