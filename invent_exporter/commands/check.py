@@ -224,8 +224,8 @@ def _problems(chunk: Chunk, ahead: float | None, *, is_refused: bool) -> Iterabl
         yield f"{len(chunk.invalid)} runs can't be read"
     if ahead is not None and abs(ahead) > _CLOCKS_APART_SECONDS:
         ours = chunk.asked_seconds
-        both = f"it says {utc(ours + ahead)}, this machine {utc(ours)}"
-        yield f"the API's clock is {ahead:+.0f} s from ours: {both}; set this machine's clock"
+        both = f"says {utc(ours + ahead)}, ours {utc(ours)}"
+        yield f"the API's clock {both}: set this machine's clock"
     if is_refused:
         yield "what lies deeper is read by status and origin"
     if chunk.count is None and not chunk.at_end:

@@ -38,7 +38,7 @@ async def test_clocks_that_are_apart_are_both_named(tmp_path: Path, days: float)
     org = await found(tmp_path, f"Date: {formatdate(theirs, usegmt=True)}")
     assert org.ok
     assert abs((org.clock_ahead_seconds or 0.0) - days * 86400) < 60
-    shown = re.findall(r"(?:it says|this machine) ([0-9-]+ [0-9:]+ UTC)", org.problem)
+    shown = re.findall(r"(?:says|ours) ([0-9-]+ [0-9:]+ UTC)", org.problem)
     said = [datetime.strptime(f"{each} +0000", "%Y-%m-%d %H:%M:%S UTC %z") for each in shown]
     for each, at in zip(said, (theirs, ours), strict=True):
         assert abs(each.timestamp() - at) < 60
