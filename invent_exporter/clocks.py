@@ -7,6 +7,20 @@ import random
 import time
 from typing import Protocol
 
+DAY_SECONDS = 86400.0
+
+
+def contact_seconds(told: float | None, ours: float, *runs: float | None) -> float:
+    """Tell when contact was: when the API's `Date` says, if our clock or a run is near.
+
+    A `Date` more than a day ahead of both would make history of all that is to come. `runs` are the
+    newest times of runs that were listed; without a `Date` that can be, they do not matter.
+    """
+    if told is None:
+        return ours
+    known = max([ours, *(time for time in runs if time is not None)])
+    return told if told <= known + DAY_SECONDS else known
+
 
 class Clocks(Protocol):
     """Time and chance, passed in."""

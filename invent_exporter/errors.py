@@ -99,6 +99,11 @@ class ApiError(Exception):
         self.status = status
 
 
+def brief(reason: str, status: int | None) -> str:
+    """Say of an error what is no text of the API's, which may hold users' data."""
+    return reason if status is None else f"{reason} (HTTP {status})"
+
+
 class BadAnswerError(ApiError):
     """An answer with status 200 whose body is no page of runs; a smaller page may be one."""
 

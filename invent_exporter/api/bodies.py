@@ -74,20 +74,32 @@ async def _gunzipped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise BadBodyError("gzip: cut off")
 
 
-async def read_error_text(response: httpx.Response, redact: Callable[[str], str]) -> str:
-    """Read the beginning of an error's body as one line; the status matters more than the body."""
+async def read_beginning(response: httpx.Response) -> bytearray:
+    """Read the first 64 KiB of a body that is no page; the status matters more than the body."""
     body = bytearray()
     try:
         async with asyncio.timeout(ERROR_BODY_SECONDS):
             async for piece in decoded(response):
                 body += piece
-                if len(body) > ERROR_BODY_BYTES:
+                if len(body) >= ERROR_BODY_BYTES:
                     break
     except (BadBodyError, TimeoutError, httpx.HTTPError, OSError):
         pass  # what came until then is shown
+    return body[:ERROR_BODY_BYTES]
+
+
+def error_text(body: bytearray, redact: Callable[[str], str]) -> str:
+    """Make one line of an error's body."""
     text = body.decode("utf-8", "replace")
     text = re.sub(r"<(script|style)\b.*?(</\1\s*>|$)", " ", text, flags=re.DOTALL | re.IGNORECASE)
     return one_line(html.unescape(re.sub(r"<[^<>]{0,1000}>", " ", text)), redact)
+
+
+def kind_of(body: bytes | bytearray) -> str:
+    """Name what a body is, without showing what may be somebody's data."""
+    start = bytes(body[:100]).lstrip()[:1] or body.strip()[:1]
+    kinds = {b"": "empty", b"[": "a JSON array", b"{": "a JSON object", b"<": "HTML"}
+    return kinds.get(bytes(start), "not JSON")
 
 
 def one_line(text: str, redact: Callable[[str], str]) -> str:

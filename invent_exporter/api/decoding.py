@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from invent_exporter.api import cutting, loose
+from invent_exporter.api.bodies import kind_of
 from invent_exporter.api.models import (
     EARLIEST_SECONDS,
     MAX_STEPS_BYTES,
@@ -235,10 +236,6 @@ def _looks_like_rows(body: bytes | bytearray) -> bool:
 
 def describe(body: bytes | bytearray) -> str:
     """Say what came in place of a page, without showing what may be somebody's data."""
-    start = bytes(body[:100]).lstrip()
-    if not body.strip():
-        return "the body is empty, expected a JSON array"
-    if start.startswith(b"["):
+    if (kind := kind_of(body)) == "a JSON array":
         return f"the JSON array is cut off or malformed ({len(body)} bytes)"
-    kinds = {b"{": "a JSON object", b"<": "HTML"}
-    return f"the body is {kinds.get(start[:1], 'not JSON')}, expected a JSON array"
+    return f"the body is {kind}, expected a JSON array"

@@ -1,7 +1,8 @@
 """The listing of a parent's sub-orgs: pages in, orgs and their finances out.
 
-Nothing but the fields is documented: no order, no end, no size of a page. So it is read until it
-has said all that its count tells, or brings nobody new; and what may lack somebody says so.
+Nothing but the fields is documented: no order, no end, no size of a page. So it is read until a
+page that is not full brings all that its count tells, or one brings nobody new; and what may lack
+somebody says so.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ class SubOrgsApi:
             except ApiError as error:
                 if number == 1 or error.reason not in _REFUSALS:
                     raise
-                doubt = None if is_short else f"page {number} is refused"
+                is_all = is_short or rows in counts
+                doubt = None if is_all else f"page {number} is refused"
                 return _ended(orgs, doubt or _doubt(rows, unreadable, counts))
             count = number_in(answer.headers, "pagination-count")
             try:
@@ -119,12 +121,13 @@ class SubOrgsApi:
             known, rows = len(orgs), rows + page.rows
             unreadable += page.rows - len(page.orgs)
             orgs |= {each.org_id: each for each in page.orgs}
-            counts |= set() if count is None else {count}
+            # Fewer than were read are no count of all, but of the page: so a full one ends nothing.
+            counts |= set() if count is None or count < rows else {count}
+            is_short = page.rows < take
             if len(orgs) > MAX_SUB_ORGS:
                 break
-            if len(orgs) == known or (count is not None and rows >= count):
+            if len(orgs) == known or (is_short and count is not None and rows >= count):
                 return _ended(orgs, _doubt(rows, unreadable, counts))
-            is_short = page.rows < take
             if number == 1 and is_short:
                 # All there are; or `take` was cut down in silence, and pages lie elsewhere.
                 take = page.rows

@@ -17,7 +17,15 @@ from http import HTTPStatus
 
 import httpx
 
-from invent_exporter.api.bodies import CHUNK_BYTES, decoded, one_line, read_error_text
+from invent_exporter.api.bodies import (
+    CHUNK_BYTES,
+    ERROR_BODY_BYTES,
+    decoded,
+    error_text,
+    kind_of,
+    one_line,
+    read_beginning,
+)
 from invent_exporter.api.budget import Budget, Lease
 from invent_exporter.api.client import make_client
 from invent_exporter.api.models import EARLIEST_SECONDS
@@ -28,7 +36,7 @@ from invent_exporter.api.ratelimit import (
     http_date,
     parse_retry_after,
 )
-from invent_exporter.clocks import Clocks
+from invent_exporter.clocks import DAY_SECONDS, Clocks
 from invent_exporter.config.schema import ApiConfig
 from invent_exporter.errors import ApiError, BadAnswerError, BadBodyError, TooLargeError
 from invent_exporter.redaction import Redactor
@@ -36,7 +44,8 @@ from invent_exporter.telemetry import Telemetry
 
 TRIES = 4
 FIRST_BACKOFF_SECONDS = 1.0
-DAY_SECONDS = 86400.0
+LATEST_DATE_SECONDS = 4102444800.0
+"""2100. Clocks fall back to years of the past; from here on programs write "never"."""
 
 Params = Mapping[str, str]
 ReadKey = Callable[[], str]
@@ -64,10 +73,10 @@ class Answer:
 
     @property
     def date_seconds(self) -> float | None:
-        """The API's time of the answer; None where it tells none that can be."""
+        """The API's time of the answer, however far from ours; None where it tells none."""
         date = http_date(self.headers.get("date", ""))
-        is_sane = date is not None and EARLIEST_SECONDS <= date <= self.asked_seconds + DAY_SECONDS
-        return date if is_sane else None
+        can_be = date is not None and EARLIEST_SECONDS <= date < LATEST_DATE_SECONDS
+        return date if can_be else None
 
     @property
     def latest_seconds(self) -> float:
@@ -242,7 +251,9 @@ class Transport:
         except Exception as error:
             # httpx, its backends and ssl let exceptions out that share no base class; what they
             # say of the network is one reason, and a poll must outlive all of them.
-            what = one_line(str(error), self._redact) or "no further words"
+            # h11 quotes what stands in a wrong place, which may be a piece of a page.
+            said = str(error).partition(": bytearray(")[0]
+            what = one_line(said, self._redact) or "no further words"
             message = f"{type(error).__name__}: {what}"
             raise ApiError("network", message, status=status) from error
         finally:
@@ -259,7 +270,7 @@ class Transport:
     ) -> bytearray:
         status, body = response.status_code, bytearray()
         if status != HTTPStatus.OK:
-            raise self._error_of(response, await read_error_text(response, self._redact))
+            raise self._error_of(response, await read_beginning(response))
         async for piece in decoded(response):
             await grow(len(body) + len(piece))
             body += piece
@@ -269,8 +280,13 @@ class Transport:
                 )
         return body
 
-    def _error_of(self, response: httpx.Response, text: str) -> ApiError:
+    def _error_of(self, response: httpx.Response, body: bytearray) -> ApiError:
         status, headers = response.status_code, response.headers
+        if response.is_success:
+            size = f"{'at least ' * (len(body) >= ERROR_BODY_BYTES)}{len(body)} bytes"
+            what = kind_of(body) + (f" ({size})" if body else "")
+            message = f"HTTP {status}, expected 200; the body is {what}"
+            return ApiError("invalid_response", message, status=status)
         if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
             where = headers.get("location", "").split("?")[0]
             target = one_line(where, self._redact) or "nowhere"
@@ -279,6 +295,7 @@ class Transport:
         retry_after_seconds = parse_retry_after(
             headers.get("retry-after"), headers.get("date"), self._clocks.time()
         )
+        text = error_text(body, self._redact)
         return ApiError(
             _REASONS.get(status) or _REASONS.get(min(status // 100, 5), "invalid_response"),
             f"HTTP {status}: {text}" if text else f"HTTP {status}",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from invent_exporter.api.orgs import MAX_SUB_ORGS
-from invent_exporter.errors import ApiError, StorageError
+from invent_exporter.errors import ApiError, StorageError, brief
 from invent_exporter.ledger.schema import SubOrgRow
 from invent_exporter.log import get_logger
 
@@ -45,6 +45,8 @@ class Discovery:
         """How many sub-orgs are known; None until a look has succeeded."""
         self.error: str | None = None
         """What was wrong with the last look."""
+        self.brief_error: str | None = None
+        """The same without what the API said."""
         self.looked_seconds: float | None = None
         """When the last one ended, our time."""
         self.first_look = asyncio.Event()
@@ -65,7 +67,7 @@ class Discovery:
             self._changed.clear()
             interval = self._target().sub_orgs_interval_seconds
             if interval is None:
-                self.found = self.error = self.looked_seconds = None
+                self.found = self.error = self.brief_error = self.looked_seconds = None
                 await self._changed.wait()
                 continue
             await self.look()
@@ -88,12 +90,12 @@ class Discovery:
 
     async def look(self) -> None:
         """Look once; whatever goes wrong is said, and leaves what is known."""
-        reason = problem = None
+        reason = problem = status = None
         try:
             if (doubt := await self._look()) is not None:
                 reason, problem = "invalid_response", f"the listing is in doubt: {doubt}"
         except ApiError as error:
-            reason, problem = error.reason, error.message
+            reason, problem, status = error.reason, error.message, error.status
         except StorageError as error:
             reason, problem = "storage", f"the state can't be used: {error}"
         except Exception as error:
@@ -101,6 +103,7 @@ class Discovery:
             reason, problem = "invalid_response", f"unexpected: {type(error).__name__}: {error}"
             log.exception("a look for sub-orgs met a bug", org_id=self._label())
         self.error = problem
+        self.brief_error = None if reason is None else brief(reason, status)
         self.looked_seconds = self._shared.clocks.time()
         if reason is None:
             self._failures = 0

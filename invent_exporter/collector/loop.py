@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from invent_exporter.collector.discovery import Discovery
 from invent_exporter.collector.poller import Peers, Poller, SupersededError
-from invent_exporter.errors import ApiError, StorageError
+from invent_exporter.errors import ApiError, StorageError, brief
 from invent_exporter.log import get_logger
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Collector:
         self.first_attempt = asyncio.Event()
         self.up: bool | None = None
         self.error: str | None = None
+        self.brief_error: str | None = None
+        """The same without what the API said."""
         self.last_poll_seconds: float | None = None
         self.next_poll_seconds: float | None = None
         self.last_success_seconds: float | None = None
@@ -148,14 +150,14 @@ class Collector:
     async def poll(self) -> float:
         """Poll once; return the seconds from its beginning to the next one's."""
         began = self._clocks.monotonic()
-        reason, is_walk = None, False
+        reason, is_walk, status = None, False, None
         self._beat()
         try:
             is_walk = await self._poller.poll()
         except SupersededError:
             raise
         except ApiError as error:
-            reason, self.error = error.reason, error.message
+            reason, self.error, status = error.reason, error.message, error.status
             self._hold(error)
         except StorageError as error:
             reason, self.error = "storage", f"the state can't be written: {error}"
@@ -176,6 +178,7 @@ class Collector:
         if reason is None:
             self._succeeded(duration)
         else:
+            self.brief_error = brief(reason, status)
             self._failed(reason, duration)
         self.interval_seconds = wait_seconds
         self._shared.telemetry.set_poll_interval(self.label, wait_seconds)
@@ -214,7 +217,7 @@ class Collector:
     def _succeeded(self, duration_seconds: float) -> None:
         if self._failures:
             log.info("polls succeed again", org_id=self.label, failed_polls=self._failures)
-        self._failures, self.error, self.up = 0, None, True
+        self._failures, self.error, self.brief_error, self.up = 0, None, None, True
         now = self.last_success_seconds = self._clocks.time()
         self._shared.telemetry.poll_succeeded(self.label, duration_seconds, now)
 

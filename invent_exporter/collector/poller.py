@@ -12,6 +12,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from invent_exporter.clocks import contact_seconds
 from invent_exporter.collector.reader import Reader
 from invent_exporter.collector.reconciler import Reconciler
 from invent_exporter.errors import ApiError, StorageError
@@ -158,7 +159,7 @@ class Poller:
             return await self.poll()
 
     async def _poll(self, org: OrgLedger) -> bool:
-        contact = not org.contacted
+        contact, began = not org.contacted, self._shared.clocks.time()
         floor = org.floor_seconds if contact else None
         if self._is_time_for("given up"):
             self._given_up = set()  # perhaps the API lists more by now
@@ -177,13 +178,15 @@ class Poller:
         if poll.state.unmet > org.scan.unmet:
             line = "the API's count grew by more runs than the poll met; they are looked for"
             log.warning(line, org_id=self.label, runs=poll.state.unmet)
+        told, newest = reader.contact_seconds, poll.state.newest
+        contact_at = contact_seconds(told, began, newest.created, newest.updated)
         groups: tuple[OpenGroup, ...] | None = None
         if self._unsettled or contact or poll.absent or poll.state != org.scan:
             groups = await self._shared.ledger.complete(
                 org,
                 poll.state,
                 absent=poll.absent,
-                contact_seconds=reader.contact_seconds if contact else None,
+                contact_seconds=contact_at if contact else None,
             )
             self._unsettled = False
             self._beat(0.0)
@@ -195,8 +198,9 @@ class Poller:
         self._shared.telemetry.set_api_runs(self.label, poll.listing_count)
         if contact:
             if abs(reader.clocks_apart_seconds) > _CLOCKS_APART_SECONDS:
-                apart = round(reader.clocks_apart_seconds)
-                log.warning("the API's clock is not ours", org_id=self.label, ahead_seconds=apart)
+                apart = {"ahead_seconds": round(reader.clocks_apart_seconds)}
+                apart |= {} if contact_at == told else {"believed": False}
+                log.warning("the API's clock is not ours", org_id=self.label, **apart)
             workflows, failed = len(org.workflows), self._history_failed
             known = {"workflows": workflows, "failed_runs_in_history": failed}
             log.info("first contact", org_id=self.label, **known)

@@ -11,6 +11,7 @@ from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.ledger.counts import KEPT_HOURS, OrgCounts
 
 if TYPE_CHECKING:
+    from invent_exporter.collector.discovery import Discovery
     from invent_exporter.collector.loop import Collector
     from invent_exporter.config.load import Config
     from invent_exporter.ledger.ledger import OpenGroup
@@ -80,6 +81,8 @@ class OrgElsewhere:
 class OrgStatus:
     """One org: `up` is None until its first poll has ended, `error` says why the last one failed.
 
+    Where the configuration hides errors it is the reason and the HTTP status alone.
+
     `listing_order` is that in which the API lists runs, as far as it was learned;
     `rate_limit_share` what the org takes of api.requests_per_minute; `owner` who polls it, a host.
     `open_runs` is None while it is not known; failed runs come newest first, hours oldest first.
@@ -117,7 +120,7 @@ def org_status(
     now: float,
 ) -> OrgStatus:
     """Say how the collector's org is at `now`, seconds since the epoch."""
-    org, error, polled = collector.org, collector.error, collector.last_poll_seconds
+    org, polled = collector.org, collector.last_poll_seconds
     open_runs = None if org is None else publisher.open_runs(org)
     name_of, asked = config.workflows.name_of, collector.requests_per_minute
     counts = OrgCounts() if org is None else org.counts
@@ -135,7 +138,7 @@ def org_status(
         listing_order=_order_of(org),
         rate_limit_share=None if asked is None else asked / config.api.requests_per_minute,
         owner=owner,
-        error=None if error is None else redact(error),
+        error=_shown(collector, redact, is_brief=not config.show_errors),
         open_runs=None if open_runs is None else tuple(_rows(open_runs, name_of)),
         failed=tuple(
             FailedRow(
@@ -158,16 +161,27 @@ def org_status(
         ),
         parent=collector.target.parent,
         finances=collector.target.finances,
-        sub_orgs=_sub_orgs(collector, redact),
+        sub_orgs=_sub_orgs(collector, redact, is_brief=not config.show_errors),
     )
 
 
-def _sub_orgs(collector: Collector, redact: Callable[[str], str]) -> SubOrgsStatus | None:
+def _sub_orgs(
+    collector: Collector, redact: Callable[[str], str], *, is_brief: bool
+) -> SubOrgsStatus | None:
     if collector.target.sub_orgs_interval_seconds is None:
         return None
     looks = collector.discovery
-    error = None if looks.error is None else redact(looks.error)
+    error = _shown(looks, redact, is_brief=is_brief)
     return SubOrgsStatus(looks.found, looks.looked_seconds, error)
+
+
+def _shown(
+    of: Collector | Discovery, redact: Callable[[str], str], *, is_brief: bool
+) -> str | None:
+    """Say what went wrong last; `is_brief`: nothing that the API said."""
+    if is_brief:
+        return of.brief_error
+    return None if of.error is None else redact(of.error)
 
 
 def _hide(_error: str) -> None:

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from invent_exporter import __version__
 from invent_exporter.api.listing import Chunk, RunsApi
 from invent_exporter.api.transport import Transport
-from invent_exporter.clocks import SystemClocks
+from invent_exporter.clocks import SystemClocks, contact_seconds
 from invent_exporter.commands.backfill_ledger import KnownOrg, read_ledger
 from invent_exporter.commands.backfill_placing import Window
 from invent_exporter.commands.backfill_plan import Plan, Task, TaskOrg, notes, size, utc
@@ -164,8 +164,8 @@ class _Backfill:
                 firsts = [await each.first_page() for each in readers]
                 for org, first in zip(self.task.orgs, firsts, strict=True):
                     if org.end is None:
-                        told = first.date_seconds
-                        org.end = first.asked_seconds if told is None else told
+                        times = (run.first_time for run in first.runs)
+                        org.end = contact_seconds(first.date_seconds, first.asked_seconds, *times)
                 self.spool.put_task(self.task)
                 self._say_before(firsts)
                 counts = [first.count for first in firsts if first.count is not None]

@@ -20,6 +20,7 @@ from invent_exporter.api.models import Run
 from invent_exporter.api.orgs import NO_FINANCES, Finances
 from invent_exporter.api.transport import Transport
 from invent_exporter.clocks import SystemClocks
+from invent_exporter.commands.backfill_plan import utc
 from invent_exporter.commands.check_machine import Line, look_at
 from invent_exporter.commands.sub_orgs import Asked, find_orgs
 from invent_exporter.config.key import read_secret
@@ -222,7 +223,9 @@ def _problems(chunk: Chunk, ahead: float | None, *, is_refused: bool) -> Iterabl
     if chunk.invalid:
         yield f"{len(chunk.invalid)} runs can't be read"
     if ahead is not None and abs(ahead) > _CLOCKS_APART_SECONDS:
-        yield f"the API's clock is {ahead:+.0f} s from ours: set this machine's clock"
+        ours = chunk.asked_seconds
+        both = f"says {utc(ours + ahead)}, ours {utc(ours)}"
+        yield f"the API's clock {both}: set this machine's clock"
     if is_refused:
         yield "what lies deeper is read by status and origin"
     if chunk.count is None and not chunk.at_end:

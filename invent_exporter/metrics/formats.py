@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+_NAMES_OF_TEXT = ("text/plain", "text/*", "*/*")
 _QUALITY = re.compile(r"q=[01](\.[0-9]*)?")
 
 
@@ -58,10 +59,14 @@ OPENMETRICS = Format(
 
 
 def choose(accept: str, accept_encoding: str) -> tuple[Format, bool]:
-    """Choose by quality; OpenMetrics where it is asked for by name, at least as much as text."""
+    """Choose by quality; OpenMetrics where it is asked for by name, at least as much as text.
+
+    Text is also what a wildcard means; of several names for it the narrowest counts.
+    """
     qualities = _qualities(accept)
     by_name = qualities.get("application/openmetrics-text", 0.0)
-    is_openmetrics = by_name > 0 and by_name >= qualities.get("text/plain", 0.0)
+    text = next((qualities[name] for name in _NAMES_OF_TEXT if name in qualities), 0.0)
+    is_openmetrics = by_name > 0 and by_name >= text
     encodings = _qualities(accept_encoding)
     is_gzip = encodings.get("gzip", encodings.get("*", 0.0)) > 0
     return (OPENMETRICS if is_openmetrics else TEXT), is_gzip

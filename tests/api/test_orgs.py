@@ -96,10 +96,10 @@ async def test_all_are_read_whatever_the_pages_hold(
 
 @pytest.mark.parametrize(
     ("count", "says_count", "requests"),
-    [(3, True, 1), (3, False, 2), (100, True, 1), (150, True, 2)],
+    [(3, True, 1), (3, False, 2), (100, True, 2), (150, True, 2)],
 )
 async def test_it_asks_no_more_than_it_needs(count: int, says_count: bool, requests: int) -> None:  # noqa: FBT001
-    """With a count the last page is known to be the last."""
+    """With a count the last page is known to be the last; not a full one, which it may count."""
     api = Asked(paged(rows_of(count), says_count=says_count))
     await api.read()
     assert len(api.asked) == requests
@@ -121,6 +121,17 @@ def refusing(rows: Sequence[Any], from_page: int, reason: str, *, status: int) -
         return paged(rows)(number, take)
 
     return page
+
+
+def counting_pages(number: int, take: int) -> tuple[Sequence[Any], int | None]:
+    """List rows, and give the number of those of the page for the count of all."""
+    rows, _ = paged(rows_of(201))(number, take)
+    return rows, len(rows)
+
+
+def ending_full(number: int, take: int) -> tuple[Sequence[Any], int | None]:
+    """List as many rows as the count says, which fill their page, and refuse the next one."""
+    return refusing(rows_of(100), 2, "not_found", status=404)(number, take)[0], 100
 
 
 def shifting(number: int, take: int) -> tuple[Sequence[Any], int | None]:
@@ -154,6 +165,16 @@ DOUBTFUL: dict[str, tuple[Page, list[str], str | None]] = {
         refusing(rows_of(250), 2, "bad_request", status=400),
         [f"org-{number}" for number in range(100)],
         "page 2 is refused",
+    ),
+    "its count is that of each page": (
+        counting_pages,
+        [f"org-{number}" for number in range(201)],
+        None,
+    ),
+    "a page is refused behind as many as it counts": (
+        ending_full,
+        [f"org-{number}" for number in range(100)],
+        None,
     ),
     "it changes between two pages": (
         shifting,

@@ -7,6 +7,7 @@ import gzip
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 
 import httpcore
 import pytest
@@ -454,6 +455,31 @@ async def test_an_error_page_is_shown_as_one_short_line() -> None:
     assert message.isprintable()
 
 
+@pytest.mark.parametrize("chunks", [b"ZZ Ann\r\n", b"2\r\n[]Ann\r\n0\r\n\r\n"])
+async def test_nothing_of_an_answer_is_shown_where_its_chunks_are_bad(chunks: bytes) -> None:
+    """It is users' data, which a wrong length puts where a chunk should begin."""
+    message = (await failure(says(CHUNKED + chunks))).message
+    assert message.startswith("RemoteProtocolError: ")
+    assert "Ann" not in message
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "the body is empty"),
+        (b' [{"id":"Ann"}]', "the body is a JSON array (15 bytes)"),
+        (b'{"id":"Ann"}', "the body is a JSON object (12 bytes)"),
+        (b"<html>Ann</html>", "the body is HTML (16 bytes)"),
+        (b"Ann", "the body is not JSON (3 bytes)"),
+        (b"[" + b" " * 10**6 + b"]", "the body is a JSON array (at least 65536 bytes)"),
+    ],
+)
+async def test_an_answer_with_another_success_is_described(body: bytes, said: str) -> None:
+    """By its size and kind, as a page that can't be read is."""
+    error = await failure(always(answer(body, status="206 Partial Content")))
+    assert error.message == f"HTTP 206, expected 200; {said}"
+
+
 async def test_a_key_that_comes_back_in_an_error_is_not_shown() -> None:
     """Some services repeat what they refuse."""
     body = f'{{"message": "the key <b>{KEY}</b> is not valid", "k": "{KEY}"}}'.encode()
@@ -617,3 +643,28 @@ async def test_while_url_and_keys_change_nothing_is_asked() -> None:
         (request,) = second.requests
         assert request.headers["authorization"] == "Bearer another"
         assert len(first.requests) == 1
+
+
+ASKED = 1_800_000_000.0
+DAY = 86400.0
+
+
+@pytest.mark.parametrize(
+    ("date", "told", "latest"),
+    [
+        (None, None, ASKED + DAY),
+        ("nonsense", None, ASKED + DAY),
+        (formatdate(ASKED - 30 * DAY, usegmt=True), ASKED - 30 * DAY, ASKED + DAY),
+        (formatdate(ASKED + 30 * DAY, usegmt=True), ASKED + 30 * DAY, ASKED + 31 * DAY),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", None, ASKED + DAY),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", None, ASKED + DAY),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", None, ASKED + DAY),
+    ],
+)
+def test_times_of_runs_are_limited_by_the_later_clock(
+    date: str | None, told: float | None, latest: float
+) -> None:
+    """However far the API's is from ours; what no clock shows is no time of it."""
+    headers = {} if date is None else {"date": date}
+    answered = Answer(200, headers, b"", ASKED)
+    assert (answered.date_seconds, answered.latest_seconds) == (told, latest)

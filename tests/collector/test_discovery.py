@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -262,11 +263,12 @@ async def test_a_sick_listing_changes_nothing_and_is_said(
     (line,) = (each for each in lines if each["event"] == "sub-orgs can't be listed")
     assert (line["reason"], line["org_id"], line["log_level"]) == (reason, PARENT, "warning")
     assert desk.discovery.error == line["error"]
+    assert re.fullmatch(rf"{reason}( \(HTTP \d{{3}}\))?", desk.discovery.brief_error or "")
     assert desk.discovery.found == 1
     desk.server.faults.clear()
     desk.shared.clocks.now += 4000
     assert await desk.look() == ["org-1"]
-    assert desk.discovery.error is None
+    assert (desk.discovery.error, desk.discovery.brief_error) == (None, None)
 
 
 @pytest.mark.parametrize("case", [case for case in SICK if case not in ("400", "404")])

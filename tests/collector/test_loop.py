@@ -569,6 +569,26 @@ async def test_a_full_disk_is_a_failed_poll_and_loses_nothing(desk: Desk, fails_
     assert desk.count == 12
 
 
+@pytest.mark.parametrize(
+    ("error", "brief"),
+    [
+        (ApiError("server_error", "HTTP 500: Ann", status=500), "server_error (HTTP 500)"),
+        (ApiError("network", "ConnectError: no way"), "network"),
+        (ZeroDivisionError("Ann"), "invalid_response"),
+    ],
+)
+async def test_an_error_can_be_said_without_what_the_api_said(
+    desk: Desk, error: Exception, brief: str
+) -> None:
+    """By its reason and the HTTP status alone, until a poll succeeds."""
+    desk.fail(error)
+    await desk.poll()
+    assert desk.process.collector.brief_error == brief
+    desk.heal()
+    await desk.poll()
+    assert desk.process.collector.brief_error is None
+
+
 async def test_a_bug_ends_a_poll_and_neither_the_loop_nor_readiness(desk: Desk) -> None:
     """It shows as an error, and the next poll is made."""
     desk.fail(ZeroDivisionError())
@@ -938,6 +958,72 @@ async def test_clocks_that_are_apart_are_said_at_first_contact(desk: Desk, lines
     await desk.poll()
     (ahead_seconds,) = said(lines, "the API's clock is not ours", "ahead_seconds")
     assert -92 <= ahead_seconds <= -89
+
+
+@pytest.mark.parametrize("days", [0.9, 1.1, 3.0, 20_000.0])
+async def test_an_api_whose_clock_is_far_ahead_of_ours_is_counted_by_its_own(
+    desk: Desk, lines: Lines, days: float
+) -> None:
+    """As where it is behind: its times are times, and its `Date` is contact."""
+    desk.service.behind_seconds = -days * DAY
+    desk.finished(3, "FAILED")
+    late = desk.finished(1, "FAILED")[0]
+    late.hidden = True
+    await desk.poll()
+    (ahead_seconds,) = said(lines, "the API's clock is not ours", "ahead_seconds")
+    assert abs(ahead_seconds - days * DAY) < 3
+    late.hidden = False
+    desk.finished(2, "FAILED")
+    desk.pending()
+    await desk.poll()
+    assert (desk.count, desk.served("invent_runs_open", origin="TRIGGER")) == (2, 1)
+    assert desk.served("invent_runs_invalid_total") in (None, 0)
+
+
+async def test_a_clock_of_ours_that_is_mended_later_makes_no_burst(desk: Desk) -> None:
+    """It was three days behind at first contact; all that the API had listed was history."""
+    desk.service.behind_seconds = -3 * DAY
+    desk.finished(20, "FAILED")
+    await desk.poll()
+    desk.clocks.now += 3 * DAY
+    desk.service.behind_seconds = 0.0
+    for _ in range(3):
+        await desk.poll()
+    assert desk.count == 0
+    desk.finished(1, "FAILED")
+    await desk.poll()
+    assert desk.count == 1
+
+
+@pytest.mark.parametrize("runs", [0, 3])
+async def test_a_date_that_neither_our_clock_nor_a_run_is_near_is_not_contact(
+    desk: Desk, lines: Lines, runs: int
+) -> None:
+    """A broken proxy's, say: everything would be history for years."""
+    desk.finished(runs, "FAILED")
+    desk.service.behind_seconds = -3650 * DAY
+    await desk.poll()
+    assert said(lines, "the API's clock is not ours", "believed") == [False]
+    desk.service.behind_seconds = 0.0
+    desk.finished(2, "FAILED")
+    await desk.poll()
+    assert desk.count == 2
+
+
+async def test_where_a_date_is_not_believed_the_newest_run_may_tell_what_is_history(
+    desk: Desk,
+) -> None:
+    """Our clock is days behind, and the org was quiet since."""
+    desk.service.behind_seconds = -3 * DAY
+    late = desk.finished(1, "FAILED")[0]
+    late.hidden = True
+    desk.finished(3, "FAILED")
+    desk.clocks.now += 1.5 * DAY
+    await desk.poll()
+    late.hidden = False
+    desk.finished(2, "FAILED")
+    await desk.poll()
+    assert desk.count == 2
 
 
 # -- an API that refuses to list far back

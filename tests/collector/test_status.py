@@ -53,6 +53,7 @@ class Polled:
     requests_per_minute: float | None = None
     interval_seconds: float = 30.0
     error: str | None = None
+    brief_error: str | None = None
     org: Any = None
     open: dict[str, tuple[OpenGroup, ...]] | None = None
 
@@ -110,11 +111,21 @@ def test_what_a_poll_tells() -> None:
     assert status.hours == (Hour(3600.0, {"FAILED": 2}, 0.5),)
 
 
-def test_errors_of_runs_are_hidden_where_the_configuration_says_so() -> None:
-    """Not that of the poll, which is ours."""
-    polled = Polled(error="timeout", org=org_of(OrgCounts(failed=[FAILED])))
+def test_errors_are_hidden_where_the_configuration_says_so() -> None:
+    """Of runs, and what the API says beside the reason and the status: it may hold users' data."""
+    looks = SimpleNamespace(
+        found=3, looked_seconds=7.0, error="HTTP 403: Ann may not", brief_error="forbidden"
+    )
+    polled = Polled(
+        target=replace(TARGET, sub_orgs_interval_seconds=600.0),
+        discovery=looks,
+        error="HTTP 500: no such thing: Ann",
+        brief_error="server_error (HTTP 500)",
+        org=org_of(OrgCounts(failed=[FAILED])),
+    )
     status = polled.status(show_errors=False)
-    assert (status.failed[0].error, status.error) == (None, "timeout")
+    assert (status.failed[0].error, status.error) == (None, "server_error (HTTP 500)")
+    assert status.sub_orgs == SubOrgsStatus(3, 7.0, "forbidden")
 
 
 def test_error_of_the_last_poll_is_redacted() -> None:

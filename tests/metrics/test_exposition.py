@@ -23,6 +23,15 @@ from invent_exporter.metrics.groups import View
 from tests.proof.process import FakeClocks
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+PROMETHEUS_2 = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
 
 
 @dataclass(frozen=True)
@@ -233,10 +242,18 @@ async def test_the_own_metrics_are_refreshed_once_a_second(
             "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.5,*/*;q=0.1",
             True,
         ),
+        ("*/*;q=1,application/openmetrics-text;q=0.1", False),
+        ("text/*,application/openmetrics-text;q=0.1", False),
+        ("application/openmetrics-text,*/*", True),
+        ("application/openmetrics-text;q=0.5,text/plain;q=0.1,text/*;q=0.9,*/*", True),
+        ("application/openmetrics-text;q=0.5,text/*;q=0.1,*/*", True),
+        ("application/openmetrics-text;q=0.1,application/*", True),
+        (PROMETHEUS_2, True),
+        (PROMETHEUS_3, True),
     ],
 )
 async def test_the_form_follows_accept(stand: Stand, accept: str, *, is_openmetrics: bool) -> None:
-    """By quality; a malformed one counts as 0."""
+    """By quality; a malformed one counts as 0. A wildcard means text, unless text is named too."""
     answer = await stand.answer(accept)
     assert answer.content_type.startswith("application/openmetrics-text") == is_openmetrics
     assert answer.body.endswith(b"# EOF\n") == is_openmetrics
