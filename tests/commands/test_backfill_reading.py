@@ -113,7 +113,7 @@ async def test_an_outage_of_minutes_is_waited_for(spool: Spool) -> None:
     """Beside the tries of each request."""
     clocks = Hurried()
     with api_with("created") as simulator:
-        simulator.add_faults(Fault(kind="status", status=503, skip=3, count=50))
+        simulator.add_faults(Fault(kind="status", status=503, skip=3, count=80))
         assert await read(simulator, spool, clocks) == 2
         assert [seconds for seconds in clocks.slept if seconds >= 10][:2] == [10, 30]
 
