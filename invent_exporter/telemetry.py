@@ -145,24 +145,24 @@ class Telemetry:
                 yield family
                 self._listed[family] = changes
 
-    def _changed(self, *families: Counter | Gauge) -> None:
-        """Note it once they have: what is read meanwhile may lack it."""
+    def _mark(self, *families: Counter | Gauge) -> None:
+        """Note that they changed, once they have: what is read meanwhile may lack it."""
         for family in families or self._of_orgs:
             self._of_orgs[family] += 1
 
     def _set(self, gauge: Gauge, org_id: str, value: float) -> None:
         gauge.labels(org_id=org_id).set(value)
-        self._changed(gauge)
+        self._mark(gauge)
 
     def _count(self, counter: Counter, **labels: str) -> None:
         counter.labels(**labels).inc()
-        self._changed(counter)
+        self._mark(counter)
 
     def declare_org(self, org_id: str) -> None:
         """Make the org's error series exist at 0, so that `increase()` sees the first error."""
         for reason in POLL_ERROR_REASONS:
             self._poll_errors.labels(org_id=org_id, reason=reason)
-        self._changed(self._poll_errors)
+        self._mark(self._poll_errors)
 
     def rename_org(self, old: str, new: str) -> None:
         """Move an org's series to its real id. A counter goes on from the old label's value."""
@@ -181,7 +181,7 @@ class Telemetry:
         self.requests.pop(org_id, None)
         for family in self._of_orgs:
             family.remove_by_labels({"org_id": org_id})
-        self._changed()
+        self._mark()
 
     def poll_failed(self, org_id: str, reason: str, duration_seconds: float) -> None:
         """Record a poll that broke off; `reason` is one of `POLL_ERROR_REASONS`."""
@@ -208,7 +208,7 @@ class Telemetry:
         if count is None:
             with suppress(KeyError):
                 self._api_runs.remove(org_id)
-                self._changed(self._api_runs)
+                self._mark(self._api_runs)
         else:
             self._set(self._api_runs, org_id, count)
 

@@ -179,14 +179,16 @@ class Poller:
             line = "the API's count grew by more runs than the poll met; they are looked for"
             log.warning(line, org_id=self.label, runs=poll.state.unmet)
         told, newest = reader.contact_seconds, poll.state.newest
-        contact_at = contact_seconds(told, began, newest.created, newest.updated)
+        contact_at = None
+        if contact:
+            contact_at = contact_seconds(told, began, newest.created, newest.updated)
         groups: tuple[OpenGroup, ...] | None = None
         if self._unsettled or contact or poll.absent or poll.state != org.scan:
             groups = await self._shared.ledger.complete(
                 org,
                 poll.state,
                 absent=poll.absent,
-                contact_seconds=contact_at if contact else None,
+                contact_seconds=contact_at,
             )
             self._unsettled = False
             self._beat(0.0)

@@ -473,6 +473,30 @@ def test_a_search_that_contradicts_the_order_goes_on_to_the_end() -> None:
     assert not poll.state.order.learned
 
 
+def test_what_a_search_sees_against_the_order_is_kept() -> None:
+    """Oldest first the walk stands at the end, and the search alone goes on to the front."""
+    rows = [
+        msgspec.structs.replace(row(number, settled=True), created=None) for number in range(40)
+    ]
+    state = learn(rows, sends_count=False)
+    assert state.order.oldest_first
+    listing = Rows([*rows[9::-1], *rows[10:]], sends_count=False, open_known={"gone": 0.0})
+    assert not polled(listing, state, open_known=True).state.order.learned
+
+
+def test_pages_that_share_an_unreadable_row_leave_no_gap() -> None:
+    """It is known by its id; a step back would ask for what was read."""
+    first = PageFacts(0, 3, at_end=False, count=None, rows=[row(9), row(8)], unreadable=["odd"])
+    second = PageFacts(2, 5, at_end=True, count=None, rows=[row(6), row(5)], unreadable=["odd"])
+    walk = Walk(0)
+    for page in (first, second):
+        reading = walk.read()
+        next(reading)
+        with pytest.raises(StopIteration):
+            reading.send(page)
+    assert (walk.last, walk.is_whole) == (second, True)
+
+
 def test_a_buried_run_is_found_though_its_search_has_just_learned_the_order() -> None:
     """The walk read the oldest rows only, because the count said that nothing is new."""
     rows = [row(number, settled=True) for number in range(40)]
