@@ -158,38 +158,35 @@ def _are_plain(runs: Sequence[Run], body: bytes | bytearray, latest_seconds: flo
             steps = usage.steps
             if len(steps) > MAX_STEPS_BYTES:
                 return False
-            _set(usage, "steps", steps.copy())  # here it points into the page
+            usage.steps = steps.copy()  # here it points into the page
     return True
 
 
 def _is_plain(body: bytes | bytearray) -> bool:
-    """Tell whether no text in it has anything odd; msgspec refuses the other control characters."""
-    if len(body) > _SMALL_BYTES or not body.isascii():
-        return False
-    return b"\\" not in body and b"\x7f" not in body
+    """Tell whether no text in it is escaped, or would be (`escape`).
+
+    Of the control characters msgspec refuses those below a blank; those above 0x7f begin with 0xc2.
+    """
+    return len(body) <= _SMALL_BYTES and not (b"\\" in body or b"\x7f" in body or b"\xc2" in body)
 
 
 def _are_labels_plain(runs: Sequence[Run]) -> bool:
-    texts = [
-        text
-        for run in runs
-        for text in (run.id, run.org_id, run.workflow_org_id, run.workflow_id)
-        if text
-    ]
-    return not "".join(texts).encode().translate(None, _PLAIN_BYTES)
+    labels = [f"{run.id}{run.org_id}{run.workflow_org_id}{run.workflow_id}" for run in runs]
+    return not "".join(labels).encode().translate(None, _PLAIN_BYTES)
 
 
 def _are_in_order(runs: Sequence[Run], latest: datetime) -> bool:
     """Tell whether each run has all its times, and they follow each other."""
-    with contextlib.suppress(TypeError):  # None
+    try:
         for run in runs:
             if not (
                 _EARLIEST <= run.created_at <= run.started_at  # type: ignore[operator]
                 and run.started_at <= run.ended_at <= run.updated_at <= latest  # type: ignore[operator]
             ):
                 return False
-        return True
-    return False
+    except TypeError:  # None
+        return False
+    return True
 
 
 def _are_times_plain(runs: Sequence[Run], latest: datetime) -> bool:
@@ -200,7 +197,6 @@ def _are_times_plain(runs: Sequence[Run], latest: datetime) -> bool:
     return True
 
 
-_set = msgspec.structs.force_setattr
 _SMALL_BYTES = 2**18
 """A larger body takes longer to look through than its labels."""
 _EARLIEST = datetime.fromtimestamp(EARLIEST_SECONDS, UTC)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -66,10 +66,6 @@ _Credits = Annotated[float, msgspec.Meta(ge=-MAX_CREDITS, le=MAX_CREDITS)]
 _Error = Annotated[str, msgspec.Meta(max_length=MAX_ERROR_CHARACTERS)]
 _Nothing = Annotated[dict[str, str], msgspec.Meta(max_length=0)]
 _VersionText = Annotated[str, msgspec.Meta(pattern=r"^[ -\[\]-~]{0,64}\Z")]
-if TYPE_CHECKING:
-    _Origin = str
-else:
-    _Origin = Literal[ORIGINS]
 
 
 class StepUsage(msgspec.Struct, frozen=True, gc=False):
@@ -78,8 +74,11 @@ class StepUsage(msgspec.Struct, frozen=True, gc=False):
     total: float | None = None
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Credits of one run; `ai_total` is a part of `total`."""
+class Usage(msgspec.Struct, gc=False):
+    """Credits of one run; `ai_total` is a part of `total`.
+
+    Not frozen: decoding lets `steps` leave the page, a hundred times a page.
+    """
 
     total: _Credits | None = None
     ai_total: _Credits | None = None
@@ -101,7 +100,7 @@ class Run(msgspec.Struct, frozen=True, dict=True):
 
     id: _Needed
     status: _Needed
-    origin: _Origin | None = None
+    origin: _Label | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
