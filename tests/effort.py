@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import TypeVar
+
+import pytest
 
 _T = TypeVar("_T")
 
@@ -17,3 +20,10 @@ class Effort(Enum):
     def choose(self, quick: _T, long: _T) -> _T:
         """Return what belongs to this size."""
         return long if self is Effort.LONG else quick
+
+
+def cases(each: Iterable[str], *, quick: Iterable[str]) -> list[object]:
+    """Return all parameters of a test; only those that are quick belong to `make test`."""
+    of_both = set(quick)
+    system = pytest.mark.system
+    return [case if case in of_both else pytest.param(case, marks=system) for case in each]

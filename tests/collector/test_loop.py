@@ -23,6 +23,7 @@ from invent_exporter.api.models import ORIGINS
 from invent_exporter.collector.target import WalkBounds
 from invent_exporter.errors import ApiError
 from invent_exporter.redaction import Redactor
+from tests.effort import cases
 from tests.proof.process import EPOCH, FakeClocks, KilledError, Process, Settings
 from tests.proof.reference import Reference
 from tests.proof.scraper import Scraper, samples
@@ -307,7 +308,7 @@ async def test_an_open_run_of_an_unknown_status_is_followed(desk: Desk, order: s
     assert desk.served("invent_runs_open{", status="UNKNOWN") == 0
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", cases(ORDERS, quick=["created_desc", "mixed"]))
 async def test_pages_that_shift_while_they_are_walked_lose_nothing(desk: Desk, order: str) -> None:
     """Runs come and go between two reads."""
     desk.service.order = order
@@ -602,7 +603,7 @@ async def test_a_bug_ends_a_poll_and_neither_the_loop_nor_readiness(desk: Desk) 
     assert desk.own("invent_up") == 1
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", cases(ORDERS, quick=["created_desc", "mixed"]))
 async def test_a_kill_between_any_two_writes_changes_nothing(desk: Desk, order: str) -> None:
     """At each statement, commit and publish of a poll and of a release (promise 1).
 

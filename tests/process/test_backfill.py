@@ -33,6 +33,7 @@ from tests.commands.backfilling import (
     grew,
     samples_of,
 )
+from tests.effort import cases
 from tests.process.expected import expected_of
 from tests.process.harness import (
     ROOT,
@@ -83,7 +84,7 @@ def differences(past: Past, runs: list[TrueRun], period: float, periods: int) ->
     return different
 
 
-@pytest.mark.parametrize("order", get_args(Order))
+@pytest.mark.parametrize("order", cases(get_args(Order), quick=["created", "mixed"]))
 def test_each_hour_has_the_runs_that_ended_in_it(tmp_path: Path, order: Order) -> None:
     """Whatever the order of the listing: counts, credits, durations, queue times, submissions."""
     with quiet_api(order) as simulator:

@@ -34,7 +34,7 @@ def test_counts_stay_exact_when_killed(
     No scrape ever sees a number go back, or one that is born above 0. The orders run side by side.
     """
     orders = effort.choose(ORDERS[2:] if count else ORDERS[:2], ORDERS)
-    kills = effort.choose(2, 10 if count else 5)
+    kills = effort.choose(1, 10 if count else 5)
     with ThreadPoolExecutor(len(orders)) as pool:
         results = [
             pool.submit(_live_and_die, tmp_path, order, count=count, kills=kills)

@@ -22,7 +22,7 @@ def test_after_any_sequence_the_served_numbers_are_those_of_the_model(
     """And no counter went back, and each first event was preceded by a scraped 0."""
     batches = effort.choose(1, 5)
     for number in range(SEED + part * batches, SEED + (part + 1) * batches):
-        batch = run_batch(number, effort.choose(15, BATCH), shrinks=False)
+        batch = run_batch(number, effort.choose(8, BATCH), shrinks=False)
         again = f"python -m tests.soak --seed {number} --sequences {batch.sequences}"
         assert batch.failure is None, f"{batch.failure}\nfor a shorter sequence: {again}"
 
