@@ -21,11 +21,9 @@ class Reconciliation:
         self.is_done = False
         if state.reconcile_offset is None:
             backward = state.order.learned and state.order.oldest_first
-            # From the end: polls may begin far before it, where the API refused to list the rest.
-            end = state.count if state.count_is_true and state.count else 0
             self.state = msgspec.structs.replace(
                 state,
-                reconcile_offset=max(state.first_offset, end - 1) if backward else 0,
+                reconcile_offset=state.first_offset if backward else 0,
                 reconcile_backward=backward,
                 reconcile_from=window_from,
                 reconcile_began=now,
